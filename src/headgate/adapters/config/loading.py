@@ -1,0 +1,263 @@
+"""Loading: from the tables of a file, or from the environment, to a configuration.
+
+One rule: one function for each table, and what a table says is checked there; what must agree between tables is checked
+in `load_config`.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from headgate.adapters.config.document import Document, read_document
+from headgate.adapters.config.limits import (
+    ReadRule,
+    close_limits,
+    note_duplicates,
+    read_limits,
+    read_models,
+    scope_pattern,
+)
+from headgate.adapters.config.settings import (
+    VENDOR_URLS,
+    Config,
+    ConfiguredAccount,
+    ConfiguredKey,
+    Secret,
+    Server,
+    Store,
+    Synchronous,
+    Timeouts,
+)
+from headgate.adapters.config.tables import Reader, Table, Unfit, boolean, choice, decimal, number, whole
+from headgate.adapters.config.values import (
+    base_url,
+    default_store_path,
+    environment_secret,
+    listen,
+    model_glob,
+    name,
+    secret,
+    sqlite,
+)
+from headgate.adapters.prices import PriceOverride
+from headgate.core.accounts import Account
+from headgate.core.retries import RetryRule
+from headgate.core.usage import Dialect
+
+__all__ = ["load_config"]
+
+DAY_S = 86_400
+MOST_BODY_BYTES = 1024 * 1024 * 1024
+MOST_ATTEMPTS = 20
+
+_DIALECTS: Mapping[str, Dialect] = {"anthropic": "anthropic", "openai": "openai"}
+_SYNCHRONOUS: Mapping[str, Synchronous] = {"normal": "normal", "full": "full"}
+
+# The base URLs of the same clients (ANTHROPIC_BASE_URL, OPENAI_BASE_URL) are not read: in an agent's shell they name
+# Headgate itself, which would then call itself.
+_VENDOR_VARIABLES: Mapping[Dialect, str] = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
+
+_NOTHING = Secret("")
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Read a configuration file, or without one what the environment says.
+
+    The result has no accounts where neither names one: what to tell the user then is the caller's affair.
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or has values that cannot be used, one line for each problem; or
+            a variable holds what can be no key.
+    """
+    if path is None:
+        return Config(store=Store(default_store_path(environ)), accounts=_accounts_of_environment(environ))
+    document = read_document(path)
+    accounts = tuple(_read_account(table, environ) for table in document.tables("account"))
+    if not document.tables("account"):
+        accounts = _accounts_of_environment(environ)
+    rules = _read_limit_tables(document, accounts)
+    keys = tuple(_read_key(table, rules) for table in document.tables("key"))
+    note_duplicates(document.problems, rules)
+    for array, word in (("account", "name"), ("key", "name"), ("price", "model")):
+        _note_repeated(document, array, word)
+    config = Config(
+        store=_read_store(document.table("store"), path.parent, environ),
+        path=path,
+        server=_read_server(document.table("server"), environ),
+        accounts=accounts,
+        # Where two rules give a scope the same limit, the core takes the later one: let that be the more exact.
+        limits=tuple(sorted((read.rule for read in rules), key=lambda rule: "*" not in rule.scope)),
+        keys=keys,
+        prices=tuple(_read_price(table) for table in document.tables("price")),
+        retries=_read_retries(document.table("retries")),
+        timeouts=_read_timeouts(document.table("timeouts")),
+    )
+    document.problems.raise_any()
+    return config
+
+
+def _accounts_of_environment(environ: Mapping[str, str]) -> tuple[ConfiguredAccount, ...]:
+    return tuple(
+        ConfiguredAccount(Account(dialect, dialect), VENDOR_URLS[dialect], environment_secret(environ, variable))
+        for dialect, variable in _VENDOR_VARIABLES.items()
+        if environ.get(variable)
+    )
+
+
+def _read_server(table: Table, environ: Mapping[str, str]) -> Server:
+    default = Server()
+    wait_s = number(0, 7 * DAY_S, "a number of seconds such as 600")
+    host, port = table.take("listen", listen, (default.host, default.port))
+    server = Server(
+        host=host,
+        port=port,
+        admin_token=table.take("admin_token", secret(environ), None),
+        max_body_bytes=table.take("max_body_bytes", whole(1024, MOST_BODY_BYTES), default.max_body_bytes),
+        max_wait_s=table.take("max_wait_s", wait_s, default.max_wait_s),
+        drain_s=table.take("drain_s", number(0, DAY_S, "a number of seconds such as 30"), default.drain_s),
+    )
+    table.close()
+    return server
+
+
+def _read_store(table: Table, folder: Path, environ: Mapping[str, str]) -> Store:
+    path = table.take("url", sqlite(folder, environ), None)
+    store = Store(path or default_store_path(environ), table.take("synchronous", choice(_SYNCHRONOUS), "normal"))
+    table.close()
+    return store
+
+
+def _read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
+    dialect: Dialect = table.take("provider", choice(_DIALECTS), "anthropic", required=True)
+    account = ConfiguredAccount(
+        account=Account(
+            name=table.take("name", name, "", required=True),
+            dialect=dialect,
+            models=table.take("models", _model_globs, ("*",)),
+        ),
+        base_url=table.take("base_url", base_url, VENDOR_URLS[dialect]),
+        api_key=table.take("api_key", secret(environ), _NOTHING, required=True),
+        reconcile=table.take("reconcile", boolean, default=False),
+    )
+    table.close()
+    return account
+
+
+def _read_limit_tables(document: Document, accounts: Sequence[ConfiguredAccount]) -> list[ReadRule]:
+    rules: list[ReadRule] = []
+    for table in document.tables("limit"):
+        scope = table.take("scope", _scope_among(accounts), "", required=True)
+        rules += _read_rules(table, scope, models=read_models(table))
+        if not table.values.keys() - {"scope", "models"}:
+            table.problem(None, "limits nothing; expected a limit such as requests_per_minute, usd_per_day or slots")
+    return rules
+
+
+def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
+    """Read a key's entry; its limits join the rules."""
+    key = ConfiguredKey(
+        name=table.take("name", name, "", required=True),
+        team=table.take("team", name, None),
+        tags=table.take("tags", _tags, ()),
+    )
+    rules += _read_rules(table, f"key:{key.name}", models=None)
+    return key
+
+
+def _read_rules(table: Table, scope: str, *, models: str | None) -> list[ReadRule]:
+    rules = read_limits(table, scope, models=models)
+    close_limits(table)
+    # A scope that cannot be used stands as "": such rules were checked, but nothing can be said of their agreement.
+    return rules if scope not in {"", "key:"} else []
+
+
+def _read_price(table: Table) -> PriceOverride:
+    usd_per_mtok = decimal(0, 1_000_000, "a number of dollars per million tokens such as 3 or 0.25")
+    zero = Decimal(0)
+    override = PriceOverride(
+        model=table.take("model", model_glob, "", required=True),
+        input_usd_per_mtok=table.take("input", usd_per_mtok, zero, required=True),
+        output_usd_per_mtok=table.take("output", usd_per_mtok, zero, required=True),
+        cache_read_usd_per_mtok=table.take("cache_read", usd_per_mtok, None),
+        cache_write_5m_usd_per_mtok=table.take("cache_write_5m", usd_per_mtok, None),
+        cache_write_1h_usd_per_mtok=table.take("cache_write_1h", usd_per_mtok, None),
+    )
+    table.close()
+    return override
+
+
+def _read_retries(table: Table) -> RetryRule:
+    default = RetryRule()
+    delay_s = number(0.001, 3600, "a number of seconds such as 0.5")
+    rule = RetryRule(
+        attempts=table.take("attempts", whole(1, MOST_ATTEMPTS), default.attempts),
+        first_delay_s=table.take("first_delay_s", delay_s, default.first_delay_s),
+        most_delay_s=table.take("most_delay_s", delay_s, default.most_delay_s),
+    )
+    if rule.most_delay_s < rule.first_delay_s:
+        table.problem("most_delay_s", f"expected at least first_delay_s, which is {rule.first_delay_s:g}")
+    table.close()
+    return rule
+
+
+def _read_timeouts(table: Table) -> Timeouts:
+    default = Timeouts()
+    wait_s = number(0.001, DAY_S, "a number of seconds such as 10")
+    timeouts = Timeouts(
+        connect_s=table.take("connect_s", wait_s, default.connect_s),
+        first_byte_s=table.take("first_byte_s", wait_s, default.first_byte_s),
+        idle_s=table.take("idle_s", wait_s, default.idle_s),
+    )
+    table.close()
+    return timeouts
+
+
+def _scope_among(accounts: Sequence[ConfiguredAccount]) -> Reader[str]:
+    names = [each.account.name for each in accounts]
+
+    def read(value: object) -> str:
+        scope = scope_pattern(value)
+        kind, _, pattern = scope.partition(":")
+        if kind == "account" and not any(fnmatchcase(each, pattern) for each in names):
+            known = f"configured: {', '.join(filter(None, names))}" if any(names) else "none is configured"
+            raise Unfit(f"no such account; {known}")
+        return scope
+
+    return read
+
+
+def _model_globs(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise Unfit('expected a list of models or patterns such as ["claude-*"]')
+    globs: list[str] = []
+    for index, entry in enumerate(value):
+        try:
+            globs.append(model_glob(entry))
+        except Unfit as unfit:
+            raise Unfit(str(unfit), inside=(index,)) from None
+    return tuple(globs)
+
+
+def _tags(value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, dict):
+        raise Unfit('expected tags such as { team = "search" }')
+    tags: list[tuple[str, str]] = []
+    for word, entry in value.items():
+        try:
+            tags.append((name(word), name(entry)))
+        except Unfit as unfit:
+            raise Unfit(str(unfit), inside=(word,)) from None
+    return tuple(sorted(tags))
+
+
+def _note_repeated(document: Document, array: str, word: str) -> None:
+    """Note every table whose name an earlier one has."""
+    lines: dict[str, int] = {}
+    for table in document.tables(array):
+        value = table.values.get(word)
+        if not isinstance(value, str):
+            continue
+        if value in lines:
+            table.problem(word, f"line {lines[value]} has the same")
+        lines.setdefault(value, table.line(word))

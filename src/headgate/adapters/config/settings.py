@@ -1,0 +1,124 @@
+"""Settings: what can be configured, as values that the rest of the program trusts.
+
+One rule: everything has the unit in its name and its default here, or no default at all. How it is written in a file is
+not known here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hmac import compare_digest
+from pathlib import Path
+from typing import Literal
+
+from headgate.adapters.prices import PriceOverride
+from headgate.core.accounts import Account
+from headgate.core.retries import RetryRule
+from headgate.core.scopes import LimitRule
+from headgate.core.usage import Dialect
+
+__all__ = [
+    "VENDOR_URLS",
+    "Config",
+    "ConfiguredAccount",
+    "ConfiguredKey",
+    "Secret",
+    "Server",
+    "Store",
+    "Synchronous",
+    "Timeouts",
+]
+
+Synchronous = Literal["normal", "full"]
+
+VENDOR_URLS: Mapping[Dialect, str] = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com"}
+
+
+class Secret:
+    """A value that no log, error or representation shows; `reveal` gives it where it is sent.
+
+    Not a dataclass on purpose: `dataclasses.asdict` of what holds it would take it apart.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Give the value."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(not shown)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the gateway listens (port 0: any free one), and how long and large things may get."""
+
+    host: str = "127.0.0.1"
+    port: int = 8484
+    admin_token: Secret | None = None
+    max_body_bytes: int = 32 * 1024 * 1024  # as Anthropic's own bound (wire.md section 2)
+    max_wait_s: float = 600.0
+    drain_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where what must last is kept. `full` syncs at every commit: safe against power cuts, not only against kill -9."""
+
+    path: Path
+    synchronous: Synchronous = "normal"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredAccount:
+    """One provider credential. `base_url` has no `/v1` and no slash at its end.
+
+    `reconcile`: the provider can be asked what became of a call of a process that died.
+    """
+
+    account: Account
+    base_url: str
+    api_key: Secret
+    reconcile: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredKey:
+    """To whom the calls with a Headgate key of this name are attributed; its limits are among the rules."""
+
+    name: str
+    team: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each part of a call to a provider may take, in seconds."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 600.0
+    idle_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All that can be configured. In `limits` a rule for one scope stands after every pattern, so that it holds."""
+
+    store: Store
+    path: Path | None = None
+    server: Server = Server()
+    accounts: tuple[ConfiguredAccount, ...] = ()
+    limits: tuple[LimitRule, ...] = ()
+    keys: tuple[ConfiguredKey, ...] = ()
+    prices: tuple[PriceOverride, ...] = ()
+    retries: RetryRule = field(default_factory=RetryRule)
+    timeouts: Timeouts = Timeouts()

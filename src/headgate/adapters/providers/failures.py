@@ -1,0 +1,124 @@
+"""Failures: what a provider's error says to whoever decides about another attempt.
+
+One rule: the provider's own headers go before any rule here; the rules are those of its official SDKs.
+It decides nothing: the core does, from the `Failure`.
+"""
+
+import math
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from headgate.adapters.providers.reading import UNREADABLE
+from headgate.core.retries import Failure, FailureKind
+from headgate.ports import Headers
+
+__all__ = ["error_word", "failure_in_stream", "read_failure"]
+
+# In this order; the first that can be read counts. `x-ms-` is Azure's.
+_RETRY_AFTER = ((b"retry-after-ms", 0.001), (b"x-ms-retry-after-ms", 0.001), (b"retry-after", 1.0))
+
+# A spent budget: no wait that a call can afford will help (wire.md sections 2 and 3).
+_SPEND_LIMIT = "enforced_spend_limit_reached"
+_NO_QUOTA = "insufficient_quota"
+
+# What the SDKs retry beside 429 and 5xx: a request time-out and a lock time-out (anthropic 2.11, openai 3.52).
+_RETRYABLE_4XX = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT})
+_OVERLOADED = frozenset({HTTPStatus.SERVICE_UNAVAILABLE, 529})
+
+_KINDS: dict[str, FailureKind] = {
+    "rate_limit_error": "limited",
+    "rate_limit_exceeded": "limited",
+    _NO_QUOTA: "limited",
+    "overloaded_error": "overloaded",
+    "server_is_overloaded": "overloaded",
+    "slow_down": "overloaded",
+    "api_error": "server",
+    "server_error": "server",
+    "timeout_error": "server",
+}
+_WORD_LIMIT_CHARS = 64
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
+    """Read an answer whose status is not 2xx; `body` may be cut or no JSON at all.
+
+    A date in `retry-after` is read against the answer's own `date`, so that a clock that is wrong here or there does no
+    harm; without one it is ignored.
+    """
+    named = {name.lower(): value for name, value in headers}
+    word = error_word(_error(body)) or f"http_{status}"
+    kind = _kind(status)
+    retry_after_s = _retry_after_s(named)
+    retryable = kind != "rejected"
+    if word == _NO_QUOTA or (word == _SPEND_LIMIT and retry_after_s is None):
+        retryable = False
+    asked = named.get(b"x-should-retry", b"").strip().lower()
+    if asked in (b"true", b"false"):
+        retryable = asked == b"true"
+    if retryable and kind == "rejected":
+        kind = "server"  # what is rejected is never tried again, and this provider asks for it
+    return Failure(kind, word, status, retry_after_s, retryable)
+
+
+def failure_in_stream(error: Mapping[str, Any]) -> Failure:
+    """Read an error that came as an event, after a 200."""
+    word = error_word(error) or "error_event"
+    kind = _KINDS.get(word, "rejected")
+    return Failure(kind, word, retryable=kind != "rejected" and word != _NO_QUOTA)
+
+
+def error_word(error: Mapping[str, Any]) -> str | None:
+    """Give the narrowest word an error object has for itself: its details' code, its code, or its type."""
+    details = error.get("details")
+    narrow = details.get("error_code") if isinstance(details, dict) else None
+    for word in (narrow, error.get("code"), error.get("type")):
+        if isinstance(word, str) and word:
+            # It goes into the ledger and into logs.
+            return "".join(letter if letter.isprintable() else "?" for letter in word[:_WORD_LIMIT_CHARS])
+    return None
+
+
+def _kind(status: int) -> FailureKind:
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        return "limited"
+    if status in _OVERLOADED:
+        return "overloaded"
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _RETRYABLE_4XX:
+        return "server"
+    return "rejected"
+
+
+def _error(body: bytes) -> dict[str, Any]:
+    try:
+        error = _decode(body).get("error")
+    except UNREADABLE:
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
+def _retry_after_s(headers: Mapping[bytes, bytes]) -> float | None:
+    for name, factor in _RETRY_AFTER:
+        value = headers.get(name)
+        if value is not None:
+            try:
+                seconds = float(value) * factor
+            except ValueError:
+                continue
+            if math.isfinite(seconds) and seconds >= 0:
+                return seconds
+    return _until_date_s(headers)
+
+
+def _until_date_s(headers: Mapping[bytes, bytes]) -> float | None:
+    try:
+        until = parsedate_to_datetime(headers[b"retry-after"].decode("ascii"))
+        now = parsedate_to_datetime(headers[b"date"].decode("ascii"))
+        return max(0.0, (until - now).total_seconds())
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None  # absent, not a date, or one of them without a zone

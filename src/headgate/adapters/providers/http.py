@@ -1,0 +1,157 @@
+"""The upstream HTTP/1.1 client: pooled, verified, bounded in time and memory, and fast enough for the gateway's way.
+
+One rule: bytes pass as they are. A caller writes `async with client.send(...) as reply:` and leaving the block ends the
+call. No redirects, cookies, decompression, proxies, nor retries beyond the one for a connection found closed.
+"""
+
+import asyncio
+import ssl
+from types import TracebackType
+
+from headgate.adapters.providers.http_connection import Connection, Timeouts
+from headgate.adapters.providers.http_errors import Broken, HttpError, NoAnswer, NotSent, Why
+from headgate.adapters.providers.http_pool import HostPool, HostStats, HttpSettings
+from headgate.adapters.providers.http_reply import Reply
+from headgate.adapters.providers.http_request import CONNECTION_HEADERS, Origin, encode_head, parse_url
+from headgate.ports import Headers
+
+__all__ = [
+    "CONNECTION_HEADERS",
+    "Broken",
+    "HostStats",
+    "HttpClient",
+    "HttpError",
+    "HttpSettings",
+    "NoAnswer",
+    "NotSent",
+    "Origin",
+    "Reply",
+    "Timeouts",
+    "Why",
+    "parse_url",
+]
+
+# Hosts come from the configuration; this only keeps a caller that invents them from filling the memory.
+_MAX_UNUSED_HOSTS = 256
+_DEFAULT_TIMEOUTS = Timeouts()
+
+
+class HttpClient:
+    """Sends requests over connections that it keeps; belongs to the event loop in which it is first used."""
+
+    def __init__(self, settings: HttpSettings | None = None) -> None:
+        self._settings = settings or HttpSettings()
+        self._tls = self._settings.tls
+        self._pools: dict[Origin, HostPool] = {}
+        self._closed = False
+
+    def send(
+        self,
+        method: str,
+        origin: Origin,
+        target: bytes,
+        *,
+        headers: Headers,
+        body: bytes = b"",
+        timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+    ) -> "_Call":
+        """Prepare one call, to be used once, as `async with`; entering it sends and gives the `Reply` with its head.
+
+        `headers` go as they are and may hold none of `CONNECTION_HEADERS`: `host` and `content-length` are added. A
+        request is sent a second time, on a new connection, only when one that was used before closes without a byte in
+        answer. Leaving the block before the body has ended closes the connection there and then.
+
+        Raises:
+            NotSent: On entering. Nothing reached the server.
+            NoAnswer: On entering. The request was sent, but no usable head came.
+            Broken: On reading the body.
+        """
+        return _Call(self, method, origin, target, headers, body, timeouts)
+
+    async def close(self) -> None:
+        """Close all connections; calls on their way end with an error, later ones are not sent."""
+        self._closed = True
+        for pool in self._pools.values():
+            await pool.close()
+
+    def stats(self) -> dict[str, HostStats]:
+        """Give the figures by origin, written as `https://host:port`."""
+        return {f"{origin.scheme}://{origin.label}": pool.stats() for origin, pool in self._pools.items()}
+
+    def pool(self, origin: Origin) -> HostPool:
+        """Give the pool of a host; raises `NotSent` after `close`."""
+        if self._closed:
+            raise NotSent(origin.label, "closed", "this client was closed", elapsed_s=0.0)
+        return self._pools.get(origin) or self._add_pool(origin)
+
+    def _add_pool(self, origin: Origin) -> HostPool:
+        if len(self._pools) >= _MAX_UNUSED_HOSTS:
+            self._pools = {origin: pool for origin, pool in self._pools.items() if not pool.is_unused}
+        if origin.scheme == "https" and self._tls is None:
+            # Made when it is needed: reading the system's authorities takes 25 ms.
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        pool = HostPool(origin, self._settings, self._tls if origin.scheme == "https" else None)
+        self._pools[origin] = pool
+        return pool
+
+
+class _Call:
+    """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
+
+    __slots__ = ("_body", "_client", "_headers", "_method", "_origin", "_reply", "_target", "_timeouts")
+
+    def __init__(
+        self,
+        client: HttpClient,
+        method: str,
+        origin: Origin,
+        target: bytes,
+        headers: Headers,
+        body: bytes,
+        timeouts: Timeouts,
+    ) -> None:
+        self._client = client
+        self._method = method
+        self._origin = origin
+        self._target = target
+        self._headers = headers
+        self._body = body
+        self._timeouts = timeouts
+        self._reply: Reply | None = None
+
+    async def __aenter__(self) -> Reply:
+        assert self._reply is None, "a call is made once"
+        started_s = asyncio.get_running_loop().time()
+        try:
+            head = encode_head(self._method, self._origin, self._target, self._headers, len(self._body))
+        except ValueError as error:
+            raise NotSent(self._origin.label, "request", str(error), elapsed_s=0.0) from error
+        pool = self._client.pool(self._origin)
+        connection = pool.take_idle() or await pool.acquire(self._timeouts, started_s)
+        reply = Reply(connection, started_s)
+        try:
+            await self._exchange(connection, reply, head)
+        except NoAnswer:
+            if not reply.stale:
+                raise
+            pool.stale_retries += 1
+            connection = await pool.acquire(self._timeouts, started_s, fresh=True)
+            reply = Reply(connection, started_s)
+            await self._exchange(connection, reply, head)
+        self._reply = reply
+        return reply
+
+    async def _exchange(self, connection: Connection, reply: Reply, head: bytes) -> None:
+        connection.start(reply, head, self._body, has_body=self._method != "HEAD", timeouts=self._timeouts)
+        try:
+            await reply.wait_for_head()
+        except BaseException:
+            reply.leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reply is not None:
+            self._reply.leave()

@@ -1,0 +1,154 @@
+"""Levels and holds in SQLite.
+
+One rule: steps run on records that are known to be the newest: what is cached counts only while no other connection
+has committed (`PRAGMA data_version`, read inside the transaction), and each record that a batch of steps has changed is
+written once, at its end.
+"""
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from headgate.adapters.sqlite.database import Database
+from headgate.ports import Record, Step, T
+
+POLL_S = 0.05
+"""How often other processes' commits are looked for while somebody waits for them."""
+
+FORGET_AFTER_S = 40 * 86_400
+"""Longer than the longest window that resets, a month of 31 days."""
+
+_MOST_CACHED = 20_000
+_MOST_NAMES_A_QUERY = 500  # SQLite takes at most 999 parameters before 3.32 (sqlite.org/limits.html)
+
+_WRITE = """
+    INSERT INTO levels (name, value, touched_s) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET value = excluded.value, touched_s = excluded.touched_s
+"""
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(tuple[int | str, ...]).decode
+
+
+class _Raised:
+    """What a step raised; it changed nothing, so the rest of its batch goes on."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+class SqliteLevelStore:
+    """A `LevelStore` on a database; also the buffer of its transactions."""
+
+    def __init__(self, database: Database, *, now_s: Callable[[], float] = time.time) -> None:
+        """Keep levels in `database`; `now_s` stamps what is written."""
+        self._database = database
+        self._now_s = now_s
+        self._cached: dict[str, Record] = {}
+        self._known: set[str] = set()  # names that were read; those without a record are not in `_cached`
+        self._cached_version: int | None = None
+        self._changed: dict[str, Record | None] = {}
+        self._told_version = database.version_at_open
+        database.join(self)
+
+    async def transact(self, names: Sequence[str], step: Step[T]) -> T:
+        """Run `step` on the named records in the transaction of this tick and keep what it changed."""
+        outcome = await self._database.run(partial(self._run, names, step))
+        if isinstance(outcome, _Raised):
+            raise outcome.error
+        return outcome
+
+    async def names(self, prefix: str) -> list[str]:
+        """Give the names of all records that begin with `prefix`, sorted."""
+        # U+10FFFF is no character, so no name goes on with it.
+        query = "SELECT name FROM levels WHERE name >= ? AND name < ? ORDER BY name"
+        bounds = (prefix, f"{prefix}\U0010ffff")
+        return await self._database.read(lambda connection: [name for (name,) in connection.execute(query, bounds)])
+
+    async def wait_changed(self) -> None:
+        """Return when another connection has committed since the last call returned, at most `POLL_S` later."""
+        told = self._told_version
+        while (version := await self._database.read(lambda _: self._database.version())) == told:
+            await asyncio.sleep(POLL_S)
+        self._told_version = version
+
+    async def forget_untouched(self, after_s: float = FORGET_AFTER_S) -> int:
+        """Forget levels that nobody has touched for so long that they say nothing; give how many."""
+        before_s = int(self._now_s() - after_s)
+
+        def forget(connection: sqlite3.Connection) -> int:
+            self.write(connection)
+            self._forget_cached()
+            return connection.execute(
+                "DELETE FROM levels WHERE touched_s < ? AND instr(name, 'lifetime') = 0 AND name NOT GLOB 'hold/*'",
+                (before_s,),
+            ).rowcount
+
+        return await self._database.run(forget)
+
+    async def close(self) -> None:
+        """Close the database, for all its stores."""
+        await self._database.close()
+
+    def begin(self, connection: sqlite3.Connection) -> None:
+        """Drop what is cached if another connection has written since."""
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
+        if version != self._cached_version or len(self._known) > _MOST_CACHED:
+            self._forget_cached()
+            self._cached_version = version
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write what the steps of this transaction have changed, each record once."""
+        if not self._changed:
+            return
+        touched_s = int(self._now_s())
+        kept = [
+            (name, _encode(record).decode(), touched_s) for name, record in self._changed.items() if record is not None
+        ]
+        gone = [(name,) for name, record in self._changed.items() if record is None]
+        if kept:
+            connection.executemany(_WRITE, kept)
+        if gone:
+            connection.executemany("DELETE FROM levels WHERE name = ?", gone)
+            # A hold that is gone is not asked for again: remembering its name would only fill the memory.
+            self._known.difference_update(name for (name,) in gone)
+        self._changed.clear()
+
+    def undo(self) -> None:
+        """Forget what the steps of a transaction that was rolled back have changed."""
+        self._changed.clear()
+        self._forget_cached()
+
+    def _run(self, names: Sequence[str], step: Step[T], connection: sqlite3.Connection) -> T | _Raised:
+        cached = self._cached
+        if not self._known.issuperset(names):
+            self._load(names, connection)
+        try:
+            changes, result = step({name: cached[name] for name in names if name in cached})
+        except Exception as error:  # noqa: BLE001 - the caller of `transact` gets it
+            return _Raised(error)
+        for name, record in changes.items():
+            if record is None:
+                cached.pop(name, None)
+            else:
+                cached[name] = record
+            self._known.add(name)
+            self._changed[name] = record
+        return result
+
+    def _load(self, names: Sequence[str], connection: sqlite3.Connection) -> None:
+        missing = [name for name in names if name not in self._known]
+        for start in range(0, len(missing), _MOST_NAMES_A_QUERY):
+            some = missing[start : start + _MOST_NAMES_A_QUERY]
+            marks = ",".join("?" * len(some))
+            rows = connection.execute(f"SELECT name, value FROM levels WHERE name IN ({marks})", some)  # noqa: S608 - only marks are put in
+            self._cached.update((name, _decode(value)) for name, value in rows)
+        self._known.update(missing)
+
+    def _forget_cached(self) -> None:
+        self._cached.clear()
+        self._known.clear()

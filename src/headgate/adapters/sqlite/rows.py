@@ -1,0 +1,98 @@
+"""How attempts are written as rows, and read again.
+
+One rule: the columns stand in one place, in one order. Sums and transactions are `ledger`'s.
+"""
+
+import json
+from typing import Any
+
+from headgate.adapters.figures import hour_of, wait_ms
+from headgate.core.ledger import Attempt
+from headgate.core.scopes import Scopes
+from headgate.core.usage import Usage
+
+COLUMNS = (
+    "id",
+    "call",
+    "attempt",
+    "owner",
+    "account",
+    "key",
+    "team",
+    "run",
+    "agent",
+    "session",
+    "parent",
+    "tags",
+    "endpoint",
+    "model",
+    "queued_s",
+    "admitted_s",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "reported",
+    "held_micro_usd",
+    "cost_micro_usd",
+    "price_version",
+    "state",
+    "model_served",
+    "status",
+    "error_type",
+    "provider_request",
+    "first_byte_s",
+    "done_s",
+)
+DERIVED = ("hour", "wait_ms")
+"""Columns that follow from the others, kept so that sums of rows are the same whole numbers as the roll-ups'."""
+
+_SCOPES = slice(COLUMNS.index("account"), COLUMNS.index("tags"))
+_USAGE = slice(COLUMNS.index("input_tokens"), COLUMNS.index("reported"))
+
+
+def to_row(attempt: Attempt) -> tuple[object, ...]:
+    """Give the values of COLUMNS and then of DERIVED."""
+    *scopes, tags = attempt.scopes
+    *usage, reported = attempt.usage
+    return (
+        attempt.id,
+        attempt.call,
+        attempt.attempt,
+        attempt.owner,
+        *scopes,
+        json.dumps(tags, separators=(",", ":"), ensure_ascii=False),
+        attempt.endpoint,
+        attempt.model,
+        attempt.queued_s,
+        attempt.admitted_s,
+        *usage,
+        int(reported),
+        attempt.held_micro_usd,
+        attempt.cost_micro_usd,
+        attempt.price_version,
+        attempt.state,
+        attempt.model_served,
+        attempt.status,
+        attempt.error_type,
+        attempt.provider_request,
+        attempt.first_byte_s,
+        attempt.done_s,
+        hour_of(attempt.admitted_s),
+        wait_ms(attempt),
+    )
+
+
+def to_attempt(row: tuple[Any, ...]) -> Attempt:
+    """Give the attempt of the values of COLUMNS."""
+    named = dict(zip(COLUMNS, row, strict=True))
+    tags = tuple((name, value) for name, value in json.loads(named["tags"]))
+    for name in (*COLUMNS[_SCOPES], "tags", *COLUMNS[_USAGE], "reported"):
+        del named[name]
+    return Attempt(
+        **named,
+        scopes=Scopes(*row[_SCOPES], tags=tags),
+        usage=Usage(*row[_USAGE], reported=bool(row[_USAGE.stop])),
+    )

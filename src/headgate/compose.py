@@ -1,0 +1,134 @@
+"""Composition: a configuration becomes a running Headgate. The only module that joins the runtime and the adapters.
+
+One rule: what is opened here is closed here, in the opposite order, whatever happens in between.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from headgate.adapters.config import Config, ConfiguredAccount, limit_rules, load_config
+from headgate.adapters.owners import owner_is_alive, owner_name
+from headgate.adapters.prices import GenaiPrices
+from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.http import HttpClient, Timeouts
+from headgate.adapters.sqlite import SqliteStores, open_database
+from headgate.core.scopes import LimitRule
+from headgate.ports import Clock, HashedKey, Provider
+from headgate.runtime.manager import Manager, Parts
+
+log = logging.getLogger("headgate")
+
+DEFAULT_CONFIG = Path("headgate.toml")
+
+
+class WallClock:
+    """The system's clock."""
+
+    def now_s(self) -> float:
+        """Give seconds since the epoch."""
+        return time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """A running Headgate: the manager, the stores under it, and what it was made from."""
+
+    manager: Manager
+    stores: SqliteStores
+    config: Config
+    client: HttpClient
+    clock: Clock
+    owner: str
+
+
+def read_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read the configuration at `path`, else `headgate.toml` in the working folder, else the environment alone.
+
+    Raises:
+        ConfigError: it cannot be used; the message has a line for each problem.
+    """
+    if path is None and DEFAULT_CONFIG.exists():
+        path = DEFAULT_CONFIG
+    return load_config(path, os.environ if environ is None else environ)
+
+
+@asynccontextmanager
+async def open_manager(config: Config | Path | None = None) -> AsyncIterator[Manager]:
+    """Run Headgate in this process, over the store that the configuration names; other processes may share it.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        StoreError: the store cannot be used.
+    """
+    async with open_house(config if isinstance(config, Config) else read_config(config)) as house:
+        yield house.manager
+
+
+@asynccontextmanager
+async def open_house(
+    config: Config, *, clock: Clock | None = None, make_provider: Callable[[ConfiguredAccount], Provider] | None = None
+) -> AsyncIterator[House]:
+    """Run Headgate and give its parts too, for the gateway and the fleet."""
+    clock = clock or WallClock()
+    owner = owner_name()
+    client = HttpClient()
+    timeouts = Timeouts(
+        connect_s=config.timeouts.connect_s,
+        first_byte_s=config.timeouts.first_byte_s,
+        idle_s=config.timeouts.idle_s,
+    )
+
+    def account_provider(configured: ConfiguredAccount) -> Provider:
+        return AccountProvider(
+            configured.account.name,
+            configured.account.dialect,
+            configured.base_url,
+            configured.api_key.reveal(),
+            client,
+            reconcile=configured.reconcile,
+            timeouts=timeouts,
+        )
+
+    make = make_provider or account_provider
+    providers = {configured.account.name: make(configured) for configured in config.accounts}
+    async with open_database(config.store.path, synchronous=config.store.synchronous) as stores:
+        manager = Manager(
+            Parts(
+                levels=stores.levels,
+                ledger=stores.ledger,
+                keys=stores.keys,
+                prices=GenaiPrices(config.prices),
+                clock=clock,
+                owner=owner,
+                owner_is_alive=owner_is_alive,
+                accounts=[configured.account for configured in config.accounts],
+                providers=providers,
+                rules=config.limits,
+                rules_of_key=rules_of_key,
+                retries=config.retries,
+            )
+        )
+        recovered = await manager.start()
+        if recovered.lost or recovered.reconciled:
+            log.warning(
+                "of a process that died: %d calls count at their estimates, %d were learned from the provider",
+                recovered.lost - recovered.reconciled,
+                recovered.reconciled,
+            )
+        try:
+            yield House(manager, stores, config, client, clock, owner)
+        finally:
+            await manager.close()
+            await client.close()
+
+
+def rules_of_key(key: HashedKey) -> Sequence[LimitRule]:
+    """Give the limits that a key carries, from the words they are stored in."""
+    entries = json.loads(key.limits)
+    return limit_rules(f"key:{key.name}", entries) if entries else ()

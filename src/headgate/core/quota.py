@@ -1,0 +1,190 @@
+"""Quota: admit a call under every limit it meets, settle what it used, expire what was lost.
+
+One rule: all dimensions or none; a call that is refused or has to wait consumes nothing.
+The functions are pure: the store gives atomicity (`ports.LevelStore.transact`), this gives the arithmetic.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
+from headgate.core.instants import to_ns, to_s
+from headgate.core.limits import FOREVER_NS, Booked, Level, Limit, Never, Reading
+
+
+class Hold(NamedTuple):
+    """What a reservation holds of one limit; `token` finds its place in the limit's level again."""
+
+    limit: str
+    units: int
+    token: int
+
+
+class Reservation(NamedTuple):
+    """What is held for a call, and until when it may be silent before it counts as lost."""
+
+    at_ns: int
+    expires_ns: int
+    holds: tuple[Hold, ...]
+    lapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The call may go now: the levels that changed, and what is held for it."""
+
+    levels: dict[str, Level]
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The call has to wait.
+
+    If nothing else is admitted meanwhile, it is admitted at `until_s` (infinite when only a settlement can make room);
+    it cannot be admitted before `earliest_s`, even if all that is held comes back. `limit` is the one that binds.
+    """
+
+    until_s: float
+    earliest_s: float
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The call can never be admitted under `limit`: it asks `asked` (None: unknown) where at most `free` can be had."""
+
+    limit: Limit
+    asked: int | None
+    free: int
+
+
+def admit(
+    limits: Sequence[Limit], levels: Mapping[str, Level], asked: Demand, now_s: float, *, lease_s: float = 600.0
+) -> Admitted | Wait | Refused:
+    """Hold what a call asks of every limit, or say when it fits, or that it never will.
+
+    Rates hold the expected amounts, windows and gauges the upper bounds. The hold counts as lost `lease_s` after
+    `now_s`. Cost: one pass over the limits.
+    """
+    now_ns = to_ns(now_s)
+    expires_ns = now_ns + to_ns(lease_s)
+    changed: dict[str, Level] = {}
+    holds: list[Hold] = []
+    binding: Limit | None = None
+    until_ns = earliest_ns = now_ns
+    for limit in limits:
+        units = _asked_of(limit, asked)
+        if units is None:
+            return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)
+        if units == 0:
+            continue
+        outcome = limit.hold(levels.get(limit.name), units, now_ns, expires_ns)
+        if isinstance(outcome, Booked):
+            changed[limit.name] = outcome.level
+            holds.append(Hold(limit.name, units, outcome.token))
+        elif isinstance(outcome, Never):
+            return Refused(limit, units, outcome.free)
+        else:
+            short_until_ns, short_earliest_ns = outcome
+            earliest_ns = max(earliest_ns, short_earliest_ns)
+            if binding is None or short_until_ns > until_ns:
+                binding, until_ns = limit, short_until_ns
+    if binding is not None:
+        return Wait(_instant_s(until_ns), _instant_s(earliest_ns), binding)
+    return Admitted(changed, Reservation(now_ns, expires_ns, tuple(holds)))
+
+
+def settle(
+    limits: Sequence[Limit],
+    levels: Mapping[str, Level],
+    reserved: Reservation,
+    actual: Amounts,
+    now_s: float,
+    dimensions: Collection[Dimension] | None = None,
+) -> tuple[dict[str, Level], Reservation]:
+    """Replace holds by what was used; give the levels that changed and what is still held.
+
+    With `dimensions` only the holds in these are settled (a stream's first event tells the input long before the
+    output is known). What is no longer held cannot be settled again. An actual amount of None (no price known) spends
+    the hold. A hold whose limit is no longer configured is dropped.
+    """
+    now_ns = to_ns(now_s)
+    by_name = {limit.name: limit for limit in limits}
+    changed: dict[str, Level] = {}
+    kept: list[Hold] = []
+    for hold in reserved.holds:
+        limit = by_name.get(hold.limit)
+        if limit is None:
+            continue
+        if dimensions is not None and limit.dimension not in dimensions:
+            kept.append(hold)
+            continue
+        used: int | None = getattr(actual, limit.dimension)
+        changed[hold.limit] = limit.settle(
+            levels.get(hold.limit),
+            hold.units,
+            hold.units if used is None else used,
+            hold.token,
+            now_ns,
+            lapsed=reserved.lapsed,
+        )
+    return changed, reserved._replace(holds=tuple(kept))
+
+
+def release(
+    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, now_s: float
+) -> dict[str, Level]:
+    """Give everything back: settle with nothing used."""
+    changed, _rest = settle(limits, levels, reserved, NOTHING, now_s)
+    return changed
+
+
+def expire(
+    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, now_s: float
+) -> tuple[dict[str, Level], Reservation]:
+    """Count a lost reservation: spent for rates, released for gauges, pending for windows until it is settled.
+
+    Expiring twice changes nothing.
+    """
+    if reserved.lapsed:
+        return {}, reserved
+    now_ns = to_ns(now_s)
+    by_name = {limit.name: limit for limit in limits}
+    changed = {
+        hold.limit: by_name[hold.limit].lapse(levels.get(hold.limit), hold.units, hold.token, now_ns)
+        for hold in reserved.holds
+        if hold.limit in by_name
+    }
+    return changed, reserved._replace(lapsed=True)
+
+
+def renew(
+    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, now_s: float, *, lease_s: float
+) -> tuple[dict[str, Level], Reservation]:
+    """Let a living call's reservation expire only `lease_s` after `now_s`."""
+    expires_ns = to_ns(now_s) + to_ns(lease_s)
+    by_name = {limit.name: limit for limit in limits}
+    changed = {
+        hold.limit: by_name[hold.limit].renewed(levels[hold.limit], hold.token, expires_ns)
+        for hold in reserved.holds
+        if hold.limit in by_name and hold.limit in levels
+    }
+    return changed, reserved._replace(expires_ns=max(reserved.expires_ns, expires_ns))
+
+
+def read(limit: Limit, levels: Mapping[str, Level], now_s: float) -> Reading:
+    """Read one limit's level as people read it: used, held, free, and when it resets."""
+    return limit.read(levels.get(limit.name), to_ns(now_s))
+
+
+def _asked_of(limit: Limit, asked: Demand) -> int | None:
+    amounts = asked.expected if limit.kind == "rate" else asked.at_most
+    units: int | None = getattr(amounts, limit.dimension)
+    return units
+
+
+def _instant_s(instant_ns: int) -> float:
+    return math.inf if instant_ns >= FOREVER_NS else to_s(instant_ns)

@@ -1,0 +1,94 @@
+"""Scopes: whom a call belongs to, and which limits it therefore meets.
+
+One rule: a call is charged at every scope on its path, so a child draws from what its parents have left; no scope is
+special. A scope reads `kind:value`; a tag reads `tag:name=value`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple, get_args
+
+from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+
+ScopeKind = Literal["account", "key", "team", "run", "agent", "session", "tag"]
+SCOPE_KINDS: tuple[ScopeKind, ...] = get_args(ScopeKind)
+
+
+class Scopes(NamedTuple):
+    """The scopes of one call; None where it has none. `parent` is the agent that started this one."""
+
+    account: str | None = None
+    key: str | None = None
+    team: str | None = None
+    run: str | None = None
+    agent: str | None = None
+    session: str | None = None
+    parent: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+
+    def path(self) -> tuple[str, ...]:
+        """The scopes in words, from the widest to the narrowest; `parent` is attribution, not a scope of its own."""
+        pairs = (
+            ("account", self.account),
+            ("key", self.key),
+            ("team", self.team),
+            ("run", self.run),
+            ("agent", self.agent),
+            ("session", self.session),
+        )
+        named = [f"{kind}:{value}" for kind, value in pairs if value is not None]
+        return (*named, *(f"tag:{name}={value}" for name, value in self.tags))
+
+
+NO_SCOPES = Scopes()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRule:
+    """A limit as it is configured: for a scope or a pattern of scopes, for all models or a glob of them.
+
+    `run:*` limits each run by itself; a glob of models is one pool that all of them share.
+    """
+
+    scope: str
+    template: Limit
+
+    def bind(self, path: Sequence[str], model: str) -> Limit | None:
+        """Give the limit for the scope on `path` that the rule names, or None if the call does not meet it."""
+        if self.template.models is not None and not fnmatchcase(model, self.template.models):
+            return None
+        for scope in path:
+            if fnmatchcase(scope, self.scope):
+                return replace(self.template, name=level_name(scope, self.template), scope=scope)
+        return None
+
+
+def limits_for(rules: Iterable[LimitRule], path: Sequence[str], model: str) -> tuple[Limit, ...]:
+    """Give every limit that a call meets, in the order of the rules, each level once."""
+    bound = (rule.bind(path, model) for rule in rules)
+    return tuple({limit.name: limit for limit in bound if limit is not None}.values())
+
+
+def level_name(scope: str, limit: Limit) -> str:
+    """Name the level of a limit.
+
+    The name has all that gives the level its meaning and nothing that an owner may change while it lives: another
+    amount goes on from the same level, another kind of limit begins a new one.
+    """
+    pool = limit.models or "*"
+    match limit:
+        case Rate():
+            manner = f"rate-{limit.period_s}s"
+        case Window():
+            manner = limit.span.name
+        case Rolling():
+            manner = f"rolling-{limit.period_s}s"
+        case Gauge():
+            manner = "gauge"
+    return f"{scope} {pool} {limit.dimension} {manner}"
+
+
+def lane_of(limit: Limit) -> str:
+    """Name the lane in which calls wait for a limit: its scope and pool of models, whatever the dimension."""
+    return f"{limit.scope} {limit.models or '*'}"

@@ -1,0 +1,62 @@
+"""Usage: what a call used, in the categories that providers report and charge.
+
+One rule: the categories do not overlap, so their sum is the whole; what each provider counts against its limits is one
+small function here, with its source. Prices are an adapter's affair.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from headgate.core.amounts import Amounts
+
+Dialect = Literal["anthropic", "openai"]
+
+
+class Usage(NamedTuple):
+    """Tokens of one attempt.
+
+    Input is uncached input, as Anthropic counts it; cached input is in `cache_read_tokens`, input that was written to
+    the cache in the two `cache_write` fields. `reasoning_tokens` are part of `output_tokens`. `reported` is False for
+    figures that Headgate estimated because the provider told none.
+    """
+
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    reported: bool = True
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All input, cached or not: the size of the context that was sent."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_5m_tokens + self.cache_write_1h_tokens
+
+
+NO_USAGE = Usage()
+
+
+def charge_anthropic(usage: Usage, cost_micro_usd: int | None) -> Amounts:
+    """Give what a call counts against Anthropic's limits: uncached input, and output as it is really produced.
+
+    Source: Anthropic, "Rate limits" (wire.md section 2, November 2026): cache reads are not counted.
+    """
+    uncached = usage.input_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    return Amounts(1, uncached, usage.output_tokens, uncached + usage.output_tokens, cost_micro_usd)
+
+
+def charge_openai(usage: Usage, cost_micro_usd: int | None) -> Amounts:
+    """Give what a call counts against OpenAI's limits: all tokens together, cached ones included.
+
+    The provider reserves max(max_tokens, estimate) at the start and gives nothing back (wire.md section 3), so the
+    `tokens` of the demand are what is charged; the caller keeps the larger of that and this.
+    """
+    prompt = usage.prompt_tokens
+    return Amounts(1, prompt, usage.output_tokens, prompt + usage.output_tokens, cost_micro_usd)
+
+
+CHARGES: dict[Dialect, Callable[[Usage, int | None], Amounts]] = {
+    "anthropic": charge_anthropic,
+    "openai": charge_openai,
+}

@@ -1,0 +1,173 @@
+"""The gateway as an ASGI application: which path goes where, and how an error looks from outside.
+
+One rule: every answer that is Headgate's own has the shape of the endpoint's provider, and says what to do next.
+"""
+
+import logging
+import secrets
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from headgate.adapters.providers.endpoints import Endpoint, dialect_of, endpoint_of
+from headgate.adapters.providers.refusals import RefusalKind, error_answer
+from headgate.core.errors import (
+    BudgetError,
+    CallerError,
+    CallerGoneError,
+    DeadlineError,
+    HeadgateError,
+    LimitError,
+    ProviderError,
+    ShuttingDownError,
+    UnknownModelError,
+)
+from headgate.gateway.callers import NoKeyError, identify, scopes_of
+from headgate.gateway.control import PATHS, answer_control
+from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
+from headgate.gateway.relay import relay_metered, relay_unmetered
+from headgate.runtime.manager import Manager
+
+log = logging.getLogger("headgate.gateway")
+
+_JSON = [(b"content-type", b"application/json")]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """How the gateway meets the world; `open_to_all` lets calls in without a key while none was made to stay."""
+
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_wait_s: float = 600.0
+    open_to_all: bool = True
+    admin_token: str | None = None
+
+
+class Gateway:
+    """The ASGI application over a manager."""
+
+    def __init__(self, manager: Manager, settings: GatewaySettings) -> None:
+        """Serve `manager`; the caller starts and closes it."""
+        self._manager = manager
+        self._settings = settings
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        exchange = HttpExchange.of(scope, receive, send)
+        try:
+            await self._answer(exchange)
+        except CallerGoneError:
+            return
+        except HeadgateError as error:
+            await self._refuse(exchange, error)
+
+    async def _answer(self, exchange: HttpExchange) -> None:
+        endpoint = endpoint_of(exchange.path, exchange.headers)
+        if endpoint is not None:
+            await self._relay(exchange, endpoint)
+        elif exchange.path in PATHS:
+            caller = await self._identify(exchange)
+            if exchange.method not in {"GET", "HEAD"}:
+                raise WrongMethodError(exchange, "GET")
+            await answer_control(exchange, self._manager, caller)
+        elif exchange.path in {"/", "/healthz", "/readyz"}:
+            await self._probe(exchange)
+        else:
+            raise NoSuchPathError(
+                f"there is no {exchange.path[:200]} here; served are /v1/messages, /v1/messages/count_tokens, "
+                f"/v1/chat/completions, /v1/responses, /v1/embeddings, /v1/models and {', '.join(PATHS)}"
+            )
+
+    async def _relay(self, exchange: HttpExchange, endpoint: Endpoint) -> None:
+        if exchange.method != endpoint.method:
+            raise WrongMethodError(exchange, endpoint.method)
+        caller = await self._identify(exchange)
+        body = await exchange.body(self._settings.max_body_bytes)
+        if endpoint.metered:
+            scopes = scopes_of(caller, exchange)
+            await relay_metered(exchange, self._manager, endpoint, scopes, body, self._settings.max_wait_s)
+        else:
+            await relay_unmetered(exchange, self._manager, endpoint, body)
+
+    async def _identify(self, exchange: HttpExchange) -> Any:
+        return await identify(
+            exchange,
+            self._manager,
+            open_to_all=self._settings.open_to_all,
+            admin_token=self._settings.admin_token,
+        )
+
+    async def _probe(self, exchange: HttpExchange) -> None:
+        if exchange.method not in {"GET", "HEAD"}:
+            raise WrongMethodError(exchange, "GET")
+        if exchange.path == "/readyz":
+            await self._manager.check()
+        shape = {"service": "headgate", "status": "ok"}
+        await exchange.answer(200, _JSON, msgspec.json.encode(shape))
+
+    async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:
+        kind = _kind_of(error)
+        if exchange.started:
+            # The head has gone: all that is left to say is that the body is not whole.
+            log.warning("an answer broke off: %s", error)
+            raise AbortedError(str(error)) from error
+        if kind in {"internal", "overloaded"}:
+            log.error("%s %s: %s", exchange.method, exchange.path[:200], error)
+        retry_after_s = error.retry_after_s if isinstance(error, LimitError) else None
+        request_id = f"req_{secrets.token_hex(10)}"
+        status, headers, body = error_answer(
+            dialect_of(exchange.path, exchange.headers),
+            kind,
+            str(error),
+            retry_after_s=retry_after_s,
+            request_id=request_id,
+        )
+        if isinstance(error, WrongMethodError):
+            headers.append((b"allow", error.allowed.encode()))
+        headers = [(name, value) for name, value in headers if name != b"content-length"]
+        await exchange.answer(status, headers, body)
+
+
+class AbortedError(Exception):
+    """Raised into the server, which then cuts the connection, so that a half answer cannot be taken for a whole one."""
+
+
+class NoSuchPathError(CallerError):
+    """Nothing is served at this path."""
+
+
+class WrongMethodError(CallerError):
+    """The path is served, but not for this method."""
+
+    def __init__(self, exchange: HttpExchange, allowed: str) -> None:
+        """Name the method that is."""
+        super().__init__(f"{exchange.method} is not served at {exchange.path[:200]}; use {allowed}")
+        self.allowed = allowed
+
+
+def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for each family of errors
+    match error:
+        case NoKeyError():
+            return "authentication"
+        case BodyTooLargeError():
+            return "too_large"
+        case WrongMethodError():
+            return "method"
+        case NoSuchPathError():
+            return "not_found"
+        case UnknownModelError():
+            return "unknown_model"
+        case CallerError():
+            return "invalid_request"
+        case BudgetError():
+            return "budget_spent"
+        case DeadlineError() | LimitError():
+            return "rate_limited"
+        case ShuttingDownError():
+            return "overloaded"
+        case ProviderError():
+            return "upstream_timeout" if error.failure.error_type == "timeout" else "upstream_failed"
+        case _:
+            return "internal"

@@ -1,0 +1,105 @@
+"""Callers: who sent a request, and whom its calls belong to.
+
+One rule: what a key says of its bearer cannot be overridden by a header; headers only add what the key leaves open.
+"""
+
+import hmac
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from headgate.core.errors import CallerError
+from headgate.core.scopes import Scopes
+from headgate.gateway.exchange import HttpExchange
+from headgate.ports import HashedKey
+from headgate.runtime.manager import Manager
+
+_UNFIT = re.compile(r"[^\w.:@/#+=-]", re.ASCII)
+"""What is replaced in a scope's name that came in a header: white space separates the words of a level's name."""
+_MOST_NAME = 200
+_MOST_TAGS = 10
+
+
+class NoKeyError(CallerError):
+    """The request carries no key of Headgate's, or one that is not in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: a key's bearer, an administrator, or (key None) anybody on a gateway that is open."""
+
+    key: HashedKey | None
+    is_admin: bool = False
+
+
+class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """What a key's bearer is attributed to, as it is stored with the key."""
+
+    team: str | None = None
+    run: str | None = None
+    agent: str | None = None
+    tags: dict[str, str] = {}
+
+
+async def identify(exchange: HttpExchange, manager: Manager, *, open_to_all: bool, admin_token: str | None) -> Caller:
+    """Give who sent the request.
+
+    Raises:
+        NoKeyError: a key is needed and there is none, or it is not in force.
+    """
+    presented = presented_key(exchange)
+    if presented is not None and admin_token is not None and hmac.compare_digest(presented, admin_token):
+        return Caller(None, is_admin=True)
+    key = await manager.authenticate(presented) if presented is not None else None
+    if key is not None:
+        return Caller(key)
+    if presented is not None and presented.startswith("hg-"):
+        raise NoKeyError(
+            "this Headgate key is unknown, has expired or was revoked; make one with `headgate keys create`"
+        )
+    if open_to_all and not await manager.needs_key():
+        return Caller(None, is_admin=admin_token is None)
+    raise NoKeyError("a Headgate key is needed here, in x-api-key or Authorization: Bearer; see `headgate keys create`")
+
+
+def presented_key(exchange: HttpExchange) -> str | None:
+    """Give the key that a request carries, from `x-api-key` or else `Authorization: Bearer`."""
+    key = exchange.header(b"x-api-key")
+    if key:
+        return key.strip()
+    kind, _, token = (exchange.header(b"authorization") or "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" and token.strip() else None
+
+
+def scopes_of(caller: Caller, exchange: HttpExchange) -> Scopes:
+    """Give whom a call belongs to: what the key says, and where it says nothing, what the headers say."""
+    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes) if caller.key is not None else KeyScopes()
+    tags = {**_tags(exchange.header(b"x-headgate-tags")), **said.tags}
+    return Scopes(
+        key=caller.key.name if caller.key is not None else None,
+        team=said.team or _named(exchange, b"x-headgate-team"),
+        run=said.run or _named(exchange, b"x-headgate-run"),
+        agent=said.agent or _named(exchange, b"x-claude-code-agent-id", b"x-headgate-agent"),
+        session=_named(exchange, b"x-claude-code-session-id", b"x-headgate-session"),
+        parent=_named(exchange, b"x-claude-code-parent-agent-id", b"x-headgate-parent"),
+        tags=tuple(sorted(tags.items())),
+    )
+
+
+def _named(exchange: HttpExchange, *names: bytes) -> str | None:
+    for name in names:
+        value = exchange.header(name)
+        if value:
+            return scope_name(value)
+    return None
+
+
+def scope_name(value: str) -> str:
+    """Give a value as it can stand in a scope: bounded, without white space or control characters."""
+    return _UNFIT.sub("_", value)[:_MOST_NAME]
+
+
+def _tags(header: str | None) -> dict[str, str]:
+    pairs = (pair.partition("=") for pair in (header or "").split(",")[:_MOST_TAGS])
+    return {scope_name(name.strip()): scope_name(value.strip()) for name, _, value in pairs if name.strip()}

@@ -1,0 +1,159 @@
+"""The relay: one call of a client, carried to its provider and back.
+
+One rule: once a byte of the answer has gone to the client, it is the provider's own from end to end; a failure after
+that is an error event of the provider's dialect or a broken connection, never a second answer.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from headgate.adapters.providers.call_head import CallHead, read_call
+from headgate.adapters.providers.endpoints import Endpoint
+from headgate.adapters.providers.refusals import error_event
+from headgate.core.accounts import choose_account
+from headgate.core.errors import CallerGoneError, ProviderError
+from headgate.core.scopes import Scopes
+from headgate.gateway.exchange import HttpExchange
+from headgate.ports import Answer, Request
+from headgate.runtime.calls import Call, Exchange
+from headgate.runtime.manager import Manager
+
+MOST_BUFFERED_BYTES = 4 * 1024 * 1024
+"""An answer that is no stream is held up to this size, so that its head can say what it cost."""
+
+ANSWERED_IN_TIME = 0.95
+"""The share of its client's own time-out that a call may wait: a refusal has to arrive before the client gives up."""
+
+
+async def relay_metered(
+    exchange: HttpExchange, manager: Manager, endpoint: Endpoint, scopes: Scopes, body: bytes, max_wait_s: float
+) -> None:
+    """Carry a call that spends tokens: admitted, sent, metered, settled.
+
+    Raises:
+        HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
+    """
+    head = read_call(endpoint, exchange.headers, body)
+    call = describe_call(head, endpoint, scopes, max_wait_s)
+    request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
+    async with _cancelled_with_client(exchange), manager.carry(call, request) as carried:
+        await _pass_on(exchange, manager, endpoint, carried, stream=head.stream)
+    # The end of the body goes out when the call is settled: whoever has read it all finds it in the ledger.
+    await exchange.write(b"", more=False)
+
+
+async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: Endpoint, body: bytes) -> None:
+    """Carry a call that spends no tokens: counting tokens, listing models.
+
+    Raises:
+        HeadgateError: nothing of an answer has gone to the client yet.
+    """
+    model = read_call(endpoint, exchange.headers, body).model if endpoint.method == "POST" else None
+    account = (
+        choose_account(manager.accounts, endpoint.dialect, model)
+        if model is not None
+        else manager.account_for(endpoint.dialect)
+    )
+    request = Request(exchange.method, exchange.target, exchange.headers, body, "")
+    async with _cancelled_with_client(exchange), manager.providers[account.name].send(request) as answer:
+        await exchange.start(answer.status, [*answer.headers, (b"x-headgate-account", account.name.encode())])
+        async for chunk in answer:
+            await exchange.write(chunk)
+    await exchange.write(b"", more=False)
+
+
+def describe_call(head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s: float) -> Call:
+    """Say of a client's request what the runtime has to know."""
+    waits_s = [max_wait_s]
+    if head.max_wait_s is not None:
+        waits_s.append(head.max_wait_s)
+    if head.client_timeout_s is not None:
+        waits_s.append(head.client_timeout_s * ANSWERED_IN_TIME)
+    return Call(
+        model=head.model,
+        dialect=endpoint.dialect,
+        endpoint=endpoint.name,
+        text_bytes=head.text_bytes,
+        media=head.media,
+        max_output_tokens=head.max_output_tokens,
+        cache_write=head.cache_write,
+        scopes=scopes,
+        max_wait_s=min(waits_s),
+    )
+
+
+async def _pass_on(
+    exchange: HttpExchange, manager: Manager, endpoint: Endpoint, carried: Exchange, *, stream: bool
+) -> None:
+    chunks = manager.read(carried)
+    if not stream or carried.answer.failure is not None:
+        first = [chunk async for chunk in _bounded(chunks)]
+        await exchange.start(carried.answer.status, _head(manager, carried, carried.answer))
+        for chunk in first:
+            await exchange.write(chunk)
+    else:
+        await exchange.start(carried.answer.status, _head(manager, carried, None))
+    try:
+        async for chunk in chunks:
+            await exchange.write(chunk)
+    except ProviderError as error:
+        if not stream:
+            raise
+        carried.grant.failed(error.failure)
+        await exchange.write(error_event(endpoint, "upstream_failed", str(error), request_id=carried.grant.call_id))
+
+
+async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    size = 0
+    async for chunk in chunks:
+        yield chunk
+        size += len(chunk)
+        if size > MOST_BUFFERED_BYTES:
+            return
+
+
+def _head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tuple[bytes, bytes]]:
+    """Give the provider's headers and Headgate's own; the cost where the whole answer is known."""
+    grant = carried.grant
+    headers = [
+        *carried.answer.headers,
+        (b"x-headgate-call-id", grant.call_id.encode()),
+        (b"x-headgate-wait-ms", str(round(carried.waited_s * 1000)).encode()),
+        (b"x-headgate-account", grant.account.encode()),
+    ]
+    if whole is not None and whole.usage is not None:
+        cost = manager.cost(grant, whole.usage, whole.model_served)
+        headers.append((b"x-headgate-cost-micro-usd", b"unknown" if cost is None else str(cost).encode()))
+    return headers
+
+
+@asynccontextmanager
+async def _cancelled_with_client(exchange: HttpExchange) -> AsyncIterator[None]:
+    """Cancel the block as soon as the client goes away.
+
+    Raises:
+        CallerGoneError: it went away.
+    """
+    carrying = asyncio.current_task()
+    assert carrying is not None, "an ASGI application runs in a task"
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await exchange.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        carrying.cancel()
+
+    watcher = asyncio.create_task(watch(), name="client")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if gone and carrying.uncancel() == 0:
+            raise CallerGoneError("the client went away before its answer was complete") from None
+        raise
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher

@@ -1,0 +1,295 @@
+"""Ports: what Headgate needs from the world, as Protocols of at most five methods.
+
+One rule: a port speaks the words of the core; how a database, a provider or a clock does it stays in its adapter.
+Every port has an exercise suite in `headgate.testing.exercises` that each adapter passes.
+"""
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from headgate.core.jobs import Event, Job
+from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
+from headgate.core.retries import Failure
+from headgate.core.usage import Usage
+
+T = TypeVar("T")
+
+Record = tuple[int | str, ...]
+"""What a level store keeps under a name: a level (whole numbers), or a hold (numbers and names)."""
+
+Step = Callable[[Mapping[str, Record]], tuple[Mapping[str, Record | None], T]]
+"""Records by name in; changed records (None deletes) and a result out. Pure: a conflict may call it again."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Clock(Protocol):
+    """Wall time."""
+
+    def now_s(self) -> float:
+        """Give seconds since the epoch."""
+        ...
+
+
+class LevelStore(Protocol):
+    """Keeps the levels of limits and the holds on them."""
+
+    async def transact(self, names: Sequence[str], step: Step[T]) -> T:
+        """Run `step` on the named records and keep what it changed, atomically and alone, over all processes.
+
+        Names without a record are absent from the mapping; a step may also write names it did not ask for. What it
+        returned is durable against kill -9 when this
+        returns. An exception of the step changes nothing and is raised here.
+        """
+        ...
+
+    async def names(self, prefix: str) -> list[str]:
+        """Give the names of all records that begin with `prefix`, sorted."""
+        ...
+
+    async def wait_changed(self) -> None:
+        """Return when another process has changed a record since the last call; never if there is no other."""
+        ...
+
+    async def close(self) -> None:
+        """Close it; what was returned by `transact` stays."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """Keeps one row per attempt, for years."""
+
+    async def begin(self, attempt: Attempt) -> None:
+        """Keep an attempt in flight; durable against kill -9 when this returns."""
+        ...
+
+    async def finish(self, attempt: Attempt) -> bool:
+        """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
+        ...
+
+    async def in_flight(self) -> list[Attempt]:
+        """Give every attempt that is in flight or lost and not reconciled, oldest first, at most 10,000."""
+        ...
+
+    async def usage(self, query: UsageQuery) -> list[UsageGroup]:
+        """Sum rows; from roll-ups by hour where whole hours are asked."""
+        ...
+
+    async def close(self) -> None:
+        """Close it."""
+        ...
+
+
+class JobStore(Protocol):
+    """Keeps the jobs of runs."""
+
+    async def add_run(self, run: "Run", jobs: Sequence[Job]) -> None:
+        """Keep a new run with its jobs, all or none."""
+        ...
+
+    async def claim(self, run: str, owner: str, now_s: float, lease_until_s: float, most: int) -> list[Job]:
+        """Claim up to `most` jobs of a run that are queued or whose lease is over, lowest index first."""
+        ...
+
+    async def step(self, run: str, index: int, event: Event, now_s: float) -> Job:
+        """Apply an event to a job by the core's table, atomically; give the job after it."""
+        ...
+
+    async def jobs(self, run: str) -> list[Job]:
+        """Give all jobs of a run by index."""
+        ...
+
+    async def runs(self) -> "list[Run]":
+        """Give all runs, newest first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A fleet's run: what it was started with, so that it can be resumed. `settings` is JSON text without keys."""
+
+    id: str
+    created_s: float
+    settings: str
+
+
+@dataclass(frozen=True, slots=True)
+class HashedKey:
+    """A key that Headgate hands out, as it is stored: `digest` is the SHA-256 of the secret part.
+
+    `limits` is the JSON text of the key's own limits in the configuration's words, `scopes` of what it is attributed to
+    (team, run, agent, tags). `fleet` marks the keys that a fleet makes for its agents and ends with them.
+    """
+
+    id: str
+    name: str
+    digest: bytes
+    created_s: float
+    limits: str = "[]"
+    scopes: str = "{}"
+    expires_s: float | None = None
+    revoked_s: float | None = None
+    fleet: bool = False
+
+
+class KeyStore(Protocol):
+    """Keeps the keys that Headgate hands out, hashed."""
+
+    async def add(self, keys: Sequence[HashedKey]) -> None:
+        """Keep new keys, all or none; raises CallerError if an id is taken."""
+        ...
+
+    async def find(self, key_id: str) -> HashedKey | None:
+        """Give a key by its public id."""
+        ...
+
+    async def all(self) -> list[HashedKey]:
+        """Give every key, oldest first."""
+        ...
+
+    async def revoke(self, key_id: str, now_s: float) -> bool:
+        """End a key; False if there is none or it has ended."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A price in micro-dollars, rounded up, and the version of the price list; None where the price is unknown."""
+
+    micro_usd: int | None
+    version: str | None
+
+
+class Prices(Protocol):
+    """Knows what tokens cost."""
+
+    def cost(self, model: str, usage: Usage, at_s: float) -> Cost:
+        """Price a usage at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A call on its way to a provider: the bytes a client sent, and what must be known of them."""
+
+    method: str
+    target: str
+    headers: Headers
+    body: bytes
+    call_id: str
+
+
+class Answer(Protocol):
+    """A provider's answer while it is read. Iterating gives the body's bytes for the client as they arrive."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The provider's headers, without those that belong to one connection."""
+        ...
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the call failed, for a status of an error or an error told in a stream."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What was told so far; `reported` is False while or where it is read from the bytes seen."""
+        ...
+
+    @property
+    def model_served(self) -> str | None:
+        """The model that answered, once told."""
+        ...
+
+    @property
+    def provider_request(self) -> str | None:
+        """The provider's id of the request."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Iterate over the body."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What became of a call whose process died: what the provider counted; `arrived` is False if it never saw it."""
+
+    usage: Usage
+    arrived: bool = True
+    provider_request: str | None = None
+
+
+class Provider(Protocol):
+    """One account at a provider."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Answer]:
+        """Send a call; entered when the head of the answer is there. Leaving early cancels the call upstream.
+
+        Raises:
+            ProviderError: with the attribute `failure` when there is no answer.
+        """
+        ...
+
+    async def look_up(self, call_id: str) -> Fate | None:
+        """Ask what became of a call of a process that died; None where the provider cannot say.
+
+        Raises:
+            ProviderError: it could not be asked now.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where an agent works on one attempt: the gateway it calls, with a key of its own, and a folder of the job's own.
+
+    `gateway` is the address without a path or a slash at its end; all of an attempt's calls are attributed by `key`.
+    `environment` is what a process is given beside that. The folder need not exist; it is the same for every attempt.
+    """
+
+    gateway: str
+    key: str = field(repr=False)
+    folder: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def anthropic_base_url(self) -> str:
+        """What Anthropic's clients are given: they append `/v1` themselves."""
+        return self.gateway
+
+    @property
+    def openai_base_url(self) -> str:
+        """What OpenAI's clients are given."""
+        return f"{self.gateway}/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How an attempt ended: well if `error` is None. `output` is the tail of what the agent said."""
+
+    output: str = ""
+    exit_code: int | None = None
+    error: str | None = None
+    retryable: bool = True
+
+
+class Agent(Protocol):
+    """Works on jobs."""
+
+    async def work(self, job: Job, desk: Desk) -> Ended:
+        """Work on one attempt of a job until it has ended.
+
+        When it is cancelled it first ends what it started, within a bound of its own. What it raises counts as an
+        attempt that failed and may be tried again.
+        """
+        ...

@@ -1,0 +1,114 @@
+"""Keys that Headgate hands out: made, checked, ended.
+
+One rule: a secret is shown once and kept only as its SHA-256 (it has 256 bits of its own, so a slow hash would add
+nothing); it is compared in constant time. What a key may do is in its limits, which the core applies.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headgate.ports import Clock, HashedKey, KeyStore
+
+PREFIX = "hg"
+CACHED_S = 1.0
+"""How long a key that was found is trusted before the store is asked again: another process may have revoked it."""
+MOST_CACHED = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to hand out: `secret` is shown now and never again."""
+
+    secret: str
+    stored: HashedKey
+
+
+def make_key(
+    name: str,
+    now_s: float,
+    *,
+    limits: str = "[]",
+    scopes: str = "{}",
+    expires_s: float | None = None,
+    fleet: bool = False,
+) -> NewKey:
+    """Make a key; it counts once its stored half was added to a store."""
+    key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
+    stored = HashedKey(
+        key_id, name, _digest(secret), now_s, limits=limits, scopes=scopes, expires_s=expires_s, fleet=fleet
+    )
+    return NewKey(f"{PREFIX}-{key_id}-{secret}", stored)
+
+
+class Keys:
+    """The keys of a store, with a short memory so that a call need not ask the store."""
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        """Ask `store`; nothing is read yet."""
+        self._store = store
+        self._clock = clock
+        self._standing: tuple[float, bool] | None = None
+        self._cached: OrderedDict[str, tuple[float, HashedKey | None]] = OrderedDict()
+
+    async def add(self, keys: Sequence[HashedKey]) -> None:
+        """Let these keys in."""
+        await self._store.add(keys)
+        for key in keys:
+            self._cached.pop(key.id, None)
+        self._standing = None
+
+    async def check(self, presented: str) -> HashedKey | None:
+        """Give the key that was presented, or None when it is unknown, wrong, expired or revoked."""
+        prefix, _, rest = presented.partition("-")
+        key_id, _, secret = rest.partition("-")
+        if prefix != PREFIX or not secret or len(presented) > 200:  # noqa: PLR2004 - longer than any key we make
+            return None
+        key = await self._find(key_id)
+        known_digest = key.digest if key is not None else _digest("")
+        matches = hmac.compare_digest(_digest(secret), known_digest)
+        return key if key is not None and matches and in_force(key, self._clock.now_s()) else None
+
+    async def any_standing(self) -> bool:
+        """Whether a key is in force that somebody made to stay; a fleet makes and ends its own (`fleet` is set).
+
+        The answer may be `CACHED_S` old.
+        """
+        now_s = self._clock.now_s()
+        if self._standing is None or not 0 <= now_s - self._standing[0] < CACHED_S:
+            keys = await self._store.all()
+            self._standing = (now_s, any(not key.fleet and in_force(key, now_s) for key in keys))
+        return self._standing[1]
+
+    async def all(self) -> list[HashedKey]:
+        """Give every key."""
+        return await self._store.all()
+
+    async def revoke(self, key_id: str) -> bool:
+        """End a key now; False if there is none in force."""
+        self._cached.pop(key_id, None)
+        return await self._store.revoke(key_id, self._clock.now_s())
+
+    async def _find(self, key_id: str) -> HashedKey | None:
+        now_s = self._clock.now_s()
+        cached = self._cached.get(key_id)
+        if cached is not None and 0 <= now_s - cached[0] < CACHED_S:
+            return cached[1]
+        key = await self._store.find(key_id)
+        self._cached[key_id] = (now_s, key)
+        self._cached.move_to_end(key_id)
+        while len(self._cached) > MOST_CACHED:
+            self._cached.popitem(last=False)
+        return key
+
+
+def in_force(key: HashedKey, now_s: float) -> bool:
+    """Whether a key lets its bearer in now."""
+    return key.revoked_s is None and (key.expires_s is None or key.expires_s > now_s)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()

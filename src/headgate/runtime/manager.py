@@ -1,0 +1,202 @@
+"""The manager: one process's Headgate, joined together and kept in order.
+
+One rule: it decides nothing and knows no third party; it hands calls to `calls`, questions to `monitor` and `ledger`,
+and does the housekeeping that keeps leases alive and cleans up after processes that died.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+
+from headgate.core.accounts import Account
+from headgate.core.errors import StoreError, UnknownModelError
+from headgate.core.ledger import UsageGroup, UsageQuery
+from headgate.core.retries import RetryRule
+from headgate.core.scopes import LimitRule
+from headgate.core.usage import Dialect, Usage
+from headgate.ports import Clock, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
+from headgate.runtime.admission import Admission
+from headgate.runtime.calls import Call, Calls, Exchange, Grant
+from headgate.runtime.keys import Keys
+from headgate.runtime.monitor import LimitView, Monitor, WaitView
+from headgate.runtime.recovery import Recovered, Recovery
+from headgate.runtime.reservations import Reservations
+from headgate.runtime.rules import Rules
+
+log = logging.getLogger("headgate")
+
+LEASE_S = 120.0
+"""How long a hold may go without a sign of life. A living process renews at a third of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a manager is joined from; `compose` fills it."""
+
+    levels: LevelStore
+    ledger: LedgerStore
+    keys: KeyStore
+    prices: Prices
+    clock: Clock
+    owner: str
+    owner_is_alive: Callable[[str], bool]
+    accounts: Sequence[Account]
+    providers: Mapping[str, Provider]
+    rules: Sequence[LimitRule]
+    rules_of_key: Callable[[HashedKey], Sequence[LimitRule]]
+    retries: RetryRule = field(default_factory=RetryRule)
+    chooser: random.Random | None = None
+    lease_s: float = LEASE_S
+
+
+class Manager:
+    """Who may call now, who waits, for how long and at what cost: for one process, over stores that others share."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Join the parts; `start` begins."""
+        self.accounts = tuple(parts.accounts)
+        self.providers = parts.providers
+        self.clock = parts.clock
+        self.keys = Keys(parts.keys, parts.clock)
+        self._levels = parts.levels
+        self._ledger = parts.ledger
+        self._prices = parts.prices
+        self._lease_s = parts.lease_s
+        self._rules_of_key = parts.rules_of_key
+        self._rules = Rules(parts.rules)
+        self._reservations = Reservations(parts.levels, parts.clock, parts.owner, lease_s=parts.lease_s)
+        self._admission = Admission(parts.levels, self._reservations, parts.clock)
+        self._calls = Calls(
+            admission=self._admission,
+            ledger=parts.ledger,
+            prices=parts.prices,
+            clock=parts.clock,
+            owner=parts.owner,
+            accounts=parts.accounts,
+            providers=parts.providers,
+            limits_for=self._rules.limits_for,
+            retries=parts.retries,
+            chooser=parts.chooser or random.Random(),  # noqa: S311 - jitter, not a secret
+        )
+        self._recovery = Recovery(
+            reservations=self._reservations,
+            ledger=parts.ledger,
+            prices=parts.prices,
+            clock=parts.clock,
+            owner=parts.owner,
+            owner_is_alive=parts.owner_is_alive,
+            providers=parts.providers,
+            dialects={account.name: account.dialect for account in parts.accounts},
+            resolve=self._rules.named,
+        )
+        self._monitor = Monitor(parts.levels, self._admission, self._rules, parts.clock)
+        self._ruled: dict[str, HashedKey] = {}
+        self._housekeeping: asyncio.Task[None] | None = None
+
+    async def start(self) -> Recovered:
+        """Clean up after processes that died, and begin the housekeeping."""
+        for key in await self.keys.all():
+            self._rule(key)
+        recovered = await self._recovery.sweep()
+        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        return recovered
+
+    def admit(self, call: Call) -> AbstractAsyncContextManager[Grant]:
+        """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block."""
+        return self._calls.admit(call)
+
+    def carry(self, call: Call, request: Request) -> AbstractAsyncContextManager[Exchange]:
+        """Admit a call, send it to its account, retry what is worth it, and give the answer to be read."""
+        return self._calls.carry(call, request)
+
+    def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
+        """Iterate over the body of an answer."""
+        return self._calls.read(exchange)
+
+    def account_for(self, dialect: Dialect) -> Account:
+        """Give the account for a question that names no model.
+
+        Raises:
+            UnknownModelError: none speaks the dialect.
+        """
+        for account in self.accounts:
+            if account.dialect == dialect:
+                return account
+        raise UnknownModelError(f"no account that speaks the {dialect} dialect is configured")
+
+    def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> int | None:
+        """Price what an attempt used, in micro-dollars; None where no price is known."""
+        return self._prices.cost(model_served or grant.attempt.model, usage, grant.attempt.admitted_s).micro_usd
+
+    async def check(self) -> None:
+        """Return if the store can be written.
+
+        Raises:
+            StoreError: it cannot.
+        """
+        await self._levels.transact(["health"], lambda _records: ({"health": (1,)}, None))
+
+    async def authenticate(self, presented: str) -> HashedKey | None:
+        """Give the Headgate key that was presented, with its limits in force; None if it is not one."""
+        key = await self.keys.check(presented)
+        if key is not None and self._ruled.get(key.id) != key:
+            self._rule(key)
+        return key
+
+    async def needs_key(self) -> bool:
+        """Whether calls need a key of Headgate's: once there is one that is in force and not a run's own."""
+        return await self.keys.any_standing()
+
+    async def limits(self) -> list[LimitView]:
+        """Give every limit that is configured or in use."""
+        return await self._monitor.limits()
+
+    def queue(self) -> list[WaitView]:
+        """Give every call that waits in this process."""
+        return self._monitor.queue()
+
+    def in_flight(self) -> list[Grant]:
+        """Give the attempts of this process that were admitted and are not settled."""
+        return self._calls.in_flight()
+
+    async def usage(self, query: UsageQuery) -> list[UsageGroup]:
+        """Sum the ledger, over all processes."""
+        return await self._ledger.usage(query)
+
+    async def recover(self) -> Recovered:
+        """Clean up now after processes that died."""
+        recovered = await self._recovery.sweep()
+        if recovered.expired:
+            self._admission.nudge()
+        return recovered
+
+    async def close(self) -> None:
+        """Admit nothing more, refuse what waits, and return when all that was admitted is settled and recorded."""
+        await self._admission.drain()
+        await self._calls.close()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
+            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        if left := await self._calls.keep_unkept():
+            log.error("%d outcomes could not be recorded; their holds stay at their estimates", left)
+
+    def _rule(self, key: HashedKey) -> None:
+        self._rules.set_key(key.name, self._rules_of_key(key))
+        self._ruled[key.id] = key
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_s / 6)
+            try:
+                await self._renew()
+                await self._calls.keep_unkept()
+                await self.recover()
+            except StoreError as error:
+                log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again
+
+    async def _renew(self) -> None:
+        for grant in self._calls.in_flight():
+            await self._reservations.renew(grant.attempt.id, grant.limits)

@@ -1,0 +1,137 @@
+"""Monitor: what is limited, what waits and what was used, as people and programs ask for it.
+
+One rule: a question changes nothing. The shapes are those of the control API; times are seconds since the epoch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headgate.core import quota
+from headgate.core.instants import to_s
+from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.scopes import lane_of
+from headgate.ports import Clock, LevelStore
+from headgate.runtime.admission import Admission
+from headgate.runtime.reservations import HOLD_PREFIX, levels_of
+from headgate.runtime.rules import Rules
+
+MOST_LIMITS = 5_000
+"""Limits shown at once; patterns such as `agent:*` make one for each agent that ever called."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitView:
+    """One limit now: `amount` per `per`; of a rate at most `burst` can be used at once, and `free` now."""
+
+    name: str
+    scope: str
+    models: str | None
+    dimension: str
+    kind: str
+    amount: int
+    per: str
+    burst: int
+    used: int
+    held: int
+    free: int
+    resets_s: float | None
+
+    @property
+    def share(self) -> float:
+        """The share in use, 0 to 1 (above 1 in debt)."""
+        return (self.used + self.held) / self.burst if self.burst else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WaitView:
+    """One call that waits; `until_s` is None when only a settlement can let it go."""
+
+    call: str
+    lane: str
+    limit: str
+    account: str | None
+    key: str | None
+    run: str | None
+    agent: str | None
+    session: str | None
+    model: str
+    since_s: float
+    deadline_s: float
+    until_s: float | None
+
+
+class Monitor:
+    """Reads levels and lanes."""
+
+    def __init__(self, store: LevelStore, admission: Admission, rules: Rules, clock: Clock) -> None:
+        """Read from these."""
+        self._store = store
+        self._admission = admission
+        self._rules = rules
+        self._clock = clock
+
+    async def limits(self) -> list[LimitView]:
+        """Give every limit that is configured or in use, by name."""
+        kept = [name for name in await self._store.names("") if not name.startswith(HOLD_PREFIX)]
+        limits = {limit.name: limit for limit in self._rules.standing()}
+        limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})
+        chosen = [limits[name] for name in sorted(limits)]
+        return await self._read(chosen)
+
+    def queue(self) -> list[WaitView]:
+        """Give every call that waits, lane by lane, first to go first."""
+        views = []
+        for waiting in self._admission.waiting():
+            ticket, wait = waiting.ticket, waiting.wait
+            views.append(
+                WaitView(
+                    call=ticket.attempt,
+                    lane=lane_of(wait.limit),
+                    limit=wait.limit.name,
+                    account=ticket.scopes.account,
+                    key=ticket.scopes.key,
+                    run=ticket.scopes.run,
+                    agent=ticket.scopes.agent,
+                    session=ticket.scopes.session,
+                    model=ticket.model,
+                    since_s=ticket.queued_s,
+                    deadline_s=ticket.deadline_s,
+                    until_s=wait.until_s if wait.until_s != float("inf") else None,
+                )
+            )
+        return views
+
+    async def _read(self, limits: Sequence[Limit]) -> list[LimitView]:
+        names = [limit.name for limit in limits]
+        records = await self._store.transact(names, lambda found: ({}, dict(found)))
+        levels, now_s = levels_of(records), self._clock.now_s()
+        views = []
+        for limit in limits:
+            reading = quota.read(limit, levels, now_s)
+            views.append(
+                LimitView(
+                    name=limit.name,
+                    scope=limit.scope,
+                    models=limit.models,
+                    dimension=limit.dimension,
+                    kind=limit.kind,
+                    amount=limit.amount,
+                    per=_per(limit),
+                    burst=limit.burst if isinstance(limit, Rate) else limit.amount,
+                    used=reading.used,
+                    held=reading.held,
+                    free=reading.free,
+                    resets_s=to_s(reading.resets_ns) if reading.resets_ns is not None else None,
+                )
+            )
+        return views
+
+
+def _per(limit: Limit) -> str:
+    match limit:
+        case Rate() | Rolling():
+            return f"{limit.period_s}s"
+        case Window():
+            return limit.span.name
+        case Gauge():
+            return "at once"

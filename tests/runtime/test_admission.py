@@ -1,0 +1,187 @@
+"""Who goes, who waits, who is told no: in virtual time, over a memory store."""
+
+import asyncio
+
+import pytest
+from conftest import budget, level_of, rate, slots
+
+from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError
+from headgate.core.scopes import Scopes
+from headgate.core.usage import Usage
+from headgate.runtime.calls import Call
+from headgate.testing.scripted import FlatPrices
+from headgate.testing.virtual_time import run
+
+
+def call(tokens: int = 100, *, output: int = 0, **facts) -> Call:
+    facts.setdefault("max_wait_s", 3600.0)
+    return Call("claude-test", input_tokens=tokens, max_output_tokens=output, **facts)
+
+
+async def use(house, what: Call, *, usage: Usage | None = None, holds_s: float = 0.0, log: list | None = None) -> float:
+    started = asyncio.get_running_loop().time()
+    async with house.manager.admit(what) as grant:
+        waited = asyncio.get_running_loop().time() - started
+        if log is not None:
+            log.append(what.id)
+        await asyncio.sleep(holds_s)
+        grant.settle(usage or Usage(what.input_tokens or 0))
+    return waited
+
+
+def test_calls_go_first_in_first_out_at_the_exact_time(house):
+    async def main():
+        log: list[str] = []
+        async with house(rate("input_tokens", 6000, burst=1000)) as here:
+            calls = [call(500, id=str(number)) for number in range(6)]
+            waits = await asyncio.gather(*(use(here, each, log=log) for each in calls))
+        assert log == ["0", "1", "2", "3", "4", "5"]
+        # 1,000 at once, then 100 tokens a second: one call of 500 every 5 s.
+        assert waits == pytest.approx([0, 0, 5, 10, 15, 20], abs=1e-5)
+
+    run(main())
+
+
+def test_a_large_call_is_not_starved_by_small_ones(house):
+    async def main():
+        async with house(rate("input_tokens", 60_000, burst=1000)) as here:
+
+            async def loop():
+                while True:
+                    await use(here, call(50))
+
+            loops = [asyncio.create_task(loop()) for _ in range(20)]
+            await asyncio.sleep(3)
+            waited = await use(here, call(900))
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        assert waited <= 1.0 + 20 * 0.05  # its own 0.9 s, behind the 20 that came before it
+
+    run(main())
+
+
+def test_a_call_that_waits_for_its_own_budget_does_not_hold_up_others(house):
+    async def main():
+        async with house(rate("input_tokens", 600, scope="run:*"), slots(10)) as here:
+            one, other = Scopes(run="one"), Scopes(run="other")
+            await use(here, call(600, scopes=one))
+            blocked = asyncio.create_task(use(here, call(600, scopes=one)))
+            await asyncio.sleep(0.1)
+            assert await use(here, call(600, scopes=other)) == 0
+            assert await blocked == pytest.approx(60, abs=0.2)
+
+    run(main())
+
+
+def test_a_settlement_lets_the_next_one_go_at_once(house):
+    async def main():
+        async with house(slots(1)) as here:
+            waits = await asyncio.gather(*(use(here, call(), holds_s=2) for _ in range(4)))
+        assert waits == [0, 2, 4, 6]
+
+    run(main())
+
+
+def test_no_hold_is_left_when_waiting_calls_are_cancelled_at_any_moment(house):
+    async def main():
+        async with house(slots(2), rate("input_tokens", 60_000, burst=500)) as here:
+            for delay_ms in range(0, 60, 3):
+                tasks = [asyncio.create_task(use(here, call(90), holds_s=0.01)) for _ in range(12)]
+                await asyncio.sleep(delay_ms / 1000)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(1)
+            views = await here.manager.limits()
+            assert level_of(views, "slots").held == 0
+            assert level_of(views, "input_tokens").held == 0
+            assert here.manager.queue() == []
+            assert await here.levels.names("hold/") == []
+
+    run(main())
+
+
+def test_past_its_deadline_a_call_is_told_when_it_would_run(house):
+    async def main():
+        async with house(rate("input_tokens", 600, burst=600)) as here:
+            await use(here, call(600))
+            with pytest.raises(DeadlineError, match="600 input_tokens") as too_late:
+                await use(here, call(600, max_wait_s=10))
+            assert too_late.value.retry_after_s == pytest.approx(60, abs=0.1)
+            assert asyncio.get_running_loop().time() < 1, "it is told at once that it cannot make it"
+            assert await use(here, call(600, max_wait_s=61)) == pytest.approx(60, abs=0.01)
+
+    run(main())
+
+
+def test_a_deadline_ends_a_wait_that_only_a_settlement_could_end(house):
+    async def main():
+        async with house(slots(1)) as here:
+            holder = asyncio.create_task(use(here, call(), holds_s=30))
+            await asyncio.sleep(0)
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(DeadlineError):
+                await use(here, call(max_wait_s=5))
+            assert asyncio.get_running_loop().time() - started == pytest.approx(5)
+            await holder
+
+    run(main())
+
+
+def test_a_hard_cap_is_never_passed_and_refuses_nothing_that_fits(house):
+    """200 concurrent calls against $0.45; each may cost $0.015 and does cost between nothing and that."""
+
+    async def main():
+        async with house(budget(450_000)) as here:
+            scopes = Scopes(run="r")
+            spent, refused = 0, 0
+
+            async def one(number: int) -> None:
+                nonlocal spent, refused
+                tokens = number * 37 % 1000
+                usage = Usage(0, output_tokens=tokens)
+                try:
+                    async with here.manager.admit(call(0, output=1000, scopes=scopes)) as grant:
+                        await asyncio.sleep(1)
+                        grant.settle(usage)
+                        spent += FlatPrices().cost("", usage, 0).micro_usd or 0
+                except BudgetError:
+                    refused += 1
+                    # Refused only once what is left, all holds given back, is less than it may cost.
+                    assert 450_000 - spent < 15_000
+
+            await asyncio.gather(*(one(number) for number in range(200)))
+            view = level_of(await here.manager.limits(), "micro_usd")
+            assert view.used == spent <= 450_000
+            assert spent > 435_000
+            assert refused > 0
+            assert view.held == 0
+
+    run(main())
+
+
+def test_an_unknown_price_is_refused_by_a_money_limit_and_by_nothing_else(house):
+    async def main():
+        prices = FlatPrices(unknown=frozenset({"claude-test"}))
+        async with house(budget(450_000), rate("requests", 60), prices=prices) as here:
+            assert await use(here, call()) == 0
+            with pytest.raises(BudgetError, match="no price is known"):
+                await use(here, call(scopes=Scopes(run="r")))
+
+    run(main())
+
+
+def test_draining_refuses_what_waits_and_lets_the_rest_end(house):
+    async def main():
+        async with house(slots(1)) as here:
+            running = asyncio.create_task(use(here, call(), holds_s=3))
+            await asyncio.sleep(0)
+            waiting = asyncio.create_task(use(here, call()))
+            await asyncio.sleep(1)
+            await here.manager.close()
+            with pytest.raises(ShuttingDownError):
+                await waiting
+            assert await running == 0
+
+    run(main())

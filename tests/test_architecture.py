@@ -25,7 +25,8 @@ LAYERS = (
     ("runtime", "adapters", "testing"),
     ("compose",),
     ("__init__",),  # the public names: `import headgate`, `from headgate import open_manager`
-    ("gateway", "dashboard", "cli", "sim"),
+    ("gateway", "dashboard", "sim"),
+    ("cli",),  # `headgate serve` and `headgate run` start the gateway (decision 0009)
     ("__main__",),
 )
 WITHOUT_THIRD_PARTIES = ("__init__", "core", "ports", "runtime")

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from headgate.adapters.owners import owner_is_alive, owner_name
 from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.http import HttpClient, Timeouts
-from headgate.adapters.sqlite import SqliteStores, open_database
+from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, HashedKey, Provider
 from headgate.runtime.manager import Manager, Parts
@@ -97,7 +97,7 @@ async def open_house(
 
     make = make_provider or account_provider
     providers = {configured.account.name: make(configured) for configured in config.accounts}
-    async with open_database(config.store.path, synchronous=config.store.synchronous) as stores:
+    async with open_stores(config) as stores:
         manager = Manager(
             Parts(
                 levels=stores.levels,
@@ -126,6 +126,11 @@ async def open_house(
         finally:
             await manager.close()
             await client.close()
+
+
+def open_stores(config: Config) -> AbstractAsyncContextManager[SqliteStores]:
+    """Open the store that the configuration names."""
+    return open_database(config.store.path, synchronous="FULL" if config.store.synchronous == "full" else "NORMAL")
 
 
 def rules_of_key(key: HashedKey) -> Sequence[LimitRule]:

@@ -1,4 +1,4 @@
-"""The configuration. The rule: whatever a file holds, it is a Config or one ConfigError whose lines each name a place."""
+"""The configuration. The rule: a test says what a user wrote, and what came of it or was told."""
 
 import copy
 import dataclasses
@@ -14,8 +14,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from headgate.adapters.config import (
     Config,
@@ -228,6 +226,12 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
             ['headgate.toml:7: [[account]] models = "a b": expected a model or a pattern'],
         ),
         (f"{ACCOUNT}models = []", ["headgate.toml:5: [[account]] models = [...]: expected a list of models"]),
+        (f'{ACCOUNT}base_url = "https://me:pw@h"', ["headgate.toml:5: [[account]] base_url = (not shown): expected a"]),
+        (
+            f'{ACCOUNT}base_url = "https://h:x"',
+            ['headgate.toml:5: [[account]] base_url = "https://h:x": expected a URL'],
+        ),
+        (f'{ACCOUNT}base_url = "h"', ['headgate.toml:5: [[account]] base_url = "h": expected a URL such as']),
         (f"{ACCOUNT}reconcile = 1", ["headgate.toml:5: [[account]] reconcile = 1: expected true or false"]),
         (ACCOUNT + ACCOUNT, ["headgate.toml:6: [[account]] name: line 2 has the same"]),
         (
@@ -255,6 +259,10 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
         (
             '[[key]]\nname = "ci"\n[key.tags]\na = "b"\nc = 1',
             ["headgate.toml:5: [[key]] tags = 1: expected a name of letters"],
+        ),
+        (
+            2 * '[[price]]\nmodel = "m"\ninput = 1\noutput = 1\n',
+            ["headgate.toml:6: [[price]] model: line 2 has the same"],
         ),
         (
             '[[price]]\nmodel = "m"\ninput = -1',
@@ -305,8 +313,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file_and_up_to_a_boun
 def test_a_key_that_was_pasted_into_the_file_is_refused_and_not_shown(
     problems: Callable[..., list[str]], where: str
 ) -> None:
-    text = f'[[account]]\nname = "main"\nprovider = "anthropic"\napi_key = "env:OPENAI_API_KEY"\n[[account]]\n{where} = "{KEY}"'
-    assert problems(text)
+    assert problems(f'{ACCOUNT}[[account]]\n{where} = "{KEY}"')
 
 
 @pytest.mark.parametrize(
@@ -380,7 +387,7 @@ def reference_examples() -> list[str]:
 
 @pytest.mark.parametrize("text", reference_examples(), ids=lambda text: text.split("\n")[0])
 def test_the_examples_of_the_reference_load(load: Callable[..., Config], text: str) -> None:
-    assert load(text)
+    assert isinstance(load(text), Config)
 
 
 def test_the_reference_names_every_word() -> None:
@@ -394,111 +401,6 @@ def test_the_reference_names_every_word() -> None:
     named = {word for word in words if f"`{word}`" in REFERENCE or word in LIMIT_WORDS}
     assert named == words
     assert all(f"`{span}`" in REFERENCE for span in spans)
-
-
-GARBAGE = [
-    "",
-    "[",
-    "]",
-    "[[",
-    "]]",
-    "=",
-    '"',
-    "'",
-    "#",
-    "\n",
-    ",",
-    "{}",
-    "{",
-    ".",
-    "\\",
-    "1",
-    "-",
-    "0x",
-    "1e9",
-    "nan",
-    "true",
-]
-GARBAGE += [
-    "[[limit]]\n",
-    "[server]\n",
-    "scope",
-    "usd_per_day = 1\n",
-    '"env:X"',
-    "\0",
-    "é",
-    "\ud7ff",
-    "9" * 5000,
-    "a = 1\n",
-]
-EDITS = st.tuples(st.floats(0, 1), st.integers(0, 30), st.sampled_from(GARBAGE))
-
-
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz") / "headgate.toml"
-
-
-def check_fuzzed(path: Path, text: bytes) -> None:
-    path.write_bytes(text)
-    try:
-        assert isinstance(load_config(path, ENVIRON), Config)
-    except ConfigError as error:
-        last = text.count(b"\n") + 1
-        for line in str(error).split("\n"):
-            place = re.match(rf"{re.escape(str(path))}:(\d+): .", line)
-            assert place is not None, line
-            assert 1 <= int(place[1]) <= last
-            assert line.isprintable()
-            assert len(line) < 400 + len(str(path))
-        assert KEY not in str(error)
-
-
-@given(st.lists(EDITS, min_size=1, max_size=4))
-def test_a_valid_file_that_was_edited_at_random_is_read_or_told_about_by_line(
-    scratch: Path, edits: list[tuple[float, int, str]]
-) -> None:
-    text = EXAMPLE
-    for where, removed, inserted in edits:
-        at = int(where * len(text))
-        text = text[:at] + inserted + text[at + removed :]
-    check_fuzzed(scratch, text.encode())
-
-
-VALUES = [
-    "-1",
-    "0",
-    "true",
-    "1e400",
-    "nan",
-    '""',
-    '"x"',
-    '"*"',
-    "[]",
-    "[[1]]",
-    "{}",
-    "{ a = 1 }",
-    "1979-05-27",
-    "10",
-    "0.5",
-]
-
-
-@given(st.data())
-def test_a_valid_file_whose_values_were_exchanged_is_read_or_told_about_by_line(
-    scratch: Path, data: st.DataObject
-) -> None:
-    rows = EXAMPLE.split("\n")
-    assigned = [number for number, row in enumerate(rows) if re.match(r"[a-z_0-9]+ = ", row)]
-    for number in data.draw(st.lists(st.sampled_from(assigned), min_size=1, max_size=5)):
-        word = rows[number].partition(" = ")[0]
-        rows[number] = f"{word} = {data.draw(st.sampled_from(VALUES))}"
-    check_fuzzed(scratch, "\n".join(rows).encode())
-
-
-@given(st.binary(max_size=200))
-def test_bytes_that_are_no_configuration_are_told_about_by_line(scratch: Path, raw: bytes) -> None:
-    check_fuzzed(scratch, raw)
 
 
 def test_importing_it_reads_nothing_and_loads_no_price_list() -> None:

@@ -1,6 +1,7 @@
 """Limits in words. The rule: the expected limit is written out, so that a changed default is seen here."""
 
 from datetime import UTC
+from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -29,17 +30,18 @@ def problem(**words: object) -> str:
 @pytest.mark.parametrize(
     ("word", "value", "expected"),
     [
-        ("requests_per_second", 12, Rate("", SCOPE, "requests", 12, 1, 10, charged_at_start=True)),
-        ("requests_per_minute", 60, Rate("", SCOPE, "requests", 60, 60, 50, charged_at_start=True)),
-        ("requests_per_minute", 1, Rate("", SCOPE, "requests", 1, 60, 1, charged_at_start=True)),
-        ("tokens_per_minute", 6_000, Rate("", SCOPE, "tokens", 6_000, 60, 5_000, charged_at_start=True)),
-        ("input_tokens_per_minute", 6_000, Rate("", SCOPE, "input_tokens", 6_000, 60, 5_000)),
-        ("output_tokens_per_minute", 6_000, Rate("", SCOPE, "output_tokens", 6_000, 60, 5_000)),
+        ("requests_per_second", 12, Rate("", SCOPE, "requests", 12, 1, 10, largest=12, charged_at_start=True)),
+        ("requests_per_minute", 60, Rate("", SCOPE, "requests", 60, 60, 50, largest=60, charged_at_start=True)),
+        ("requests_per_minute", 1, Rate("", SCOPE, "requests", 1, 60, 1, largest=1, charged_at_start=True)),
+        ("tokens_per_minute", 6_000, Rate("", SCOPE, "tokens", 6_000, 60, 5_000, largest=6_000, charged_at_start=True)),
+        ("input_tokens_per_minute", 6_000, Rate("", SCOPE, "input_tokens", 6_000, 60, 5_000, largest=6_000)),
+        ("output_tokens_per_minute", 6_000, Rate("", SCOPE, "output_tokens", 6_000, 60, 5_000, largest=6_000)),
         ("requests_per_hour", 9, Window("", SCOPE, "requests", 9, Calendar("hour", UTC))),
         ("tokens_per_day", 9, Window("", SCOPE, "tokens", 9, Calendar("day", UTC))),
         ("usd_per_hour", 0.45, Window("", SCOPE, "micro_usd", 450_000, Calendar("hour", UTC))),
         ("usd_per_week", 25, Window("", SCOPE, "micro_usd", 25_000_000, Calendar("week", UTC))),
         ("usd_per_month", 0.0000001, Window("", SCOPE, "micro_usd", 1, Calendar("month", UTC))),
+        ("usd_per_month", Decimal("1e-2000000"), Window("", SCOPE, "micro_usd", 1, Calendar("month", UTC))),
         ("usd_per_lifetime", 5, Window("", SCOPE, "micro_usd", 5_000_000, Lifetime())),
         ("output_tokens_per_5h", 9, Window("", SCOPE, "output_tokens", 9, OpenedByUse(18_000))),
         ("usd_per_7d", 9, Window("", SCOPE, "micro_usd", 9_000_000, OpenedByUse(604_800))),
@@ -120,6 +122,7 @@ def test_only_requests_are_quantised() -> None:
         ({"usd_per_day": 1, "timezone": "Mars"}, 'timezone = "Mars": expected a time zone such as "Europe/Berlin"'),
         ({"usd_per_day": 1, "timezone": "../../etc/passwd"}, "expected a time zone"),
         ({"usd_per_day": 1, "timezone": "Europe"}, "expected a time zone"),
+        ({"usd_per_day": 1, "timezone": "x" * 300}, "expected a time zone"),
         ({"usd_per_day": 1, "timezone": ""}, "expected a time zone"),
         ({"usd_per_day": 1, "timezone": "\0"}, "expected a time zone"),
         ({"slots": 1, "models": "a b"}, 'models = "a b": expected a model or a pattern such as "claude-sonnet-*"'),

@@ -78,6 +78,18 @@ def test_no_usable_head_is_no_answer_and_is_not_sent_again(run: Runner, parts: l
     run(main())
 
 
+def test_what_is_wrong_with_an_answer_is_said() -> None:
+    async def main() -> None:
+        switch = b"HTTP/1.1 101 Switching\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
+        async with playing(answering_once(switch), answering_once(b"SSH-2.0\r\n")) as script, client_for() as client:
+            with pytest.raises(NoAnswer, match="the server switched protocols, which nobody asked for"):
+                await post(client, script.origin)
+            with pytest.raises(NoAnswer, match=r"not HTTP/1\.1: Expected HTTP/"):
+                await post(client, script.origin)
+
+    virtual_time.run(main())
+
+
 @pytest.mark.parametrize(
     ("parts", "body", "why"),
     [

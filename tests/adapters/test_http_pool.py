@@ -79,7 +79,8 @@ def test_nagle_is_off_and_nothing_is_left_open(run: Runner) -> None:
             plug = connection._transport.get_extra_info("socket")
             assert plug.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             await client.close()
-            assert (connection._transport, connection._parser) == (None, None)
+            assert not connection.usable
+            assert connection._parser is None
             assert await script.peers[0].reader.read() == b""
 
     run(main())
@@ -228,9 +229,11 @@ def test_a_call_that_tries_again_goes_before_those_that_have_yet_to_begin(run: R
             again = asyncio.create_task(pool.acquire(Timeouts(), 0.0, fresh=True))
             await until(lambda: pool.stats().waiting == 2)
             pool.idle(connection)
-            assert await again is connection
-            pool.idle(connection)
-            assert await later is connection
+            new = await again
+            assert new is not connection
+            assert not later.done()
+            pool.idle(new)
+            assert await later is new
 
     run(main())
 
@@ -239,15 +242,19 @@ def test_a_connection_that_dies_while_it_is_handed_over_costs_only_another_wait(
     async def main() -> None:
         async with playing(silent) as script, pool_of(script, 1) as pool:
             connection = await pool.acquire(Timeouts(), 0.0)
-            first, second = [asyncio.create_task(pool.acquire(Timeouts(), 0.0)) for _ in range(2)]
-            await until(lambda: pool.stats().waiting == 2)
+            first, second, third = [asyncio.create_task(pool.acquire(Timeouts(), 0.0)) for _ in range(3)]
+            await until(lambda: pool.stats().waiting == 3)
             pool.idle(connection)
             connection.abort()
             got = await second
             assert got is not connection
-            await until(lambda: pool.stats().waiting == 1)
+            await until(lambda: pool.stats().waiting == 2)
             pool.idle(got)
-            assert await first is got
+            got = await first
+            assert pool.stats().open == 1
+            assert not third.done()
+            pool.idle(got)
+            assert await third is got
 
     run(main())
 

@@ -104,12 +104,20 @@ def test_an_unknown_model_costs_an_unknown_amount_and_is_warned_of_once(
     assert len(caplog.text) < 500
 
 
+def test_a_name_that_is_far_too_long_is_not_kept(bundled: GenaiPrices) -> None:
+    kept = bundled._find.cache_info().currsize
+    assert micro_usd(bundled, "gpt-" * 100_000, NO_USAGE) is None
+    assert bundled._find.cache_info().currsize == kept
+
+
 def test_a_category_that_a_model_has_no_price_for_is_unknown_and_not_free(
     bundled: GenaiPrices, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert micro_usd(bundled, "text-embedding-3-large", Usage(input_tokens=1000)) == 130
     assert micro_usd(bundled, "text-embedding-3-large", Usage(output_tokens=1)) is None
-    assert micro_usd(bundled, "sonar", Usage(input_tokens=1)) is None  # its fee per request is not in a Usage
+    assert (
+        micro_usd(bundled, "perplexity/sonar", Usage(input_tokens=1)) is None
+    )  # its fee per request is not in a Usage
     assert "text-embedding-3-large" in caplog.text
 
 

@@ -45,6 +45,14 @@ def test_every_kind_of_blank_line_ends_an_event(blank: bytes) -> None:
     assert [event.whole for event in split([stream])] == [True, True]
 
 
+@pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\n\n"])
+def test_an_event_is_given_with_its_last_byte(blank: bytes) -> None:
+    splitter = EventSplitter()
+    stream = b"data: 1" + blank
+    given_at = [at for at, byte in enumerate(stream) if splitter.feed(bytes([byte]))]
+    assert given_at == [len(stream) - 1]
+
+
 @pytest.mark.parametrize(
     "chunks",
     [

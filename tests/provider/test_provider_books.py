@@ -1,7 +1,9 @@
 """The provider's own count: exact for calls that end well, badly, or in the middle."""
 
 import asyncio
+import http.client
 import json
+import time
 
 import pytest
 
@@ -117,6 +119,28 @@ def test_a_client_that_leaves_before_the_first_token_used_its_input_only(client)
     assert (told["state"], told["usage"]["input_tokens"], told["usage"]["output_tokens"]) == ("cancelled", 2, 0)
 
 
+def test_over_tcp_a_client_that_hangs_up_stops_the_generation(serve):
+    # At this pace the answer would take 200 s.
+    served = serve(latency=Latency(0.0, 100.0, 0.0), mean_output_tokens=20_000, deltas_per_stream=10_000)
+    body = {"model": "m", "max_tokens": 90_000, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    connection.request("POST", "/v1/messages", json.dumps(body), {ID: "call-1"})
+    answer = connection.getresponse()
+    assert b"message_start" in answer.read1()
+    answer.close()
+    connection.close()
+    asking = http.client.HTTPConnection("127.0.0.1", served.port, timeout=10)
+    given_up_s = time.monotonic() + 10
+    state = "running"
+    while state == "running" and time.monotonic() < given_up_s:
+        asking.request("GET", "/_provider/calls/call-1")
+        told = json.loads(asking.getresponse().read())
+        state = told["state"]
+    asking.close()
+    assert state == "cancelled"
+    assert told["usage"]["output_tokens"] < 1_000
+
+
 def test_a_server_that_stops_cancels_its_calls(client):
     async def scenario():
         caller = client(latency=SLOW)
@@ -223,6 +247,23 @@ def test_an_answer_takes_its_first_token_and_its_pace(client):
 
     assert run(scenario(stream=True)) == pytest.approx(1 + 5)
     assert run(scenario(stream=False)) == pytest.approx(1 + 5)
+
+
+def test_an_application_server_may_ask_for_a_lifespan(client):
+    async def scenario():
+        asked = [{"type": "lifespan.shutdown"}, {"type": "lifespan.startup"}]
+        told = []
+
+        async def receive():
+            return asked.pop()
+
+        async def send(message):
+            told.append(message["type"])
+
+        await client().provider({"type": "lifespan"}, receive, send)
+        return told
+
+    assert run(scenario()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
 
 
 def test_a_fresh_provider_has_an_empty_book():

@@ -136,9 +136,10 @@ def test_orphans_blanks_subagents_and_synthetic_answers_are_left_out(record):
 def test_after_a_compaction_the_conversation_is_the_summary(record):
     lines = (
         *TWO_CALLS,
+        answered(9, "msg_2", use("toolu_3")),
         compacted(10, trigger="auto", preTokens=9),
         said(10, "Summary of all that.", summary=True),
-        said(10, [result("toolu_1", "too late")]),
+        said(10, [result("toolu_3", "too late")]),
         answered(11, "msg_3", text("On."), use("toolu_9")),
         said(12, [result("toolu_9")]),
         answered(13, "msg_4", text("Done.")),

@@ -144,7 +144,7 @@ class MemoryJobStore:
 
     async def claim(self, run: str, owner: str, now_s: float, lease_until_s: float, most: int) -> list[Job]:
         """Claim up to `most` jobs of a run that are queued or whose lease is over, lowest index first."""
-        claimed = []
+        claimed: list[Job] = []
         with self._lock:
             jobs = self._jobs.get(run, {})
             for index, job in jobs.items():

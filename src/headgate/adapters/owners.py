@@ -9,7 +9,7 @@ import os
 import re
 import socket
 
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 _managers = itertools.count(1)
 
@@ -48,7 +48,8 @@ def _runs(pid: int, start_ms: int) -> bool:
 
 def _start_ms(process: psutil.Process) -> int:
     # psutil adds the time of the boot, which moves whenever the clock is set; without it the figure stands still.
-    return round((process.create_time() - psutil.boot_time()) * 1000)
+    since_boot_s: float = process.create_time() - psutil.boot_time()
+    return round(since_boot_s * 1000)
 
 
 def _host() -> str:

@@ -64,8 +64,9 @@ class Rate:
 
     A hold does not drain: a provider may charge it at any time until it is settled, so it is charged when it is
     settled. What is certain from the start (`charged_at_start`: a request is one request) drains from the start.
-    `lapse_ns` is when the last of the holds expires; from then on they count as spent. `oversize` admits a call larger
-    than the burst when the bucket is full, into debt: for the second row of a provider that quantises.
+    `lapse_ns` is when the last of the holds expires; from then on they count as spent. A call of up to
+    `largest` units (None: `burst`) that exceeds the burst is admitted when nothing is used or held, into debt: where
+    the burst is kept below a provider's own, so that jitter cannot overflow that, a large call must still go.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Rate:
     period_s: int
     burst: int
     models: str | None = None
-    oversize: bool = False
+    largest: int | None = None
     charged_at_start: bool = False
 
     kind: ClassVar[Kind] = "rate"
@@ -84,9 +85,10 @@ class Rate:
         """Hold `units` until they are settled, or say when there is room."""
         period_ns = self.period_s * NS_PER_S
         at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
-        needed = units if not self.oversize or units < self.burst else self.burst
-        if needed > self.burst:
-            return Never(self.burst)
+        largest = self.largest or self.burst
+        if units > largest:
+            return Never(largest)
+        needed = min(units, self.burst)
         excess = backlog + (held + needed - self.burst) * period_ns
         if excess <= 0:
             if self.charged_at_start:

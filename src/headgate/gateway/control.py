@@ -91,9 +91,8 @@ def instant_s(text: str | None, clock: Clock) -> float | None:
     """
     if text is None or not text:
         return None
-    span = _SPAN.fullmatch(text)
-    if span is not None:
-        return clock.now_s() - int(span[1]) * _SECONDS[span[2]]
+    if _SPAN.fullmatch(text) is not None:
+        return clock.now_s() - span_s(text)
     try:
         seconds = float(text)
     except ValueError:
@@ -107,6 +106,18 @@ def instant_s(text: str | None, clock: Clock) -> float | None:
     if not 0 <= seconds <= _LATEST_S:
         raise CallerError(f"{text[:50]!r} is no time: seconds since the epoch lie between 0 and {_LATEST_S:.0f}")
     return seconds
+
+
+def span_s(text: str) -> int:
+    """Give the seconds that `30m`, `12h` or `7d` name.
+
+    Raises:
+        CallerError: it is not of that form.
+    """
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        raise CallerError(f"{text[:50]!r} is no length of time: write 30s, 15m, 12h, 7d or 2w")
+    return int(span[1]) * _SECONDS[span[2]]
 
 
 def usage_json(groups: Sequence[UsageGroup], group_by: Sequence[str]) -> dict[str, Any]:

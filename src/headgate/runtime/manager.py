@@ -173,6 +173,10 @@ class Manager:
             self._admission.nudge()
         return recovered
 
+    async def drain(self) -> None:
+        """Admit nothing more and refuse what waits; what was sent goes on."""
+        await self._admission.drain()
+
     async def close(self) -> None:
         """Admit nothing more, refuse what waits, and return when all that was admitted is settled and recorded."""
         await self._admission.drain()

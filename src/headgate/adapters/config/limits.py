@@ -238,6 +238,8 @@ def _rate(shape: _Shape, period_s: int, burst_s: float | None) -> Rate:
         period_s,
         max(1, burst),
         shape.models,
+        # A call that needs the whole of a provider's bucket fits once nothing else is in it.
+        largest=shape.amount if burst_s is None else None,
         charged_at_start=shape.dimension in _CERTAIN_AT_START,
     )
 
@@ -286,7 +288,7 @@ def _timezone(value: object) -> tzinfo:
         try:
             return ZoneInfo(value)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            pass  # also raised for what is a path or a folder there
+            pass  # ValueError: a path, or no time zone file; OSError: a folder of the tzdata package
     raise Unfit('expected a time zone such as "Europe/Berlin"')
 
 

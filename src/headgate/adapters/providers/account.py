@@ -82,7 +82,7 @@ class AccountProvider:
 
         Raises:
             ProviderError: On entering and on reading the answer.
-            CallerError: The body of a streamed chat has `stream_options` twice.
+            CallerError: A streamed chat cannot be asked for its usage: see `ask_for_usage`.
         """
         endpoint = endpoint_of(request.target, request.headers)
         body = ask_for_usage(request.body) if endpoint is not None and endpoint.name == "chat" else None

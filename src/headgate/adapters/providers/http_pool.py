@@ -75,7 +75,9 @@ class HostPool:
         self._open: set[Connection] = set()
         self._closing: set[Connection] = set()  # their place is free, their transport not yet gone
         self._idle: list[Connection] = []  # the most recently used last
-        self._waiting: OrderedDict[asyncio.Future[Connection | _Grant], None] = OrderedDict()
+        self._waiting: OrderedDict[asyncio.Future[Connection | _Grant], bool] = (
+            OrderedDict()
+        )  # whether it wants a new one
         self._closed = False
         self._all_lost: asyncio.Future[None] | None = None
 
@@ -103,7 +105,7 @@ class HostPool:
         return None
 
     async def acquire(self, timeouts: Timeouts, started_s: float, *, fresh: bool = False) -> Connection:
-        """Open a connection, or wait until one is free; `fresh` prefers a new one to any that has lain idle.
+        """Open a connection, or wait until one is free; `fresh` for one that is new, and before all others.
 
         Raises:
             NotSent: None could be had.
@@ -114,12 +116,12 @@ class HostPool:
             if self._places < self._settings.connections_per_host:
                 self._places += 1
                 return await self._connect(timeouts, started_s)
-            granted = await self._wait(timeouts, started_s, first=fresh)
+            granted = await self._wait(timeouts, started_s, fresh=fresh)
             if isinstance(granted, Connection):
                 if granted.usable:
                     self.reused += 1
                     return granted
-                fresh = True  # It died on the way here: this call has waited long enough to be the first.
+                fresh = True  # It died on the way here; this call has waited its turn.
             elif granted is _Grant.PLACE:
                 return await self._connect(timeouts, started_s)
             elif granted is _Grant.TIMEOUT:
@@ -145,7 +147,9 @@ class HostPool:
 
     def idle(self, connection: Connection) -> None:
         """Hand the connection to the first that waits, or keep it."""
-        if not self._grant(connection):
+        if next((fresh for waiter, fresh in self._waiting.items() if not waiter.done()), False):
+            connection.abort()  # Its place goes to the one that waits.
+        elif not self._grant(connection):
             self._idle.append(connection)
 
     def gone(self, connection: Connection) -> None:
@@ -177,13 +181,13 @@ class HostPool:
         if not self._grant(_Grant.PLACE):
             self._places -= 1
 
-    async def _wait(self, timeouts: Timeouts, started_s: float, *, first: bool) -> Connection | _Grant:
+    async def _wait(self, timeouts: Timeouts, started_s: float, *, fresh: bool) -> Connection | _Grant:
         if len(self._waiting) >= self._settings.waiting_per_host:
             raise self._not_sent("pool", f"{len(self._waiting)} calls wait for a connection already", started_s)
         waiter: asyncio.Future[Connection | _Grant] = self._loop.create_future()
         timer = self._loop.call_later(timeouts.pool_s, _time_out, waiter)
-        self._waiting[waiter] = None
-        if first:
+        self._waiting[waiter] = fresh
+        if fresh:
             self._waiting.move_to_end(waiter, last=False)
         try:
             return await waiter

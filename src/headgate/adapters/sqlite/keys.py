@@ -7,14 +7,15 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
+from typing import Any
 
 from headgate.adapters.refusals import key_is_taken
 from headgate.adapters.sqlite.database import Database
 from headgate.ports import HashedKey
 
 # In the order of HashedKey.
-_COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s"
-_ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
+_COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet"
+_ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608 - our own columns
 _ALL = f"SELECT {_COLUMNS} FROM keys ORDER BY created_s, id"  # noqa: S608 - our own columns
 _REVOKE = "UPDATE keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL"
@@ -36,17 +37,22 @@ class SqliteKeyStore:
     async def find(self, key_id: str) -> HashedKey | None:
         """Give a key by its public id."""
         row = await self._database.read(lambda connection: connection.execute(_FIND, (key_id,)).fetchone())
-        return HashedKey(*row) if row is not None else None
+        return _key(row) if row is not None else None
 
     async def all(self) -> list[HashedKey]:
         """Give every key, oldest first."""
         rows = await self._database.read(lambda connection: connection.execute(_ALL).fetchall())
-        return [HashedKey(*row) for row in rows]
+        return [_key(row) for row in rows]
 
     async def revoke(self, key_id: str, now_s: float) -> bool:
         """End a key; False if there is none or it has ended."""
         values = (now_s, key_id)
         return await self._database.run(lambda connection: connection.execute(_REVOKE, values).rowcount == 1)
+
+
+def _key(row: tuple[Any, ...]) -> HashedKey:
+    *fields, fleet = row
+    return HashedKey(*fields, fleet=bool(fleet))
 
 
 def _add(keys: Sequence[HashedKey], connection: sqlite3.Connection) -> str | None:

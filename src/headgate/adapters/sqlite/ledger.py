@@ -41,7 +41,8 @@ _ABSENT = b""
 _OPEN = "state IN ('in_flight', 'lost')"  # word for word as in the partial index
 _ALL = (*COLUMNS, *DERIVED)
 
-_BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({', '.join('?' * len(_ALL))}) ON CONFLICT (id) DO NOTHING"
+_MARKS = ", ".join("?" * len(_ALL))
+_BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - our own columns
 _FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _ALL)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
 _IN_FLIGHT = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE {_OPEN} ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}"  # noqa: S608 - our own columns
 
@@ -103,7 +104,7 @@ class SqliteLedgerStore:
             raise attempt_was_begun(attempt.id)
 
     async def finish(self, attempt: Attempt) -> bool:
-        """Replace the row of an attempt in flight (or lost) by its outcome; False if there is none that is not final."""
+        """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
         return await self._database.run(partial(_finish, attempt, to_row(attempt)))
 
     async def in_flight(self) -> list[Attempt]:
@@ -187,7 +188,7 @@ def _between(column: str, first: float | None, last: float | None) -> tuple[tupl
 
 def _sum(group_by: tuple[GroupBy, ...], parts: list[_Part], connection: sqlite3.Connection) -> list[UsageGroup]:
     sums: dict[tuple[str | None, ...], Figures] = {} if group_by else {(): NO_FIGURES}
-    columns = ["hour / 24" if field == "day" else field for field in group_by]
+    columns = [f"hour / {HOURS_PER_DAY}" if field == "day" else field for field in group_by]
     for part in parts:
         select = f"SELECT {', '.join([*columns, part.figures])} FROM {part.source}"  # noqa: S608 - our own words; values are bound
         where = " AND ".join(part.conditions) or "TRUE"

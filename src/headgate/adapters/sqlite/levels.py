@@ -72,7 +72,7 @@ class SqliteLevelStore:
     async def wait_changed(self) -> None:
         """Return when another connection has committed since the last call returned, at most `POLL_S` later."""
         told = self._told_version
-        while (version := await self._database.read(lambda _: self._database.version())) == told:
+        while (version := await self._database.read(lambda _: self._database.version())) == told:  # noqa: ASYNC110 - other processes set no event
             await asyncio.sleep(POLL_S)
         self._told_version = version
 

@@ -93,6 +93,6 @@ def to_attempt(row: tuple[Any, ...]) -> Attempt:
         del named[name]
     return Attempt(
         **named,
-        scopes=Scopes(*row[_SCOPES], tags=tags),
-        usage=Usage(*row[_USAGE], reported=bool(row[_USAGE.stop])),
+        scopes=Scopes._make((*row[_SCOPES], tags)),
+        usage=Usage._make((*row[_USAGE], bool(row[_USAGE.stop]))),
     )

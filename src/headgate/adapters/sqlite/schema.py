@@ -143,7 +143,8 @@ _KEYS = """
         limits TEXT NOT NULL,      -- JSON
         scopes TEXT NOT NULL,      -- JSON
         expires_s REAL,
-        revoked_s REAL
+        revoked_s REAL,
+        fleet INTEGER NOT NULL     -- 1: made by a run for its agents
     ) WITHOUT ROWID
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headgate.core.errors import StoreError
 
-# The low byte of an extended result code is the primary one (sqlite.org/rescode.html, "Result Codes versus Error Codes").
+# The low byte of an extended result code is the primary one (sqlite.org/rescode.html, section 2).
 _PRIMARY = 0xFF
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})

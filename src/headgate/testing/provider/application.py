@@ -5,6 +5,7 @@ Serve it with uvicorn, or call it in process; it holds all of its state and star
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -72,7 +73,9 @@ class SimulatedProvider:
         else:
             if self._started_s is None:
                 self._started_s = asyncio.get_running_loop().time()
-            await self._dispatch(Exchange(scope, receive, send))
+            # Whoever left before the answer was sent wants no answer, and no server should hear of it.
+            with contextlib.suppress(ClientGoneError):
+                await self._dispatch(Exchange(scope, receive, send))
 
     def usage(self) -> dict[str, Any]:
         """Give the same as `GET /_provider/usage`: what was received, served, refused, charged; exact whole numbers."""

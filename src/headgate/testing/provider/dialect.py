@@ -3,7 +3,7 @@
 One rule: a dialect turns values into bytes and back; it never waits, counts or decides.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from headgate.testing.provider.answers import Answer, Fragment
@@ -28,7 +28,7 @@ class Reply:
     usage: Usage
     hides_usage: bool = False
     # OpenAI's Responses stream numbers its events.
-    sequence: int = field(default=0)
+    sequence: int = 0
 
 
 class Vendor(Protocol):

@@ -102,18 +102,6 @@ class Plan:
                 told.append((f"{name}-surpassed-threshold", str(_WARNING_SHARE)))
         return [(f"anthropic-ratelimit-unified-{name}".encode(), value.encode()) for name, value in told]
 
-    def as_dict(self, now_s: float) -> dict[str, dict[str, int | float | None]]:
-        """Give the use of each window."""
-        told: dict[str, dict[str, int | float | None]] = {}
-        for window in self._windows:
-            window.roll(now_s)
-            told[window.settings.name] = {
-                "limit_tokens": window.settings.tokens,
-                "used_tokens": window.used_tokens,
-                "resets_in_s": None if window.ends_s is None else window.ends_s - now_s,
-            }
-        return told
-
 
 def _status(window: _Window) -> str:
     if window.utilization() >= 1:

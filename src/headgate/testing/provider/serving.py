@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from http import HTTPStatus
 
@@ -19,7 +19,7 @@ from headgate.testing.provider.anthropic_request import MessagesHead, read_head,
 from headgate.testing.provider.anthropic_wire import AnthropicVendor
 from headgate.testing.provider.asked import Asked, RejectedError, seed_of
 from headgate.testing.provider.buckets import Dimension, Pool
-from headgate.testing.provider.counting import Books, Entry, State, Usage
+from headgate.testing.provider.counting import Books, Entry, Usage
 from headgate.testing.provider.credentials import UNKNOWN, Credential, Credentials
 from headgate.testing.provider.dialect import Dialect, Headers, Reply, Vendor
 from headgate.testing.provider.exchange import BodyTooLargeError, ClientGoneError, Exchange
@@ -27,6 +27,7 @@ from headgate.testing.provider.faults import FaultChooser
 from headgate.testing.provider.generation import Call, generate
 from headgate.testing.provider.openai_embeddings import embeddings_document, read_embeddings
 from headgate.testing.provider.openai_wire import OpenAIVendor
+from headgate.testing.provider.plan_windows import Plan
 from headgate.testing.provider.prompt_cache import PromptCache, Written
 from headgate.testing.provider.recorded import RecordedTurn, SessionError
 from headgate.testing.provider.recorded_answers import SessionFolder, recorded_answer
@@ -49,7 +50,18 @@ class _Visit:
     credential: Credential
     request_id: str
     body: bytes
-    fault: str | None
+    plan: Plan
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Objection:
+    """Why a call is not served; `refused_by` names the limit, and is empty where the call failed."""
+
+    status: int
+    body: bytes
+    headers: Headers = field(default_factory=list)
+    refused_by: str = ""
 
 
 @dataclass(slots=True)
@@ -173,7 +185,9 @@ class Service:
             self.books.open(UNKNOWN, UNKNOWN, request_id, exchange.header(b"x-headgate-call-id")).close("failed")
             await exchange.respond(401, headers, vendor.error(401, "invalid x-api-key", request_id))
             return None
-        return _Visit(exchange, vendor, credential, request_id, body, None)
+        # Plans are Anthropic's; a credential that is used for both vendors has none at the other.
+        plan = credential.plan if vendor.name == "anthropic" else Plan(())
+        return _Visit(exchange, vendor, credential, request_id, body, plan)
 
     def _open(self, visit: _Visit, model: str) -> Entry:
         call_id = visit.exchange.header(b"x-headgate-call-id")
@@ -245,45 +259,49 @@ class Service:
 
     async def _admit(self, visit: _Visit, entry: Entry, pool: Pool | None, asked: Asked, prompt: Usage) -> int | None:
         """Admit and charge a call; give what it reserved of OpenAI's tokens, or None when it was answered already."""
-        vendor, request_id, fault = visit.vendor, visit.request_id, visit.fault
-        if fault in _FORBIDDEN:
-            await self._turn_away(visit, entry, int(fault), vendor.error(int(fault), _FORBIDDEN[fault], request_id))
-            return None
         now_s = _now_s()
-        plan = visit.credential.plan.refusal(now_s) if isinstance(vendor, AnthropicVendor) else None
-        if plan is not None and isinstance(vendor, AnthropicVendor):
-            body, headers = vendor.plan_limited(plan.window, plan.wait_s, request_id)
-            await self._turn_away(visit, entry, 429, body, headers, pool=pool, refused_by=f"plan_{plan.window}")
-            return None
-        needed = _needed(vendor, asked, prompt)
-        refusal = None if pool is None else pool.refusal(needed, now_s)
-        if refusal is not None:
-            body, headers = vendor.rate_limited(refusal, asked.model, request_id)
-            by = refusal.bucket.dimension
-            await self._turn_away(visit, entry, 429, body, headers, pool=pool, refused_by=by)
-            return None
-        if fault == "429":
-            body = vendor.error(429, "This request would exceed the rate limit (injected).", request_id)
-            await self._turn_away(visit, entry, 429, body, [(b"retry-after", b"1")], pool=pool, refused_by="fault")
-            return None
-        if fault == "spend-limit":
-            status, body = vendor.spend_limited(request_id)
-            await self._turn_away(visit, entry, status, body, [(b"x-should-retry", b"false")], refused_by="spend")
+        needed = _needed(visit.vendor, asked, prompt)
+        objection = self._objection(visit, pool, asked.model, needed, now_s)
+        if objection is not None:
+            await self._turn_away(visit, entry, objection, pool)
             return None
         reserved = needed.get("tokens", 0)
         if pool is not None:
             pool.charge("requests", 1, now_s)
             pool.charge("tokens", reserved, now_s)
-        if fault in _BROKEN or fault == "disconnect-before":
+        if visit.fault in _BROKEN or visit.fault == "disconnect-before":
             # A failed call counts at OpenAI with all that it reserved; at Anthropic it is a request without tokens.
             entry.admitted(Usage(), reserved)
-            await self._break(visit, entry, pool, fault)
+            await self._break(visit, entry, pool, visit.fault)
             return None
         if pool is not None:
             pool.charge("input_tokens", prompt.uncached_tokens, now_s)
-        visit.credential.plan.use(prompt.uncached_tokens, now_s, self._wall_s())
+        visit.plan.use(prompt.uncached_tokens, now_s, self._wall_s())
         entry.admitted(prompt, reserved)
         return reserved
+
+    def _objection(
+        self, visit: _Visit, pool: Pool | None, model: str, needed: dict[Dimension, int], now_s: float
+    ) -> _Objection | None:
+        """Give why a call may not run, or None; it has charged nothing then."""
+        vendor, request_id, fault = visit.vendor, visit.request_id, visit.fault
+        if fault in _FORBIDDEN:
+            return _Objection(int(fault), vendor.error(int(fault), _FORBIDDEN[fault], request_id))
+        spent = visit.plan.refusal(now_s)
+        if spent is not None and isinstance(vendor, AnthropicVendor):
+            body, headers = vendor.plan_limited(spent.window, spent.wait_s, request_id)
+            return _Objection(429, body, headers, f"plan_{spent.window}")
+        refusal = None if pool is None else pool.refusal(needed, now_s)
+        if refusal is not None:
+            body, headers = vendor.rate_limited(refusal, model, request_id)
+            return _Objection(429, body, headers, refusal.bucket.dimension)
+        if fault == "429":
+            body = vendor.error(429, "This request would exceed the rate limit (injected).", request_id)
+            return _Objection(429, body, [(b"retry-after", b"1")], "fault")
+        if fault == "spend-limit":
+            status, body = vendor.spend_limited(request_id)
+            return _Objection(status, body, [(b"x-should-retry", b"false")], "spend")
+        return None
 
     async def _break(self, visit: _Visit, entry: Entry, pool: Pool | None, fault: str) -> None:
         if fault == "disconnect-before":
@@ -292,22 +310,13 @@ class Service:
             return
         status = visit.vendor.overloaded_status() if fault == "529" else int(fault)
         body = visit.vendor.error(status, _BROKEN[fault], visit.request_id)
-        await self._turn_away(visit, entry, status, body, pool=pool)
+        await self._turn_away(visit, entry, _Objection(status, body), pool)
 
-    async def _turn_away(
-        self,
-        visit: _Visit,
-        entry: Entry,
-        status: int,
-        body: bytes,
-        headers: Headers | None = None,
-        *,
-        pool: Pool | None = None,
-        refused_by: str = "",
-    ) -> None:
-        state: State = "refused" if refused_by else "failed"
-        entry.close(state, refused_by)
-        await visit.exchange.respond(status, [*_JSON, *(headers or ()), *self._headers(visit, pool)], body)
+    async def _turn_away(self, visit: _Visit, entry: Entry, objection: _Objection, pool: Pool | None) -> None:
+        # Closed before the answer leaves: a client that has it must find the call closed.
+        entry.close("refused" if objection.refused_by else "failed", objection.refused_by)
+        headers = [*_JSON, *objection.headers, *self._headers(visit, pool)]
+        await visit.exchange.respond(objection.status, headers, objection.body)
 
     async def _reject(self, visit: _Visit, rejected: RejectedError) -> None:
         self._open(visit, UNKNOWN).close("failed")
@@ -326,9 +335,7 @@ class Service:
         headers: Headers = [(visit.vendor.request_id_header, visit.request_id.encode())]
         if pool is not None:
             headers += visit.vendor.limit_headers(pool, now_s, wall_s)
-        if visit.vendor.name == "anthropic":
-            headers += visit.credential.plan.headers(now_s, wall_s)
-        return headers
+        return headers + visit.plan.headers(now_s, wall_s)
 
     def _call(self, visit: _Visit, read: _Read, entry: Entry, pool: Pool | None, dialect: Dialect) -> Call:
         reply = Reply(
@@ -344,7 +351,7 @@ class Service:
             reply=reply,
             entry=entry,
             pool=pool,
-            plan=visit.credential.plan,
+            plan=visit.plan,
             wall_s=self._wall_s,
             headers=lambda: self._headers(visit, pool),
             first_token=lambda: self._cache.commit(read.written, _now_s()),

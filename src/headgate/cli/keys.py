@@ -1,0 +1,148 @@
+"""`headgate keys`: make, list and end the keys that Headgate hands out.
+
+One rule: a secret is printed once, when it is made, and is nowhere else.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from headgate.adapters.config import Config, limit_rules
+from headgate.compose import WallClock, open_stores, read_config
+from headgate.core.errors import CallerError
+from headgate.gateway.callers import scope_name
+from headgate.gateway.control import rfc3339, span_s
+from headgate.runtime.keys import Keys, in_force, make_key
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWishes:
+    """A key as it was asked for: `limits` and `tags` as name=value, `expires_in` as 30d."""
+
+    name: str
+    limits: tuple[str, ...] = ()
+    team: str | None = None
+    tags: tuple[str, ...] = ()
+    expires_in: str | None = None
+
+
+def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) -> None:
+    """Make a key and print it.
+
+    Raises:
+        CallerError: a wish cannot be understood, or the name is taken.
+    """
+    if scope_name(wishes.name) != wishes.name:
+        raise CallerError(f"key name {wishes.name!r}: use up to 200 letters, digits and . : @ / # + = - _")
+    limits = [_limit(text) for text in wishes.limits]
+    limit_rules(f"key:{wishes.name}", limits)
+    scopes = {"team": wishes.team, "tags": dict(_pair("--tag", text) for text in wishes.tags)}
+    said = {name: value for name, value in scopes.items() if value}
+    clock = WallClock()
+    now_s = clock.now_s()
+    new = make_key(
+        wishes.name,
+        now_s,
+        limits=json.dumps(limits),
+        scopes=json.dumps(said),
+        expires_s=now_s + span_s(wishes.expires_in) if wishes.expires_in is not None else None,
+    )
+
+    async def add(keys: Keys) -> None:
+        if any(key.name == wishes.name and in_force(key, now_s) for key in await keys.all()):
+            raise CallerError(f"there is a key named {wishes.name!r} already; revoke it first, or take another name")
+        await keys.add([new.stored])
+
+    _with_keys(read_config(config_path), add)
+    if as_json:
+        _say(json.dumps({"id": new.stored.id, "name": wishes.name, "key": new.secret}))
+    else:
+        _say(new.secret)
+        print("headgate: this key is shown once; keep it where secrets are kept", file=sys.stderr)  # noqa: T201
+
+
+def list_keys(config_path: Path | None, *, as_json: bool) -> None:
+    """Print all keys without their secrets."""
+    keys = _with_keys(read_config(config_path), lambda keys: keys.all())
+    now_s = WallClock().now_s()
+    rows = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "in_force": in_force(key, now_s),
+            "created": rfc3339(key.created_s),
+            "expires": rfc3339(key.expires_s),
+            "revoked": rfc3339(key.revoked_s),
+            "limits": json.loads(key.limits),
+            "scopes": json.loads(key.scopes),
+        }
+        for key in keys
+        if not key.fleet
+    ]
+    if as_json:
+        _say(json.dumps({"keys": rows}))
+        return
+    for row in rows:
+        state = "in force" if row["in_force"] else "ended"
+        limits = ", ".join(f"{name}={value}" for entry in key_limits(row) for name, value in entry.items())
+        _say(f"{row['id']}  {row['name']:<24} {state:<9} since {row['created']}  {limits or 'no limits of its own'}")
+    if not rows:
+        _say("no keys; make one with `headgate keys create NAME`")
+
+
+def key_limits(row: Mapping[str, object]) -> list[dict[str, object]]:
+    """Give the limits of a listed key."""
+    limits = row["limits"]
+    assert isinstance(limits, list), "limits are stored as a list"
+    return limits
+
+
+def revoke_key(config_path: Path | None, id_or_name: str) -> None:
+    """End a key.
+
+    Raises:
+        CallerError: there is none of this id or name in force.
+    """
+
+    async def revoke(keys: Keys) -> int:
+        chosen = [key for key in await keys.all() if id_or_name in (key.id, key.name)]
+        return sum([await keys.revoke(key.id) for key in chosen])
+
+    if not _with_keys(read_config(config_path), revoke):
+        raise CallerError(f"no key {id_or_name!r} is in force; see `headgate keys list`")
+    _say(f"revoked {id_or_name}")
+
+
+def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with open_stores(config) as stores:
+            return await act(Keys(stores.keys, WallClock()))
+
+    return asyncio.run(run())
+
+
+def _limit(text: str) -> dict[str, object]:
+    word, value = _pair("--limit", text)
+    if value.replace("_", "").isdigit():
+        return {word: int(value)}
+    try:
+        return {word: float(value)}
+    except ValueError:
+        return {word: value}
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise CallerError(f"{option} {text!r}: expected name=value")
+    return name, value
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - what was asked for

@@ -1,0 +1,154 @@
+"""The commands and their options.
+
+One rule: every error that a person can act on is one line on stderr, without a traceback, and an exit code.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headgate.core.errors import CallerError, HeadgateError, LimitError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_LIMITED = 1, 2, 75
+
+app = typer.Typer(
+    name="headgate",
+    help="The resource manager for LLM agents: who may call now, who waits, for how long and at what cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own limits and attribution.")
+app.add_typer(keys_app, name="keys", no_args_is_help=True)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except HeadgateError as error:
+        print(f"headgate: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks on stderr
+        if isinstance(error, CallerError):
+            sys.exit(EXIT_USAGE)
+        sys.exit(EXIT_LIMITED if isinstance(error, LimitError) else EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    listen: Annotated[str | None, typer.Option(help="host:port to listen on, instead of the configured one.")] = None,
+) -> None:
+    """Serve the gateway; prints one line with its address when it is ready. SIGTERM drains."""
+    from headgate.cli.serving import serve_gateway  # noqa: PLC0415 - heavy, and only this command needs it
+
+    serve_gateway(config, listen)
+
+
+@app.command()
+def provider(
+    listen: Annotated[str, typer.Option(help="host:port; port 0 takes a free one.")] = "127.0.0.1:8585",
+    *,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    input_tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    output_tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="OpenAI's: input and output together.")] = None,
+    burst_s: Annotated[float, typer.Option(help="Depth of each bucket, in seconds of its rate.")] = 60.0,
+    quantum_s: Annotated[float | None, typer.Option(help="Enforce request rates over this short a period too.")] = None,
+    first_token_s: Annotated[float, typer.Option(help="Time to the first token.")] = 0.8,
+    tokens_per_second: Annotated[float, typer.Option(help="Pace after it.")] = 70.0,
+    mean_output_tokens: Annotated[int, typer.Option(min=1)] = 300,
+    sessions: Annotated[Path | None, typer.Option(help="Recorded sessions to answer from.")] = None,
+    tool_calls: Annotated[bool, typer.Option(help="Answer questions that offer tools with a tool call.")] = False,
+    fault: Annotated[
+        list[str] | None, typer.Option(help="kind=probability, such as 529=0.05; may be repeated.")
+    ] = None,
+    idle_exit_s: Annotated[float | None, typer.Option(help="End after so long without a request.")] = None,
+) -> None:
+    """Serve the simulated provider: real wire formats and real limits, for load tests that spend nothing."""
+    from headgate.cli.simulated import ProviderOptions, serve_provider  # noqa: PLC0415 - only this command needs it
+
+    serve_provider(
+        ProviderOptions(
+            listen=listen,
+            requests_per_minute=requests_per_minute,
+            input_tokens_per_minute=input_tokens_per_minute,
+            output_tokens_per_minute=output_tokens_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            burst_s=burst_s,
+            quantum_s=quantum_s,
+            first_token_s=first_token_s,
+            tokens_per_second=tokens_per_second,
+            mean_output_tokens=mean_output_tokens,
+            sessions=sessions,
+            tool_calls=tool_calls,
+            faults=tuple(fault or ()),
+            idle_exit_s=idle_exit_s,
+        )
+    )
+
+
+@app.command()
+def usage(
+    config: ConfigOption = None,
+    by: Annotated[str, typer.Option("--by", help="Fields to group by: model,key,account,run,session,agent,day.")] = "",
+    since: Annotated[str | None, typer.Option(help="7d, 12h, or a time.")] = None,
+    until: Annotated[str | None, typer.Option(help="A time.")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what was used and what it cost, over all processes."""
+    from headgate.cli.questions import show_usage  # noqa: PLC0415 - heavy
+
+    show_usage(config, by, since, until, as_json=as_json)
+
+
+@app.command()
+def limits(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """Show every limit: used, held, free, and when it resets."""
+    from headgate.cli.questions import show_limits  # noqa: PLC0415 - heavy
+
+    show_limits(config, as_json=as_json)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="A name for the key; its limits hold for key:NAME.")],
+    config: ConfigOption = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(help="word=value in the configuration's words, such as usd_per_day=5.")
+    ] = None,
+    team: Annotated[str | None, typer.Option(help="Whose calls they are.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
+    expires_in: Annotated[str | None, typer.Option(help="30d, 12h; without it the key does not expire.")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key. It is shown once, and only its hash is kept."""
+    from headgate.cli.keys import KeyWishes, create_key  # noqa: PLC0415 - heavy
+
+    create_key(config, KeyWishes(name, tuple(limit or ()), team, tuple(tag or ()), expires_in), as_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """List the keys, without their secrets."""
+    from headgate.cli.keys import list_keys  # noqa: PLC0415 - heavy
+
+    list_keys(config, as_json=as_json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id or name.")], config: ConfigOption = None) -> None:
+    """End a key; calls with it are refused from within a second on."""
+    from headgate.cli.keys import revoke_key  # noqa: PLC0415 - heavy
+
+    revoke_key(config, key)

@@ -1,0 +1,96 @@
+"""`headgate usage` and `headgate limits`: what was used, and what is left.
+
+One rule: they read the store, so they work beside a running gateway and without one, and change nothing.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from headgate.compose import WallClock, open_manager, read_config
+from headgate.gateway.control import limits_json, usage_json, usage_query
+from headgate.runtime.manager import Manager
+
+T = TypeVar("T")
+
+
+def show_usage(config_path: Path | None, by: str, since: str | None, until: str | None, *, as_json: bool) -> None:
+    """Print sums of the ledger.
+
+    Raises:
+        CallerError: a field or a time cannot be understood.
+    """
+    words = {"group_by": by, "since": since, "until": until}
+    query = usage_query(urlencode({name: word for name, word in words.items() if word}), WallClock())
+    groups = _ask(config_path, lambda manager: manager.usage(query))
+    shape = usage_json(groups, query.group_by)
+    if as_json:
+        _print_json(shape)
+        return
+    columns = [*query.group_by, "requests", "input", "cache read", "cache write", "output", "cost", "waited"]
+    total = [*("total" if not index else "" for index in range(len(query.group_by))), *_usage_cells(shape["total"])]
+    rows = [[*(str(row[name] or "-") for name in query.group_by), *_usage_cells(row)] for row in shape["groups"]]
+    _print_table(columns, [*rows, total] if query.group_by else [total], left=len(query.group_by))
+
+
+def show_limits(config_path: Path | None, *, as_json: bool) -> None:
+    """Print every limit that is configured or in use."""
+    shape = limits_json(_ask(config_path, lambda manager: manager.limits()))
+    if as_json:
+        _print_json(shape)
+        return
+    columns = ["scope", "models", "dimension", "per", "limit", "used", "held", "free", "resets"]
+    rows = [
+        [
+            view["scope"],
+            view["models"] or "all",
+            view["dimension"],
+            view["per"],
+            *(_amount(view["dimension"], view[name]) for name in ("amount", "used", "held", "free")),
+            view["resets_at"] or "-",
+        ]
+        for view in shape["limits"]
+    ]
+    if rows:
+        _print_table(columns, rows, left=4)
+    else:
+        print("no limits are configured")  # noqa: T201 - the answer
+
+
+def _ask(config_path: Path | None, question: Callable[[Manager], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with open_manager(read_config(config_path)) as manager:
+            return await question(manager)
+
+    return asyncio.run(run())
+
+
+def _usage_cells(sums: dict[str, Any]) -> list[str]:
+    cost = f"${sums['cost_micro_usd'] / 1_000_000:,.4f}"
+    names = ("requests", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    unknown = f" + {sums['unknown_cost']} unknown" if sums["unknown_cost"] else ""
+    return [*(f"{sums[name]:,}" for name in names), cost + unknown, f"{sums['wait_ms'] / 1000:,.1f} s"]
+
+
+def _amount(dimension: str, amount: int) -> str:
+    return f"${amount / 1_000_000:,.4f}" if dimension == "micro_usd" else f"{amount:,}"
+
+
+def _print_json(shape: dict[str, Any]) -> None:
+    print(json.dumps(shape))  # noqa: T201 - the answer
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
+    from rich.console import Console  # noqa: PLC0415 - heavy, and --json does not need it
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty()).print(table)

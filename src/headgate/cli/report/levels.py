@@ -1,0 +1,125 @@
+"""Levels after the fact: how full a limit was at any time, from what each call used of it.
+
+One rule: use is measured as the provider meters it (requests and input when a call is admitted, output as it is
+produced), against what the limit had to give, so that 100 % means that not one unit more could have been had.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from headgate.core.instants import to_ns, to_s
+from headgate.core.ledger import Attempt
+from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.usage import CHARGES, Dialect
+
+__all__ = ["Charge", "LevelUse", "Span", "charges_of", "level_use", "merged"]
+
+# Output flows; so many pieces of each answer are near enough to a flow for a level that is read to the percent.
+_PIECES = 8
+
+
+class Span(NamedTuple):
+    """A stretch of time, in seconds since the epoch."""
+
+    from_s: float
+    to_s: float
+
+
+class Charge(NamedTuple):
+    """Units that a level was charged at an instant; of a gauge: how many more (or fewer) were in use from then on."""
+
+    at_s: float
+    units: float
+
+
+@dataclass(frozen=True, slots=True)
+class LevelUse:
+    """How far a limit was used, as shares of 1; None where there was nothing to measure.
+
+    `highest` is the fullest that the level ever was. `average` is what was used of all that the limit had to give while
+    calls were under way; `while_waiting` the same for the time in which calls waited: of the limit that binds it is what
+    was made of it.
+    """
+
+    highest: float | None = None
+    average: float | None = None
+    while_waiting: float | None = None
+
+
+def charges_of(calls: Iterable[Attempt], limit: Limit, dialect: Dialect) -> list[Charge]:
+    """Give what calls charged a limit, in order of time."""
+    charges: list[Charge] = []
+    for call in calls:
+        begun_s = call.admitted_s
+        over_s = begun_s if call.done_s is None else max(begun_s, call.done_s)
+        if isinstance(limit, Gauge):
+            charges += (Charge(begun_s, 1), Charge(over_s, -1))
+            continue
+        units = getattr(CHARGES[dialect](call.usage, call.cost_micro_usd), limit.dimension) or 0
+        if not units:
+            continue
+        if limit.dimension == "output_tokens":
+            first_s = min(over_s, max(begun_s, call.first_byte_s or begun_s))
+            step_s = (over_s - first_s) / _PIECES
+            charges += (Charge(first_s + (piece + 0.5) * step_s, units / _PIECES) for piece in range(_PIECES))
+        else:
+            charges.append(Charge(over_s if limit.dimension == "micro_usd" else begun_s, units))
+    # Ends before beginnings at one instant: a slot that is handed over is not in use twice.
+    charges.sort()
+    return charges
+
+
+def level_use(limit: Limit, charges: Sequence[Charge], calls: Sequence[Attempt]) -> LevelUse:
+    """Measure the use of a limit by charges that are sorted by time."""
+    if not charges:
+        return LevelUse()
+    under_way = merged(Span(call.queued_s, max(call.admitted_s, call.done_s or 0.0)) for call in calls)
+    waiting = merged(Span(call.queued_s, call.admitted_s) for call in calls if call.admitted_s > call.queued_s)
+    match limit:
+        case Rate():
+            return _rate_use(limit, charges, under_way, waiting)
+        case Gauge():
+            return _gauge_use(limit, charges, under_way, waiting)
+        case Window() | Rolling():
+            return LevelUse(highest=_window_highest(limit, charges))
+
+
+def merged(spans: Iterable[Span]) -> list[Span]:
+    """Join stretches that overlap; sorted."""
+    joined: list[Span] = []
+    for span in sorted(spans):
+        if joined and span.from_s <= joined[-1].to_s:
+            joined[-1] = Span(joined[-1].from_s, max(joined[-1].to_s, span.to_s))
+        else:
+            joined.append(span)
+    return joined
+
+
+def _rate_use(limit: Rate, charges: Sequence[Charge], under_way: list[Span], waiting: list[Span]) -> LevelUse:
+    """Run the bucket once more: full at the start, refilled at its rate, and see how much of the refill it had to drop."""
+    rate = limit.amount / limit.period_s
+    backlog, highest, at_s, used = 0.0, 0.0, under_way[0].from_s, 0.0
+    unused: list[tuple[Span, float]] = []
+    for charge in charges:
+        span_s = max(0.0, charge.at_s - at_s)
+        idle_s = max(0.0, span_s - backlog / rate)
+        if idle_s:
+            unused.append((Span(charge.at_s - idle_s, charge.at_s), rate))
+        backlog = max(0.0, backlog - span_s * rate) + charge.units
+        at_s = max(at_s, charge.at_s)
+        highest = max(highest, backlog)
+        used += charge.units
+    end_s = max(under_way[-1].to_s, at_s)
+    idle_s = max(0.0, (end_s - at_s) - backlog / rate)
+    if idle_s:
+        unused.append((Span(end_s - idle_s, end_s), rate))
+    left = max(0.0, limit.burst - max(0.0, backlog - (end_s - at_s) * rate))
+    dropped = _within(unused, under_way)
+    dropped_waiting = _within(unused, waiting)
+    waited_s = sum(span.to_s - span.from_s for span in waiting)
+    return LevelUse(
+        highest=highest / limit.burst,
+        average=used / (used + dropped + left) if used + dropped + left else None,
+        while_waiting=1 - dropped_waiting / (rate * waited_s) if waited_s > 0 else None,
+    )

@@ -1,0 +1,115 @@
+"""`headgate serve`: the gateway, until it is told to stop.
+
+One rule: it says one line when it is ready, and drains when it is told to end: what runs may finish, what waits is
+told to come back, and everything is settled and recorded before the process goes.
+"""
+
+import asyncio
+import ipaddress
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from headgate.adapters.config import Config
+from headgate.adapters.server import RunningServer, run, serve
+from headgate.compose import House, open_house, read_config
+from headgate.core.errors import ConfigError
+from headgate.gateway.application import Gateway, GatewaySettings
+
+
+def serve_gateway(config_path: Path | None, listen: str | None) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        HeadgateError: the store or the address cannot be used.
+    """
+    config = read_config(config_path)
+    host, port = listen_address(listen, (config.server.host, config.server.port))
+    require_accounts(config)
+    run(_serve(config, host, port))
+
+
+@asynccontextmanager
+async def gateway_of(house: House, host: str, port: int) -> AsyncIterator[RunningServer]:
+    """Serve the gateway of a house until the block is left.
+
+    Raises:
+        ConfigError: it would be open to more than this machine without any key.
+        ListenError: the address cannot be listened on.
+    """
+    settings = house.config.server
+    loopback = is_loopback(host)
+    token = settings.admin_token.reveal() if settings.admin_token is not None else None
+    if not loopback and token is None:
+        raise ConfigError(
+            f"listen = {host}:{port} is open to other machines and needs an admin token: set [server] admin_token = "
+            '"env:NAME", or listen on 127.0.0.1'
+        )
+    gateway = Gateway(
+        house.manager,
+        GatewaySettings(
+            max_body_bytes=settings.max_body_bytes,
+            max_wait_s=settings.max_wait_s,
+            open_to_all=loopback,
+            admin_token=token,
+        ),
+    )
+    async with serve(gateway, host, port, drain_s=settings.drain_s) as server:
+        yield server
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen_address(text: str | None, default: tuple[str, int]) -> tuple[str, int]:
+    """Give host and port of `host:port`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    if text is None:
+        return default
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 - the largest port
+        raise ConfigError(f"--listen {text!r}: expected host:port, such as 127.0.0.1:8484")
+    return host.strip("[]"), int(port)
+
+
+def require_accounts(config: Config) -> None:
+    """Raise ConfigError when there is no provider to call."""
+    if not config.accounts:
+        raise ConfigError(
+            "no provider account: set ANTHROPIC_API_KEY or OPENAI_API_KEY, or write [[account]] in headgate.toml; "
+            "to try without one, start `headgate provider` and point an account's base_url at it"
+        )
+
+
+async def _serve(config: Config, host: str, port: int) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with open_house(config) as house, gateway_of(house, host, port) as server:
+        bound_host, bound_port = server.address
+        accounts = ", ".join(f"{entry.account.name} ({entry.account.dialect})" for entry in config.accounts)
+        _say(f"headgate: serving http://{_in_url(bound_host)}:{bound_port} for {accounts}; {len(config.limits)} limits")
+        await stopped.wait()
+        _say(f"headgate: draining, up to {config.server.drain_s:.0f} s for calls on their way")
+        # What waits in a lane is told at once; what was sent may end.
+        await asyncio.gather(house.manager.drain(), server.stop(config.server.drain_s))
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stdout, flush=True)  # noqa: T201 - the command's one line

@@ -1,0 +1,114 @@
+"""`headgate provider`: the simulated provider as a server.
+
+One rule: what it enforces is what the options say; nothing is read from the environment.
+"""
+
+import asyncio
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from headgate.adapters.server import App, Message, Receive, Send, run, serve
+from headgate.cli.serving import listen_address
+from headgate.core.errors import ConfigError
+from headgate.testing.provider import Faults, Latency, ModelLimits, ProviderSettings, SimulatedProvider
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderOptions:
+    """The options of the command, as they were written."""
+
+    listen: str
+    requests_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    burst_s: float = 60.0
+    quantum_s: float | None = None
+    first_token_s: float = 0.8
+    tokens_per_second: float = 70.0
+    mean_output_tokens: int = 300
+    sessions: Path | None = None
+    tool_calls: bool = False
+    faults: tuple[str, ...] = ()
+    idle_exit_s: float | None = None
+
+
+def serve_provider(options: ProviderOptions) -> None:
+    """Serve until SIGTERM or SIGINT, or for `idle_exit_s` without a request.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
+    host, port = listen_address(options.listen, ("127.0.0.1", 8585))
+    run(_serve(SimulatedProvider(settings_of(options)), host, port, options.idle_exit_s))
+
+
+def settings_of(options: ProviderOptions) -> ProviderSettings:
+    """Give the provider's settings.
+
+    Raises:
+        ConfigError: an option cannot be used.
+    """
+    limits = ModelLimits(
+        requests_per_minute=options.requests_per_minute,
+        input_tokens_per_minute=options.input_tokens_per_minute,
+        output_tokens_per_minute=options.output_tokens_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        burst_s=options.burst_s,
+        quantum_s=options.quantum_s,
+    )
+    try:
+        return ProviderSettings(
+            limits=(limits,),
+            latency=Latency(options.first_token_s, options.tokens_per_second),
+            faults=Faults(probability=dict(_fault(text) for text in options.faults)),
+            mean_output_tokens=options.mean_output_tokens,
+            tool_calls=options.tool_calls,
+            sessions=options.sessions,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _fault(text: str) -> tuple[str, float]:
+    kind, _, share = text.partition("=")
+    try:
+        return kind, float(share)
+    except ValueError:
+        raise ConfigError(f"--fault {text!r}: expected kind=probability, such as 529=0.05") from None
+
+
+async def _serve(provider: App, host: str, port: int, idle_exit_s: float | None) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    last_s = loop.time()
+    on_way = 0
+
+    async def counted(scope: Message, receive: Receive, send: Send) -> None:
+        nonlocal last_s, on_way
+        on_way += 1
+        try:
+            await provider(scope, receive, send)
+        finally:
+            on_way -= 1
+            last_s = loop.time()
+
+    def look() -> None:
+        assert idle_exit_s is not None
+        left_s = idle_exit_s - (loop.time() - last_s)
+        if on_way == 0 and left_s <= 0:
+            stopped.set()
+        else:
+            loop.call_later(max(left_s, 1.0), look)
+
+    if idle_exit_s is not None:
+        look()
+    async with serve(counted, host, port, drain_s=1.0) as server:
+        bound_host, bound_port = server.address
+        print(f"headgate: simulated provider at http://{bound_host}:{bound_port}", flush=True)  # noqa: T201
+        await stopped.wait()
+    sys.stdout.flush()

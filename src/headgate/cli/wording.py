@@ -1,0 +1,95 @@
+"""Wording: how figures, times and limits are written for people, the same on the terminal and on the page.
+
+One rule: short, and never less true than the figure: an unknown amount is a question mark, not 0.
+"""
+
+import re
+
+from headgate.core.amounts import MICRO_USD_PER_USD
+
+__all__ = ["amount_text", "count_text", "duration_text", "limit_text", "per_text", "share_text", "usd_text"]
+
+_DIMENSIONS = {
+    "requests": "requests",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "tokens": "tokens",
+    "micro_usd": "dollars",
+    "slots": "slots",
+}
+_PERIODS = {"1s": "/s", "60s": "/min", "3600s": "/h", "86400s": "/day", "lifetime": " in all", "at once": " at once"}
+_LENGTH = re.compile(r"(?:[a-z]+-)?(\d+)s(?:\+\d+)?")
+_SCALES = ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k"))
+_PRECISE_BELOW = 100
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+
+
+def count_text(count: float) -> str:
+    """Write a count in up to four digits: 9,999, 12.3k, 41.2M."""
+    for scale, letter in _SCALES:
+        if abs(count) >= scale:
+            divisor = 1_000 if letter == "k" else scale
+            value = count / divisor
+            return f"{value:.1f}{letter}" if abs(value) < _PRECISE_BELOW else f"{value:,.0f}{letter}"
+    return f"{count:,.0f}"
+
+
+def usd_text(micro_usd: int | None, unknown: int = 0) -> str:
+    """Write dollars to the cent, and small sums to the hundredth of one; `unknown` calls make it a lower bound."""
+    if micro_usd is None:
+        return "?"
+    dollars = micro_usd / MICRO_USD_PER_USD
+    text = f"${dollars:,.2f}" if dollars >= 1 or not micro_usd else f"${dollars:.4f}"
+    return f"{text} + ?" if unknown else text
+
+
+def amount_text(dimension: str, amount: float) -> str:
+    """Write an amount of a dimension."""
+    return usd_text(round(amount)) if dimension == "micro_usd" else count_text(amount)
+
+
+def share_text(share: float | None) -> str:
+    """Write a share as a percentage; all but all is 99.9 %, not 100 %."""
+    if share is None:
+        return "-"
+    percent = share * 100
+    if 99 < percent < 100:  # noqa: PLR2004 - where rounding would say something else
+        return f"{int(percent * 10) / 10:.1f} %"
+    return f"{percent:.0f} %"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a length of time: 0.42 s, 12 s, 3:05, 2:03:05, 3 d 04:00."""
+    if seconds < 10:  # noqa: PLR2004 - below it the hundredths are worth reading
+        return f"{seconds:.2f} s"
+    whole = round(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    minutes, rest_s = divmod(whole, _MINUTE_S)
+    if whole < _HOUR_S:
+        return f"{minutes}:{rest_s:02d}"
+    hours, minutes = divmod(minutes, 60)
+    if whole < _DAY_S:
+        return f"{hours}:{minutes:02d}:{rest_s:02d}"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours:02d}:{minutes:02d}"
+
+
+def limit_text(scope: str, models: str | None, dimension: str) -> str:
+    """Name a limit: `account:main claude-opus* input tokens`."""
+    pool = "" if models in (None, "*") else f" {models}"
+    return f"{scope}{pool} {_DIMENSIONS.get(dimension, dimension)}"
+
+
+def per_text(per: str) -> str:
+    """Write what an amount is for: `/min`, `/5 h`, `/month`, ` in all`."""
+    if per in _PERIODS:
+        return _PERIODS[per]
+    length = _LENGTH.fullmatch(per)
+    if length is None:
+        return f"/{per}"
+    seconds = int(length[1])
+    for unit_s, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if seconds % unit_s == 0:
+            return f"/{seconds // unit_s} {unit}"
+    return f"/{seconds} s"

@@ -1,0 +1,464 @@
+"""The SQLite adapter's own promises: group commit, patience with a locked file, and one clear line when it is broken."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from headgate.adapters.sqlite import database as database_module
+from headgate.adapters.sqlite.database import Database
+from headgate.adapters.sqlite.levels import FORGET_AFTER_S, SqliteLevelStore
+from headgate.adapters.sqlite.schema import MIGRATIONS, migrate
+from headgate.adapters.sqlite.stores import open_database
+from headgate.core.errors import StoreError
+from headgate.testing.exercises.ledger import a_full_attempt, an_attempt
+from headgate.testing.exercises.levels import add_one, read, write
+from headgate.testing.virtual_time import run
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "headgate.db"
+
+
+@asynccontextmanager
+async def opened(path: Path, patience_s: float = 30.0) -> AsyncIterator[Database]:
+    database = await Database.open(path, patience_s=patience_s)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def statements_of(database: Database) -> list[str]:
+    seen: list[str] = []
+    database._connection.set_trace_callback(seen.append)
+    return seen
+
+
+def insert(name: str) -> Callable[[sqlite3.Connection], int]:
+    def work(connection: sqlite3.Connection) -> int:
+        return connection.execute("INSERT INTO levels VALUES (?, '[]', 0)", (name,)).rowcount
+
+    return work
+
+
+async def names_in(database: Database) -> list[str]:
+    return [
+        name for (name,) in await database.read(lambda c: c.execute("SELECT name FROM levels ORDER BY name").fetchall())
+    ]
+
+
+def test_all_work_of_one_tick_is_one_transaction(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            statements = statements_of(stores.levels._database)
+            await asyncio.gather(
+                *(add_one(stores.levels, "a") for _ in range(20)),
+                stores.ledger.begin(an_attempt()),
+                *(add_one(stores.levels, f"level {number}") for number in range(3)),
+            )
+            assert [text for text in statements if text.startswith(("BEGIN", "COMMIT"))] == ["BEGIN IMMEDIATE", "COMMIT"]
+            # What twenty steps changed is written once.
+            assert sum("INTO levels" in text for text in statements) == 4
+            assert await read(stores.levels, "a") == {"a": (20,)}
+
+    run(main())
+
+
+def test_what_nobody_else_has_written_is_not_read_again(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            await add_one(stores.levels, "a")
+            statements = statements_of(stores.levels._database)
+            await add_one(stores.levels, "a")
+            assert not any("SELECT" in text for text in statements)
+
+    run(main())
+
+
+def test_work_that_fails_leaves_the_rest_of_its_batch_done_in_order(path: Path) -> None:
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[[sqlite3.Connection], int]:
+        def work(connection: sqlite3.Connection) -> int:
+            order.append(name)
+            return insert(name)(connection)
+
+        return work
+
+    def broken(connection: sqlite3.Connection) -> None:
+        insert("half done")(connection)
+        raise LookupError("on purpose")
+
+    async def main() -> None:
+        async with opened(path) as database:
+            results = await asyncio.gather(
+                database.run(noted("a")),
+                database.run(broken),
+                database.run(insert("a")),  # the name is taken
+                database.run(noted("b")),
+                return_exceptions=True,
+            )
+            assert results[0] == results[3] == 1
+            assert isinstance(results[1], LookupError)
+            assert isinstance(results[2], StoreError)
+            assert await names_in(database) == ["a", "b"]
+            assert order[-2:] == ["a", "b"]
+
+    run(main())
+
+
+def test_steps_of_a_batch_that_was_rolled_back_run_again_on_what_is_true(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            database = stores.levels._database
+            await write(stores.levels, {"a": (1,)})
+            counts = await asyncio.gather(
+                add_one(stores.levels, "a"),
+                database.run(insert("a")),
+                add_one(stores.levels, "a"),
+                return_exceptions=True,
+            )
+            assert [count for count in counts if isinstance(count, int)] == [2, 3]
+            assert await read(stores.levels, "a") == {"a": (3,)}
+
+    run(main())
+
+
+def test_queued_work_is_done_though_its_caller_was_cancelled(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path) as database:
+            task = asyncio.create_task(database.run(insert("a")))
+            other = asyncio.create_task(database.run(insert("b")))
+            await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, other, return_exceptions=True)
+            assert task.cancelled()
+            assert await names_in(database) == ["a", "b"]
+
+    run(main())
+
+
+def test_closing_does_what_is_queued_first_and_then_refuses(path: Path) -> None:
+    async def main() -> None:
+        database = await Database.open(path)
+        task = asyncio.create_task(database.run(insert("a")))
+        await asyncio.sleep(0)
+        await database.close()
+        assert task.done() or await task == 1
+        await database.close()
+        for work in (database.run, database.read, database.read_aside):
+            with pytest.raises(StoreError, match="closed"):
+                await work(insert("b"))
+        async with opened(path) as again:
+            assert await names_in(again) == ["a"]
+
+    run(main())
+
+
+@asynccontextmanager
+async def locked(path: Path) -> AsyncIterator[None]:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        connection.close()
+
+
+def test_work_waits_for_a_file_that_another_process_holds(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            async with locked(path):
+                counting = [asyncio.create_task(add_one(stores.levels, "a")) for _ in range(3)]
+                await asyncio.sleep(20)
+                counting.append(asyncio.create_task(add_one(stores.levels, "a")))
+                await asyncio.sleep(5)
+                assert not any(task.done() for task in counting)
+                assert await read_names(stores.levels) == []  # reading goes on
+            async with asyncio.timeout(0.1):
+                assert await asyncio.gather(*counting) == [1, 2, 3, 4]
+
+    async def read_names(levels: SqliteLevelStore) -> list[str]:
+        return await levels.names("")
+
+    run(main())
+
+
+def test_a_file_that_stays_locked_is_an_error_that_names_it(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path, patience_s=7) as database:
+            start_s = asyncio.get_running_loop().time()
+            async with locked(path):
+                outcomes = await asyncio.gather(
+                    database.run(insert("a")), database.run(insert("b")), return_exceptions=True
+                )
+                waited_s = asyncio.get_running_loop().time() - start_s
+            assert 7 <= waited_s < 7.1
+            assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+            assert str(path) in str(outcomes[0])
+            assert "locked for 7 s" in str(outcomes[0])
+            assert await database.run(insert("c")) == 1
+            assert await names_in(database) == ["c"]
+
+    run(main())
+
+
+def test_closing_a_locked_file_ends_and_tells_those_who_wait(path: Path) -> None:
+    async def main() -> None:
+        database = await Database.open(path, patience_s=7)
+        async with locked(path):
+            task = asyncio.create_task(database.run(insert("a")))
+            await asyncio.sleep(1)
+            with pytest.raises(StoreError, match="locked"):
+                await database.close()
+            with pytest.raises(StoreError, match="locked"):
+                await task
+
+    run(main())
+
+
+def test_the_queue_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "MOST_QUEUED", 2)
+
+    async def main() -> None:
+        async with opened(path) as database:
+            outcomes = await asyncio.gather(*(database.run(insert(name)) for name in "abc"), return_exceptions=True)
+            assert outcomes[:2] == [1, 1]
+            assert "2 pieces of work wait" in str(outcomes[2])
+
+    run(main())
+
+
+def test_only_its_user_can_read_a_new_file(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            await add_one(stores.levels, "a")
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+            assert modes == {"headgate.db": 0o600, "headgate.db-wal": 0o600, "headgate.db-shm": 0o600}
+            assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+    old = os.umask(0)
+    try:
+        run(main())
+    finally:
+        os.umask(old)
+
+
+def test_threads_may_open_one_new_file_at_once(path: Path) -> None:
+    failures: list[BaseException] = []
+    start = threading.Barrier(8)
+
+    async def count() -> None:
+        async with open_database(path) as stores:
+            for _ in range(5):
+                await add_one(stores.levels, "a")
+
+    def work() -> None:
+        try:
+            start.wait()
+            asyncio.run(count())
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async def main() -> None:
+        async with open_database(path) as stores:
+            assert await read(stores.levels, "a") == {"a": (40,)}
+
+    assert failures == []
+    run(main())
+
+
+@pytest.mark.parametrize(("synchronous", "level"), [("NORMAL", 1), ("FULL", 2)])
+def test_a_loss_of_power_can_be_insured_against(path: Path, synchronous: database_module.Synchronous, level: int) -> None:
+    async def main() -> None:
+        async with open_database(path, synchronous=synchronous) as stores:
+            assert stores.levels._database._connection.execute("PRAGMA synchronous").fetchone() == (level,)
+
+    run(main())
+
+
+def test_levels_that_say_nothing_any_more_are_forgotten_at_the_next_start(path: Path) -> None:
+    kept = {"run:1 * micro_usd lifetime": (1,), "hold/host:1:2:3/a": (2,), "key:ci * requests day": (3,)}
+
+    async def main() -> None:
+        async with opened(path) as database:
+            old = SqliteLevelStore(database, now_s=lambda: 1_000_000_000.0 - FORGET_AFTER_S - 1)
+            await write(old, {**kept, "run:1 * requests rate-60s": (4,)})
+        async with opened(path) as database:
+            levels = SqliteLevelStore(database, now_s=lambda: 1_000_000_000.0)
+            assert (await add_one(levels, "key:ci * requests day")) == 4
+            assert await levels.forget_untouched() == 1
+            assert await levels.names("") == sorted(kept)
+            assert await read(levels, "run:1 * requests rate-60s") == {}
+        async with open_database(path) as stores:  # by today's clock the day of the key is long over
+            assert await stores.levels.names("") == sorted(kept)[:1] + sorted(kept)[2:]
+
+    run(main())
+
+
+def test_forgetting_in_one_tick_with_a_change_keeps_the_change(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            levels = stores.levels
+            outcomes = await asyncio.gather(add_one(levels, "a"), levels.forget_untouched(), add_one(levels, "a"))
+            assert outcomes == [1, 0, 2]
+            assert await read(levels, "a") == {"a": (2,)}
+
+    run(main())
+
+
+def test_a_newer_files_version_is_respected(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path):
+            pass
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        connection.close()
+        with pytest.raises(StoreError, match=rf"{path}.*newer Headgate.*update"):
+            await Database.open(path)
+
+    run(main())
+
+
+def test_migrations_run_once_each_and_a_broken_one_leaves_the_version_before_it(path: Path) -> None:
+    path.parent.mkdir()
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, path)
+    more = (*MIGRATIONS, ("CREATE TABLE extra (a)", "INSERT INTO extra VALUES (1)"))
+    migrate(connection, path, more)
+    migrate(connection, path, more)
+    assert connection.execute("SELECT count(*) FROM extra").fetchone() == (1,)
+
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(connection, path, (*more, ("CREATE TABLE half (a)", "CREATE TABLE extra (a)")))
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(more),)
+    assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (0,)
+    connection.close()
+
+
+def make_garbage(path: Path) -> None:
+    path.write_bytes(b"this is no database, " * 100)
+
+
+def make_other_program(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.close()
+
+
+def make_damaged(path: Path) -> None:
+    async def fill() -> None:
+        async with open_database(path) as stores:
+            await write(stores.levels, {f"level {number:05}": (number,) for number in range(2_000)})
+
+    asyncio.run(fill())
+    size_bytes = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size_bytes - 4096))
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_garbage, "no SQLite database"),
+        (make_other_program, "belongs to another program"),
+        (make_damaged, "damaged"),
+        (make_folder, "cannot be opened"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_clear_line(
+    path: Path, make: Callable[[Path], None], said: str
+) -> None:
+    path.parent.mkdir()
+    make(path)
+
+    async def main() -> None:
+        async with open_database(path) as stores:
+            await add_one(stores.levels, "level 01000")
+
+    with pytest.raises(StoreError, match=said) as caught:
+        run(main())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    async def main() -> None:
+        await Database.open(tmp_path / "file" / "headgate.db")
+
+    with pytest.raises(StoreError, match="headgate.db: its folder is a file|is a file and not a folder") as caught:
+        run(main())
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_is_read_only_is_one_clear_line(path: Path) -> None:
+    path.parent.mkdir(mode=0o500)
+
+    async def main() -> None:
+        await Database.open(path)
+
+    with pytest.raises(StoreError, match="may not write there"):
+        run(main())
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [("PRAGMA max_page_count = 1", "disk is full"), ("PRAGMA query_only = ON", "cannot be written")]
+)
+def test_a_write_that_fails_is_told_to_its_caller_and_acknowledged_ones_stay(path: Path, limit: str, said: str) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            assert await add_one(stores.levels, "a") == 1
+            await stores.ledger.begin(an_attempt())
+            stores.levels._database._connection.execute(limit)
+            big = "x" * 100_000
+            outcomes = await asyncio.gather(
+                write(stores.levels, {f"{n}": (big,) for n in range(9)}),
+                stores.ledger.finish(a_full_attempt()),
+                return_exceptions=True,
+            )
+            assert isinstance(outcomes[0], StoreError)
+            assert said in str(outcomes[0])
+            assert isinstance(outcomes[0].__cause__, sqlite3.Error)
+        async with open_database(path) as stores:
+            assert await stores.levels.names("") == ["a"]
+            assert await read(stores.levels, "a") == {"a": (1,)}
+            assert await stores.ledger.in_flight() == [an_attempt()]
+
+    run(main())
+
+
+def test_the_memory_of_levels_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headgate.adapters.sqlite.levels._MOST_CACHED", 10)
+
+    async def main() -> None:
+        async with open_database(path) as stores:
+            for number in range(50):
+                await add_one(stores.levels, f"level {number}")
+                await write(stores.levels, {"hold/a": (1,)})
+                await write(stores.levels, {"hold/a": None})
+            assert len(stores.levels._known) <= 12
+            assert [(await read(stores.levels, f"level {n}"))[f"level {n}"] for n in (0, 49)] == [(1,), (1,)]
+
+    run(main())

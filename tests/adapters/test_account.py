@@ -6,13 +6,14 @@ import logging
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from http_peers import Peer, Play, Script, answering, answering_once, client_for, playing, silent, until
 from test_anthropic import BEGINNING, DOCUMENT, INPUT, SEEN_TOKENS, STREAM, WHOLE
 from test_anthropic import MIDDLE as ANTHROPIC_MIDDLE
-from test_openai import CHAT_TOLD, CHUNKS, SHOWN
+from test_openai import CHAT_TOLD, SHOWN
 from test_openai import STREAM as CHAT_STREAM
 
 from headgate.adapters.providers.account import AccountProvider
@@ -181,6 +182,9 @@ def test_the_calls_id_goes_only_to_a_provider_that_keeps_it(reconcile: bool) -> 
             async with provider.send(request()):
                 pass
             assert (b"x-headgate-call-id: call-1.1" in sent_headers(script)) == reconcile
+            async with provider.send(replace(request("/v1/models"), call_id="")):
+                pass
+            assert b"x-headgate-call-id" not in script.requests[1]
 
     virtual_time.run(main())
 
@@ -379,15 +383,11 @@ def test_a_chat_stream_whose_client_asked_passes_whole() -> None:
     virtual_time.run(main())
 
 
-def test_what_was_held_back_is_given_out_before_the_break() -> None:
+def test_half_an_event_is_not_passed_on_so_that_an_error_can_follow() -> None:
     async def main() -> None:
-        part = CHUNKS[1] + CHUNKS[2][:20]
-        async with (
-            account(answering_once(events(part)), dialect="openai") as (provider, _),
-            provider.send(request("/v1/chat/completions", body=CHAT_BODY)) as answered,
-        ):
-            assert await anext(answered) == CHUNKS[1]
-            assert await anext(answered) == CHUNKS[2][:20]
+        part = BEGINNING + ANTHROPIC_MIDDLE[:20]
+        async with account(answering_once(events(part))) as (provider, _), provider.send(request()) as answered:
+            assert await anext(answered) == BEGINNING
             with pytest.raises(Broken):
                 await anext(answered)
 

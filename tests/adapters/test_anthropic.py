@@ -87,11 +87,11 @@ def test_a_stream_passes_byte_for_byte_and_its_usage_is_read_however_it_is_cut(p
     assert reading.failure is None
 
 
-def test_every_chunk_passes_at_once() -> None:
+def test_an_event_passes_as_soon_as_it_is_complete_and_not_by_halves() -> None:
     meter = open_meter(endpoint(PATH), SSE, b"", hides_usage=False)
-    assert [meter.feed(STREAM[at : at + 7]) for at in range(0, 700, 7)] == [
-        STREAM[at : at + 7] for at in range(0, 700, 7)
-    ]
+    for each in STREAM.split(b"\n\n")[:-1]:
+        assert meter.feed(each + b"\n") == b""
+        assert meter.feed(b"\n") == each + b"\n\n"
 
 
 def test_the_input_is_known_with_the_first_event_and_not_before() -> None:

@@ -1,4 +1,4 @@
-"""The SQLite adapter's own promises: group commit, patience with a locked file, and one clear line when it is broken."""
+"""The SQLite adapter's own promises: group commit, patience with a locked file, one clear line when it is broken."""
 
 import asyncio
 import os
@@ -64,7 +64,10 @@ def test_all_work_of_one_tick_is_one_transaction(path: Path) -> None:
                 stores.ledger.begin(an_attempt()),
                 *(add_one(stores.levels, f"level {number}") for number in range(3)),
             )
-            assert [text for text in statements if text.startswith(("BEGIN", "COMMIT"))] == ["BEGIN IMMEDIATE", "COMMIT"]
+            assert [text for text in statements if text.startswith(("BEGIN", "COMMIT"))] == [
+                "BEGIN IMMEDIATE",
+                "COMMIT",
+            ]
             # What twenty steps changed is written once.
             assert sum("INTO levels" in text for text in statements) == 4
             assert await read(stores.levels, "a") == {"a": (20,)}
@@ -283,7 +286,9 @@ def test_threads_may_open_one_new_file_at_once(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("synchronous", "level"), [("NORMAL", 1), ("FULL", 2)])
-def test_a_loss_of_power_can_be_insured_against(path: Path, synchronous: database_module.Synchronous, level: int) -> None:
+def test_a_loss_of_power_can_be_insured_against(
+    path: Path, synchronous: database_module.Synchronous, level: int
+) -> None:
     async def main() -> None:
         async with open_database(path, synchronous=synchronous) as stores:
             assert stores.levels._database._connection.execute("PRAGMA synchronous").fetchone() == (level,)
@@ -385,9 +390,7 @@ def make_folder(path: Path) -> None:
         (make_folder, "cannot be opened"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_one_clear_line(
-    path: Path, make: Callable[[Path], None], said: str
-) -> None:
+def test_a_file_that_cannot_be_used_is_one_clear_line(path: Path, make: Callable[[Path], None], said: str) -> None:
     path.parent.mkdir()
     make(path)
 
@@ -407,7 +410,9 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     async def main() -> None:
         await Database.open(tmp_path / "file" / "headgate.db")
 
-    with pytest.raises(StoreError, match="headgate.db: its folder is a file|is a file and not a folder") as caught:
+    with pytest.raises(
+        StoreError, match=r"headgate\.db: (its folder is a file|a part of its path is a file)"
+    ) as caught:
         run(main())
     assert isinstance(caught.value.__cause__, OSError)
 

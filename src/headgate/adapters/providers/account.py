@@ -143,7 +143,7 @@ class AccountProvider:
         if self._adds_oauth_beta:
             _add_oauth_beta(headers, beta_at)
         headers.append(self._credential)
-        if self._reconcile:
+        if self._reconcile and request.call_id:
             headers.append((_CALL_ID_HEADER, request.call_id.encode()))
         return headers
 

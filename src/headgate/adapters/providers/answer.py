@@ -1,6 +1,6 @@
 """An answer on its way from a provider's account to a client: its head, its bytes, and what they tell.
 
-One rule: everything that arrives goes on, also before an error; what it tells is known no later than its last byte.
+One rule: all that arrives goes on, but for half an event before a break; what it tells is known with its last byte.
 It retries and settles nothing.
 """
 
@@ -98,11 +98,10 @@ class AccountAnswer:
             self._ended = True
             passed = meter.close()
         except Broken as error:
+            # What is left is half an event, which a client would drop (WHATWG HTML, 9.2.6); an error can follow cleanly.
+            meter.close()
             self.failure = self.failure or error.failure
-            passed = meter.close()
-            if not passed:
-                raise
-            return passed  # held back until now; the reply raises again when it is asked for more
+            raise
         if meter.reading.failure is not None:
             self.failure = meter.reading.failure
         return passed

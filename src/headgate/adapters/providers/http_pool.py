@@ -75,9 +75,8 @@ class HostPool:
         self._open: set[Connection] = set()
         self._closing: set[Connection] = set()  # their place is free, their transport not yet gone
         self._idle: list[Connection] = []  # the most recently used last
-        self._waiting: OrderedDict[asyncio.Future[Connection | _Grant], bool] = (
-            OrderedDict()
-        )  # whether it wants a new one
+        # First come, first served; the value says whether the call must have a new connection.
+        self._waiting: OrderedDict[asyncio.Future[Connection | _Grant], bool] = OrderedDict()
         self._closed = False
         self._all_lost: asyncio.Future[None] | None = None
 

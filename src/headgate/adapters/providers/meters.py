@@ -1,7 +1,7 @@
 """Meters: read the usage of an answer while its bytes go by.
 
-One rule: what comes out is what went in, byte for byte and at once, but for events that a client did not ask for. What
-cannot be read is not metered, and never held up or failed for it.
+One rule: what comes out is what went in, byte for byte, as soon as an event is complete, but for events that a client
+did not ask for. What cannot be read is not metered, and never held up or failed for it.
 """
 
 import zlib
@@ -46,7 +46,7 @@ class Meter(Protocol):
         ...
 
     def close(self) -> bytes:
-        """Take the end of the body, also an untimely one; give what was still held back."""
+        """Take the end of the body, also an untimely one; give what is left, such as half an event."""
         ...
 
 
@@ -66,9 +66,9 @@ def open_meter(endpoint: Endpoint | None, content_type: bytes, encoding: bytes, 
     if content_type.lower().startswith(b"text/event-stream"):
         if read_event is None:
             return _NoMeter(Reading())
-        if hides_usage and decoder is None:
-            return _HidingMeter(read_event)
-        return _StreamMeter(read_event, decoder)
+        if decoder is not None:
+            return _EncodedStreamMeter(read_event, decoder)
+        return _StreamMeter(read_event, hides_usage=hides_usage)
     return _DocumentMeter(read_document, decoder)
 
 
@@ -110,40 +110,44 @@ class _NoMeter:
 
 
 class _StreamMeter:
-    """Looks at the events of a stream beside the way."""
+    """Looks at each event before it goes on, whole, and keeps back the one that the client did not ask for.
 
-    def __init__(self, read_event: EventReader, decoder: BodyDecoder | None) -> None:
+    An event goes on when it is complete, so that an error can be told to the client at any time, behind the last one.
+    """
+
+    def __init__(self, read_event: EventReader, *, hides_usage: bool) -> None:
+        self.reading = Reading()
+        self._read_event = read_event
+        self._hides_usage = hides_usage
+        self._splitter = EventSplitter()
+
+    def feed(self, chunk: bytes) -> bytes:
+        return b"".join([event.raw for event in self._splitter.feed(chunk) if self._shows(event)])
+
+    def close(self) -> bytes:
+        last = self._splitter.close()
+        return last.raw if last is not None and self._shows(last) else b""
+
+    def _shows(self, event: Event) -> bool:
+        return not (self._read_event(self.reading, event) and self._hides_usage)
+
+
+class _EncodedStreamMeter:
+    """Looks at the events of an encoded stream beside the way."""
+
+    def __init__(self, read_event: EventReader, decoder: BodyDecoder) -> None:
         self.reading = Reading()
         self._read_event = read_event
         self._decoder = decoder
         self._splitter = EventSplitter()
 
     def feed(self, chunk: bytes) -> bytes:
-        for event in self._splitter.feed(chunk if self._decoder is None else self._decoder.feed(chunk)):
+        for event in self._splitter.feed(self._decoder.feed(chunk)):
             self._read_event(self.reading, event)
         return chunk
 
     def close(self) -> bytes:
-        last = self._splitter.close()
-        if last is not None:
-            self._read_event(self.reading, last)
         return b""
-
-
-class _HidingMeter:
-    """Looks at each event before it goes on, and keeps back the one that the client did not ask for."""
-
-    def __init__(self, read_event: EventReader) -> None:
-        self.reading = Reading()
-        self._read_event = read_event
-        self._splitter = EventSplitter()
-
-    def feed(self, chunk: bytes) -> bytes:
-        return b"".join(event.raw for event in self._splitter.feed(chunk) if not self._read_event(self.reading, event))
-
-    def close(self) -> bytes:
-        last = self._splitter.close()
-        return b"" if last is None or self._read_event(self.reading, last) else last.raw
 
 
 class _DocumentMeter:

@@ -51,8 +51,8 @@ class SqliteKeyStore:
 
 
 def _key(row: tuple[Any, ...]) -> HashedKey:
-    *fields, fleet = row
-    return HashedKey(*fields, fleet=bool(fleet))
+    key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet = row
+    return HashedKey(key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, bool(fleet))
 
 
 def _add(keys: Sequence[HashedKey], connection: sqlite3.Connection) -> str | None:

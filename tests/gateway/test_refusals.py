@@ -1,0 +1,197 @@
+"""Bad input, keys, deadlines and endings: the right shape, nothing counted, nothing left behind."""
+
+import asyncio
+import json
+
+import pytest
+
+from headgate.core.ledger import UsageQuery
+from headgate.core.scopes import Scopes
+from headgate.runtime.calls import Call
+from headgate.runtime.keys import make_key
+from headgate.testing.provider import Latency, ProviderSettings
+
+GOOD = b'{"model":"claude-opus-4-6","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}'
+GOOD_CHAT = b'{"model":"gpt-5","messages":[{"role":"user","content":"hi"}]}'
+CLAUDE = [(b"anthropic-version", b"2023-06-01")]
+
+
+async def _until(condition) -> None:
+    while not condition():  # noqa: ASYNC110 - what the provider counts has no event
+        await asyncio.sleep(0)
+
+
+async def _nothing_was_counted(stack) -> None:
+    assert sum(group.requests for group in await stack.house.manager.usage(UsageQuery())) == 0
+    assert stack.provider.usage()["total"]["requests_received"] == 0
+    assert all(view.used == view.held == 0 for view in await stack.house.manager.limits())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "error_type", "word"),
+    [
+        ("POST", "/v1/messages", b"{", 400, "invalid_request_error", "not JSON"),
+        ("POST", "/v1/messages", b"[]", 400, "invalid_request_error", "JSON object"),
+        ("POST", "/v1/messages", b'{"max_tokens":1}', 400, "invalid_request_error", "model is missing"),
+        ("POST", "/v1/messages", b'{"model":"claude-opus-4-6","max_tokens":-1}', 400, "invalid_request_error", "-1"),
+        ("POST", "/v1/messages", b'{"model":"llama-9","max_tokens":1}', 404, "not_found_error", "llama-9"),
+        ("GET", "/v1/messages", b"", 405, "invalid_request_error", "use POST"),
+        ("POST", "/v1/messages", GOOD + b" " * 4096, 413, "request_too_large", "4,096 bytes"),
+        ("POST", "/v1/chat/completions", b"{", 400, "invalid_request_error", "not JSON"),
+        ("POST", "/v1/chat/completions", b'{"model":"nope"}', 404, "invalid_request_error", "nope"),
+        ("GET", "/v1/responses", b"", 405, "invalid_request_error", "use POST"),
+        ("POST", "/v1/nothing", b"{}", 404, "invalid_request_error", "/v1/nothing"),
+        ("GET", "/api/v1/usage?group_by=colour", b"", 400, "invalid_request_error", "colour"),
+        ("GET", "/api/v1/usage?since=yesterday", b"", 400, "invalid_request_error", "yesterday"),
+        ("POST", "/api/v1/limits", b"", 405, "invalid_request_error", "use GET"),
+    ],
+)
+def test_bad_input_is_refused_in_the_endpoints_own_shape(with_stack, method, path, body, status, error_type, word):
+    async def test(stack):
+        got, headers, answer = await stack.send(method, path, body)
+        assert got == status
+        assert headers[b"content-type"] == b"application/json"
+        error = json.loads(answer)
+        if path.startswith("/v1/messages"):
+            assert error["type"] == "error"
+            assert error["request_id"]
+        assert error["error"]["type"] == error_type
+        assert word in error["error"]["message"]
+        await _nothing_was_counted(stack)
+
+    with_stack(test, server="max_body_bytes = 4096", limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 60')
+
+
+def test_probes(with_stack):
+    async def test(stack):
+        assert await stack.send("HEAD", "/") == (200, await _headers(stack), b"")
+        assert (await stack.get("/healthz"))["status"] == "ok"
+        assert (await stack.get("/readyz"))["status"] == "ok"
+
+    async def _headers(stack):
+        return (await stack.send("HEAD", "/"))[1]
+
+    with_stack(test)
+
+
+def test_once_there_is_a_key_nobody_comes_in_without_one_and_each_sees_its_own(with_stack):
+    async def test(stack):
+        now_s = stack.house.clock.now_s()
+        ours, theirs = make_key("ours", now_s), make_key("theirs", now_s, limits='[{"requests_per_day": 1}]')
+        await stack.house.manager.keys.add([ours.stored, theirs.stored])
+        for headers in ([], [(b"x-api-key", b"hg-0-0")], [(b"authorization", b"Bearer " + ours.secret[:-1].encode())]):
+            status, _, answer = await stack.send("POST", "/v1/messages", GOOD, headers)
+            assert status == 401
+            assert json.loads(answer)["error"]["type"] == "authentication_error"
+        await _nothing_was_counted(stack)
+        our_key, their_key = (
+            [(b"x-api-key", ours.secret.encode())],
+            [(b"Authorization", b"Bearer " + theirs.secret.encode())],
+        )
+        for _ in range(2):
+            assert (await stack.send("POST", "/v1/messages", GOOD, our_key))[0] == 200
+        assert (await stack.send("POST", "/v1/chat/completions", GOOD_CHAT, their_key))[0] == 200
+        status, headers, answer = await stack.send(
+            "POST", "/v1/chat/completions", GOOD_CHAT, [*their_key, (b"x-headgate-max-wait", b"1")]
+        )
+        assert status == 429
+        assert json.loads(answer)["error"]["type"] in {"rate_limit_error", "rate_limit_exceeded", "requests", "tokens"}
+        usage = await stack.get("/api/v1/usage?group_by=key", our_key)
+        assert [(row["key"], row["requests"]) for row in usage["groups"]] == [("ours", 2)]
+        limits = await stack.get("/api/v1/limits", their_key)
+        assert [view["scope"] for view in limits["limits"]] == ["key:theirs"]
+        assert await stack.house.manager.keys.revoke(ours.stored.id)
+        assert (await stack.send("POST", "/v1/messages", GOOD, our_key))[0] == 401
+        assert (await stack.send("GET", "/api/v1/usage"))[0] == 401
+
+    with_stack(test, limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 600')
+
+
+def test_what_cannot_run_in_time_is_told_at_once_and_the_truth(with_stack):
+    async def test(stack):
+        assert (await stack.send("POST", "/v1/messages", GOOD, CLAUDE))[0] == 200
+        status, headers, answer = await stack.send(
+            "POST", "/v1/messages", GOOD, [*CLAUDE, (b"x-headgate-max-wait", b"5")]
+        )
+        assert status == 429
+        assert json.loads(answer)["error"]["type"] == "rate_limit_error"
+        assert 50 <= int(headers[b"retry-after"]) <= 61
+        assert headers[b"x-should-retry"] == b"true"
+        assert (await stack.total())["requests"] == 1
+
+    with_stack(test, limits='[[limit]]\nscope = "account:claude"\nrequests_per_minute = 1')
+
+
+def test_a_spent_budget_says_that_a_retry_cannot_help(with_stack):
+    async def test(stack):
+        body = GOOD.replace(b'"max_tokens":9', b'"max_tokens":900000')
+        status, headers, answer = await stack.send("POST", "/v1/messages", body, [*CLAUDE, (b"x-headgate-run", b"r")])
+        assert status == 429
+        assert headers[b"x-should-retry"] == b"false"
+        assert b"retry-after" not in headers
+        assert "$0.01" in json.loads(answer)["error"]["message"]
+        assert stack.provider.usage()["total"]["requests_received"] == 0
+
+    with_stack(test, limits='[[limit]]\nscope = "run:*"\nusd_per_lifetime = 0.01')
+
+
+def test_200_concurrent_calls_against_a_hard_cap_never_pass_it(with_stack):
+    """$0.45 for a run; LiteLLM spent $0.60 (wire.md section 5)."""
+
+    async def test(stack):
+        body = GOOD.replace(b'"max_tokens":9', b'"max_tokens":300')
+        headers = [*CLAUDE, (b"x-headgate-run", b"capped")]
+        answers = await asyncio.gather(*(stack.send("POST", "/v1/messages", body, headers) for _ in range(200)))
+        statuses = [status for status, _, _ in answers]
+        assert set(statuses) == {200, 429}
+        assert sorted(statuses) == statuses, "first come, first served: none is refused before one that is let in"
+        spent = (await stack.total())["cost_micro_usd"]
+        assert spent <= 450_000
+        view = next(view for view in await stack.house.manager.limits() if view.scope == "run:capped")
+        assert (view.used, view.held) == (spent, 0)
+        most_of_one = 300 * 25 + 1024 * 7
+        assert view.free < most_of_one, "a call was refused that would have fitted"
+        assert statuses.count(200) == stack.provider.usage()["total"]["requests_served"]
+
+    with_stack(
+        test,
+        limits='[[limit]]\nscope = "run:*"\nusd_per_lifetime = 0.45',
+        provider=ProviderSettings(latency=Latency(0.02, 1e6)),
+    )
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_cancels_upstream_and_leaves_nothing_held(with_stack, stream):
+    async def test(stack):
+        body = GOOD.replace(b'"max_tokens":9', b'"max_tokens":900,"stream":' + (b"true" if stream else b"false"))
+        task = asyncio.create_task(stack.send("POST", "/v1/messages", body, CLAUDE))
+        await _until(lambda: stack.provider.usage()["total"]["requests_running"])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await _until(lambda: stack.provider.usage()["total"]["requests_cancelled"])
+        await _until(lambda: not stack.house.manager.in_flight())
+        (row,) = (await stack.get("/api/v1/usage?group_by=state"))["groups"]
+        assert row["state"] == "cancelled"
+        assert row["input_tokens"] > 0
+        assert sum(view.held for view in await stack.house.manager.limits()) == 0
+
+    limits = '[[limit]]\nscope = "account:claude"\nslots = 1\noutput_tokens_per_minute = 100000'
+    with_stack(test, limits=limits, provider=ProviderSettings(latency=Latency(0.01, 50)))
+
+
+def test_the_queue_shows_who_waits_for_what(with_stack):
+    async def test(stack):
+        manager = stack.house.manager
+        async with manager.admit(Call("claude-opus-4-6", scopes=Scopes(account="claude"))):
+            task = asyncio.create_task(
+                stack.send("POST", "/v1/messages", GOOD, [*CLAUDE, (b"x-headgate-agent", b"a 1")])
+            )
+            await _until(manager.queue)
+            queue = await stack.get("/api/v1/queue")
+            assert queue["lanes"][0]["waiting"] == 1
+            (waiting,) = queue["waiting"]
+            assert (waiting["agent"], waiting["limit"]) == ("a_1", "account:claude * slots gauge")
+        assert (await task)[0] == 200
+        assert (await stack.get("/api/v1/queue")) == {"lanes": [], "waiting": []}
+
+    with_stack(test, limits='[[limit]]\nscope = "account:claude"\nslots = 1')

@@ -16,15 +16,18 @@ from headgate.adapters.config import Config, ConfiguredAccount, limit_rules, loa
 from headgate.adapters.owners import owner_is_alive, owner_name
 from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
-from headgate.adapters.providers.http import HttpClient, Timeouts
+from headgate.adapters.providers.http import HttpClient, Reply, Timeouts, parse_url
 from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.scopes import LimitRule
-from headgate.ports import Clock, HashedKey, Provider
+from headgate.ports import Clock, HashedKey, Headers, Provider
 from headgate.runtime.manager import Manager, Parts
 
 log = logging.getLogger("headgate")
 
 DEFAULT_CONFIG = Path("headgate.toml")
+
+AGENT_TIMEOUTS = Timeouts(pool_s=600.0, first_byte_s=3_600.0)
+"""An agent of a fleet waits for its turn as long as its gateway lets it."""
 
 
 class WallClock:
@@ -45,6 +48,11 @@ class House:
     client: HttpClient
     clock: Clock
     owner: str
+
+    def post(self, gateway: str, path: str, headers: Headers, body: bytes) -> AbstractAsyncContextManager[Reply]:
+        """Post a body to a gateway, as an agent does; raises ProviderError where there is no answer."""
+        origin, _ = parse_url(gateway)
+        return self.client.send("POST", origin, path.encode(), headers=headers, body=body, timeouts=AGENT_TIMEOUTS)
 
 
 def read_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -78,8 +78,8 @@ class LedgerStore(Protocol):
         """Sum rows; from roll-ups by hour where whole hours are asked."""
         ...
 
-    async def close(self) -> None:
-        """Close it."""
+    async def attempts(self, run: str) -> list[Attempt]:
+        """Give the rows of a run in the order of their admission, at most 1,000,000."""
         ...
 
 

@@ -1,6 +1,7 @@
 """An account on a real socket: what goes to the provider, what comes back, and that its key is seen nowhere else."""
 
 import asyncio
+import gzip
 import json
 import logging
 import traceback
@@ -10,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from http_peers import Peer, Play, Script, answering, answering_once, client_for, playing, silent, until
+from http_peers import Peer, Play, Script, answering, answering_once, client_for, playing, silent, ticks
 from test_anthropic import BEGINNING, DOCUMENT, INPUT, SEEN_TOKENS, STREAM, WHOLE
 from test_anthropic import MIDDLE as ANTHROPIC_MIDDLE
 from test_openai import CHAT_TOLD, SHOWN
@@ -322,6 +323,7 @@ def test_leaving_early_cancels_upstream() -> None:
             async with provider.send(request()) as answered:
                 await anext(answered)
             await gone.wait()
+            assert asyncio.get_running_loop().time() < 1.0  # at once, not by a time-out
             assert answered.usage == INPUT._replace(output_tokens=1, reported=False)
 
     virtual_time.run(main())
@@ -329,26 +331,35 @@ def test_leaving_early_cancels_upstream() -> None:
 
 def test_a_call_that_is_cancelled_while_its_error_is_read_leaves_no_connection() -> None:
     async def main() -> None:
-        gone = asyncio.Event()
+        said, gone = asyncio.Event(), asyncio.Event()
 
         async def play(peer: Peer) -> None:
             await peer.request()
             await peer.say(b"HTTP/1.1 500 X\r\ncontent-length: 100\r\n\r\n{")
+            said.set()
             await peer.reader.read()
             gone.set()
 
-        async with account(play) as (provider, script):
-
-            async def call() -> None:
-                async with provider.send(request()):
-                    raise AssertionError("its error never ends")
-
-            task = asyncio.create_task(call())
-            await until(lambda: bool(script.requests))
+        async with account(play) as (provider, _):
+            task = asyncio.create_task(provider.send(request()).__aenter__())
+            await said.wait()
+            await ticks(50)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             await gone.wait()
+            assert asyncio.get_running_loop().time() < 1.0  # at once, not by a time-out
+
+    virtual_time.run(main())
+
+
+def test_an_encoded_error_is_read_and_passes_encoded() -> None:
+    async def main() -> None:
+        body = gzip.compress(b'{"error":{"type":"authentication_error"}}')
+        play = answering(answer(body, b"content-encoding: gzip", status=b"401 Unauthorized"))
+        async with account(play) as (provider, _), provider.send(request("/v1/models")) as answered:
+            assert answered.failure == Failure("rejected", "authentication_error", 401, retryable=False)
+            assert await read(answered) == body
 
     virtual_time.run(main())
 

@@ -224,12 +224,20 @@ def test_media_are_counted_and_their_bytes_are_no_text(part: dict[str, Any], sep
         {"type": "reasoning", "encrypted_content": PICTURE},
         {"type": "text", "text": json.dumps({"type": "base64", "media_type": "image/png", "data": PICTURE})},
         {"type": "text", "text": f"<img src='data:image/png;base64,{PICTURE}'>"},
+        {"type": "text", "text": f'here "data:image/png;base64,{PICTURE} it breaks off'},
         {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": PROSE}},
     ],
 )
 def test_what_is_no_media_stays_text(part: dict[str, Any]) -> None:
     body = json.dumps({"model": "m", "messages": [{"content": [part, {"type": "text", "text": PROSE}]}]}).encode()
     assert text_size(body) == (len(body), 0)
+
+
+def test_redacted_thinking_beside_a_picture_is_no_second_picture() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PICTURE}}
+    content = [{"type": "redacted_thinking", "data": PICTURE}, image]
+    body = json.dumps(content, separators=(",", ":")).encode()
+    assert text_size(body) == (len(body) - len(PICTURE), 1)
 
 
 @given(st.integers(3_200, 9_000), st.integers(0, 5_000))
@@ -309,6 +317,7 @@ NESTED = (
         (b'{"stream":true,"stream_options":7}', None),
         (b'{"stream":false}', None),
         (b'{"stream":null}', None),
+        (b'{"stream":1}', None),
         (b'{"messages":[{"stream":true}]}', None),
         (b"{}", None),
         (b'{"stream":true', None),
@@ -325,6 +334,7 @@ def test_usage_is_asked_for_by_changing_one_span(body: bytes, expected: bytes | 
         b'{"stream":true,"stream_options":{},"stream_options":null}',
         b'{"a":1,"stream":true,"a":2,"stream_options":null}',
         b'{"a":1,"a":1,"stream":true,"stream_options":null}',
+        b'{"stream":true,"a":null,"a":null,"stream_options":null}',
         b'{"stream":true,"stream_options":{"include_usage":true,"include_usage":false}}',
     ],
 )

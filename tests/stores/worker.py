@@ -1,6 +1,6 @@
 """A process of its own for `test_processes`: says on its output what it has done, and works as it was told.
 
-python worker.py spend FILE     spends all there is, prints what it got as JSON
+python worker.py spend FILE     spends all there is together with one other process, prints what it got as JSON
 python worker.py stream FILE    counts up and books attempts without end, prints each number once it is acknowledged
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from headgate.adapters.sqlite.stores import open_database
 from headgate.testing.exercises.ledger import an_attempt
-from headgate.testing.exercises.levels import add_one
+from headgate.testing.exercises.levels import add_one, read
 from headgate.testing.exercises.shared_limits import spend_all
 
 
@@ -23,8 +23,9 @@ def say(text: str) -> None:
 
 async def spend(path: Path) -> None:
     async with open_database(path) as stores:
-        say("ready")
-        await asyncio.to_thread(sys.stdin.readline)
+        await add_one(stores.levels, "arrived")
+        while (await read(stores.levels, "arrived"))["arrived"] != (2,):  # noqa: ASYNC110 - the other is a process
+            await asyncio.sleep(0)  # both are awake before either spends
         spent = await asyncio.gather(*(spend_all(stores.levels) for _ in range(4)))
         say(json.dumps([asdict(worker) for worker in spent]))
 

@@ -119,8 +119,11 @@ class MemoryLedgerStore:
                 sums[values] = add(sums.get(values, NO_FIGURES), figures_of(row))
         return in_order([group_of(values, query.group_by, figures) for values, figures in sums.items()])
 
-    async def close(self) -> None:
-        """Do nothing: there is nothing to close."""
+    async def attempts(self, run: str) -> list[Attempt]:
+        """Give the rows of a run in the order of their admission."""
+        with self._lock:
+            rows = [*self._open.values(), *self._final.values()]
+        return sorted((row for row in rows if row.scopes.run == run), key=lambda row: row.admitted_s)
 
 
 class MemoryJobStore:

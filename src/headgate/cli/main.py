@@ -54,6 +54,82 @@ def serve(
 
 
 @app.command()
+def run(
+    tasks: Annotated[
+        Path | None, typer.Argument(help="Tasks (.jsonl, .toml), or a folder of recorded sessions to replay.")
+    ] = None,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="After --: the agent's command; {field} is the task's field.")
+    ] = None,
+    *,
+    agents: Annotated[int | None, typer.Option(min=1, help="How many work at once; 10 unless you say.")] = None,
+    config: ConfigOption = None,
+    python: Annotated[str | None, typer.Option(help="module:function to call for each task, not a command.")] = None,
+    gateway: Annotated[
+        str | None, typer.Option(help="The address of a gateway that runs already; its key in HEADGATE_KEY.")
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=1, help="How often a task is tried in all.")] = 3,
+    speed: Annotated[
+        float | None, typer.Option(help="For recordings: the time between turns passes so much faster; else not.")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="The example: 40 agents under limits that are too small.")
+    ] = False,
+    real: Annotated[bool, typer.Option("--real", help="With --demo: your Anthropic account, $2 at the most.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a fleet of agents under the limits, durably: killed in any way, it goes on with `headgate resume`."""
+    from headgate.cli.running import RunSettings, example_folder, runs_folder, start_run  # noqa: PLC0415 - heavy
+
+    here = Path.cwd()
+    if demo:
+        tasks = Path(__file__).parent / "demo" / "tasks.jsonl"
+        folder = example_folder() / "runs"
+        python = "headgate.cli.demo.agent:work"
+    elif tasks is None:
+        raise CallerError("no tasks given: name a .jsonl or .toml file or a folder of recordings, or try --demo")
+    else:
+        folder = runs_folder(config)
+    settings = RunSettings(
+        tasks=str(tasks.resolve()),
+        agents=agents or (40 if demo else 10),
+        attempts=attempts,
+        command=tuple(command or ()),
+        function=python,
+        config=str(config.resolve()) if config is not None else None,
+        gateway=gateway,
+        speed=speed,
+        folder=str(folder),
+        here=str(here),
+        demo=demo,
+        real=real,
+    )
+    sys.exit(start_run(settings, as_json=as_json))
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="The run, as `headgate runs` names it.")],
+    config: ConfigOption = None,
+    agents: Annotated[int | None, typer.Option(min=1, help="How many work at once; as before unless you say.")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run where it was; what a killed runner left is settled and run again."""
+    from headgate.cli.running import resume_run  # noqa: PLC0415 - heavy
+
+    sys.exit(resume_run(run, config, agents, as_json=as_json))
+
+
+@app.command()
+def runs(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """List the runs."""
+    from headgate.cli.running import show_runs  # noqa: PLC0415 - heavy
+
+    show_runs(config, as_json=as_json)
+
+
+@app.command()
 def provider(
     listen: Annotated[str, typer.Option(help="host:port; port 0 takes a free one.")] = "127.0.0.1:8585",
     *,

@@ -145,6 +145,7 @@ class Calls:
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
         self._in_flight: dict[str, Grant] = {}
+        self.refused_by_providers = 0
 
     @asynccontextmanager
     async def admit(
@@ -284,6 +285,8 @@ class Calls:
         grant.describe(status=answer.status, first_byte_s=self._clock.now_s(), provider_request=answer.provider_request)
         if answer.failure is None:
             return None
+        if answer.failure.kind == "limited":
+            self.refused_by_providers += 1
         grant.failed(answer.failure)
         return self._delay_s(answer.failure, attempt, deadline_s)
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from headgate.core.accounts import Account
 from headgate.core.errors import StoreError, UnknownModelError
 from headgate.core.ledger import UsageGroup, UsageQuery
+from headgate.core.limits import Limit
 from headgate.core.retries import RetryRule
-from headgate.core.scopes import LimitRule
+from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.usage import Dialect, Usage
 from headgate.ports import Clock, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.admission import Admission
@@ -157,6 +158,15 @@ class Manager:
     def queue(self) -> list[WaitView]:
         """Give every call that waits in this process."""
         return self._monitor.queue()
+
+    @property
+    def refused_by_providers(self) -> int:
+        """How often a provider answered 429 to this process; what Headgate is there to keep at 0."""
+        return self._calls.refused_by_providers
+
+    def limits_met(self, scopes: Scopes, model: str) -> tuple[Limit, ...]:
+        """Give the limits that a call of these scopes for this model meets."""
+        return self._rules.limits_for(scopes, model)
 
     def in_flight(self) -> list[Grant]:
         """Give the attempts of this process that were admitted and are not settled."""

@@ -72,8 +72,15 @@ class Recording(Protocol):
 class Reply(Protocol):
     """An answer while it is read."""
 
-    status: int
-    headers: Sequence[tuple[bytes, bytes]]
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The headers as they came."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         """Iterate over the body."""

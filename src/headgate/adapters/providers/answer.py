@@ -98,7 +98,7 @@ class AccountAnswer:
             self._ended = True
             passed = meter.close()
         except Broken as error:
-            # What is left is half an event, which a client would drop (WHATWG HTML, 9.2.6); an error can follow cleanly.
+            # What is left is half an event, which a client drops (WHATWG HTML, 9.2.6): an error can follow cleanly.
             meter.close()
             self.failure = self.failure or error.failure
             raise

@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_complete", "_deadline_s", "_fault", "_has_body", "_head_done", "_head_limit_bytes", "_headers",
         "_idle_s", "_keep_alive", "_loop", "_owner", "_parser", "_paused", "_pieces", "_quiet_bytes",
-        "_reason", "_reply", "_timeouts", "_timer", "_timer_s", "_transport", "_unread_limit_bytes",
+        "_reason", "_reply", "_status", "_timeouts", "_timer", "_timer_s", "_transport", "_unread_limit_bytes",
         "_until_close", "label", "on_body", "served",
     )  # fmt: skip
 
@@ -209,6 +209,7 @@ class Connection(asyncio.Protocol):
             self._headers, self._reason = [], b""
             return
         self._head_done = True
+        self._status = status
         self._keep_alive = self._parser.should_keep_alive()
         if not self._has_body:
             # llhttp does not know that this was a HEAD and would read a body: it is stopped here, and its connection
@@ -232,17 +233,17 @@ class Connection(asyncio.Protocol):
         self._headers = []
         self._reason = b""
         self._head_done = self._complete = self._until_close = self._keep_alive = self._paused = False
+        self._status = 0
         self._quiet_bytes = 0
         self._fault = None
 
     def _hand_over_head(self, reply: Reply, read_bytes: int) -> tuple[Why, str] | None:
-        assert self._parser is not None
         if self._quiet_bytes + read_bytes > self._head_limit_bytes:
             head_bytes = sum(len(name) + len(value) for name, value in self._headers)
             if head_bytes > self._head_limit_bytes:
                 self._head_done = self._complete = False
                 return self._head_too_large()
-        reply.status = self._parser.get_status_code()
+        reply.status = self._status
         reply.reason = self._reason
         reply.headers = self._headers
         if self.served == 0:

@@ -44,6 +44,8 @@ _ALL = (*COLUMNS, *DERIVED)
 _MARKS = ", ".join("?" * len(_ALL))
 _BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - our own columns
 _FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _ALL)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
+MOST_OF_A_RUN = 1_000_000
+_OF_RUN = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE run = ? ORDER BY admitted_s, seq LIMIT {MOST_OF_A_RUN}"  # noqa: S608 - our own columns
 _IN_FLIGHT = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE {_OPEN} ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}"  # noqa: S608 - our own columns
 
 
@@ -117,9 +119,10 @@ class SqliteLedgerStore:
         parts = list(_parts(query))  # here, so that what is asked wrongly is told without a thread
         return await self._database.read_aside(partial(_sum, query.group_by, parts))
 
-    async def close(self) -> None:
-        """Close the database, for all its stores."""
-        await self._database.close()
+    async def attempts(self, run: str) -> list[Attempt]:
+        """Give the rows of a run in the order of their admission, at most 1,000,000; read in a thread of its own."""
+        rows = await self._database.read_aside(lambda connection: connection.execute(_OF_RUN, (run,)).fetchall())
+        return [to_attempt(row) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,6 +155,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         _ATTEMPTS,
         "CREATE INDEX attempts_by_time ON attempts (admitted_s)",
         "CREATE INDEX attempts_by_session ON attempts (session, admitted_s) WHERE session IS NOT NULL",
+        "CREATE INDEX attempts_by_run ON attempts (run, admitted_s) WHERE run IS NOT NULL",
         # Few at any time, and asked for often: what is not in the roll-ups yet.
         "CREATE INDEX attempts_open ON attempts (admitted_s) WHERE state IN ('in_flight', 'lost')",
         _BY_HOUR,

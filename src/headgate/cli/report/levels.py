@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from headgate.core.instants import to_ns, to_s
+from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.usage import CHARGES, Dialect
@@ -38,8 +38,7 @@ class LevelUse:
     """How far a limit was used, as shares of 1; None where there was nothing to measure.
 
     `highest` is the fullest that the level ever was. `average` is what was used of all that the limit had to give while
-    calls were under way; `while_waiting` the same for the time in which calls waited: of the limit that binds it is what
-    was made of it.
+    calls were under way, `while_waiting` the same for the time in which calls waited: a limit that binds is near 1.
     """
 
     highest: float | None = None
@@ -97,29 +96,82 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 
 
 def _rate_use(limit: Rate, charges: Sequence[Charge], under_way: list[Span], waiting: list[Span]) -> LevelUse:
-    """Run the bucket once more: full at the start, refilled at its rate, and see how much of the refill it had to drop."""
+    """Run the bucket again: full at the start, refilled at its rate; while it is full, its refill is lost."""
     rate = limit.amount / limit.period_s
-    backlog, highest, at_s, used = 0.0, 0.0, under_way[0].from_s, 0.0
-    unused: list[tuple[Span, float]] = []
-    for charge in charges:
-        span_s = max(0.0, charge.at_s - at_s)
-        idle_s = max(0.0, span_s - backlog / rate)
-        if idle_s:
-            unused.append((Span(charge.at_s - idle_s, charge.at_s), rate))
-        backlog = max(0.0, backlog - span_s * rate) + charge.units
-        at_s = max(at_s, charge.at_s)
-        highest = max(highest, backlog)
-        used += charge.units
-    end_s = max(under_way[-1].to_s, at_s)
-    idle_s = max(0.0, (end_s - at_s) - backlog / rate)
-    if idle_s:
-        unused.append((Span(end_s - idle_s, end_s), rate))
-    left = max(0.0, limit.burst - max(0.0, backlog - (end_s - at_s) * rate))
-    dropped = _within(unused, under_way)
-    dropped_waiting = _within(unused, waiting)
+    backlog, highest, used, at_s = 0.0, 0.0, 0.0, under_way[0].from_s
+    full: list[Span] = []
+    last = Charge(max(under_way[-1].to_s, charges[-1].at_s), 0.0)
+    for charge in (*charges, last):
+        # A clock that stepped back between two processes must not drain anything twice.
+        now_s = max(at_s, charge.at_s)
+        emptied_s = at_s + backlog / rate
+        if emptied_s < now_s:
+            full.append(Span(emptied_s, now_s))
+        backlog = max(0.0, backlog - (now_s - at_s) * rate) + charge.units
+        highest, used, at_s = max(highest, backlog), used + charge.units, now_s
+    left = max(0.0, limit.burst - backlog)
+    lost = [(span, rate) for span in full]
+    offered = used + _overlap(lost, under_way) + left
     waited_s = sum(span.to_s - span.from_s for span in waiting)
     return LevelUse(
         highest=highest / limit.burst,
-        average=used / (used + dropped + left) if used + dropped + left else None,
-        while_waiting=1 - dropped_waiting / (rate * waited_s) if waited_s > 0 else None,
+        average=used / offered,
+        while_waiting=1 - _overlap(lost, waiting) / (rate * waited_s) if waited_s > 0 else None,
     )
+
+
+def _gauge_use(limit: Gauge, charges: Sequence[Charge], under_way: list[Span], waiting: list[Span]) -> LevelUse:
+    in_use, highest, at_s = 0.0, 0.0, charges[0].at_s
+    steps: list[tuple[Span, float]] = []
+    for charge in charges:
+        if charge.at_s > at_s:
+            steps.append((Span(at_s, charge.at_s), in_use))
+        in_use, at_s = in_use + charge.units, charge.at_s
+        highest = max(highest, in_use)
+
+    def average(over: list[Span]) -> float | None:
+        over_s = sum(span.to_s - span.from_s for span in over)
+        if over_s <= 0:
+            return None
+        return _overlap(steps, over) / over_s / limit.amount
+
+    return LevelUse(highest / limit.amount, average(under_way), average(waiting))
+
+
+def _window_highest(limit: Window | Rolling, charges: Sequence[Charge]) -> float:
+    if isinstance(limit, Rolling):
+        return _rolling_highest(limit, charges)
+    used, highest = 0.0, 0.0
+    end_ns: int | None = 0
+    for charge in charges:
+        at_ns = to_ns(charge.at_s)
+        if end_ns is not None and at_ns >= end_ns:
+            used, end_ns = 0.0, limit.span.end_ns(at_ns)
+        used += charge.units
+        highest = max(highest, used)
+    return highest / limit.amount
+
+
+def _rolling_highest(limit: Rolling, charges: Sequence[Charge]) -> float:
+    used, highest, oldest = 0.0, 0.0, 0
+    for charge in charges:
+        used += charge.units
+        while charges[oldest].at_s <= charge.at_s - limit.period_s:
+            used -= charges[oldest].units
+            oldest += 1
+        highest = max(highest, used)
+    return highest / limit.amount
+
+
+def _overlap(some: Sequence[tuple[Span, float]], others: Sequence[Span]) -> float:
+    """Sum the seconds in which stretches of both lists coincide, times the weight of the first; both are sorted."""
+    total = 0.0
+    first = 0
+    for span, weight in some:
+        while first < len(others) and others[first].to_s <= span.from_s:
+            first += 1
+        at = first
+        while at < len(others) and others[at].from_s < span.to_s:
+            total += weight * (min(span.to_s, others[at].to_s) - max(span.from_s, others[at].from_s))
+            at += 1
+    return total

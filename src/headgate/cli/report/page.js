@@ -1,0 +1,180 @@
+// Draws the plots and fills the table of agents from the data in the page. Text only ever goes in as text.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colors = ["--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7", "--c8"];
+  const plots = [];
+
+  const clock = (s) => {
+    if (s < 0) return "";
+    const whole = Math.round(s), m = Math.floor(whole / 60), two = (n) => String(n).padStart(2, "0");
+    if (data.took_s < 60) return `${Math.round(s * 10) / 10} s`;
+    return m >= 60 ? `${Math.floor(m / 60)}:${two(m % 60)}:${two(whole % 60)}` : `${m}:${two(whole % 60)}`;
+  };
+  const percent = (share) => (share == null ? "–" : `${Math.round(share * 100)} %`);
+  const number = (n) => (n == null ? "–" : n >= 10 || Number.isInteger(n) ? Math.round(n).toLocaleString("en") : n.toFixed(1));
+  const seconds = (s) => (s == null ? "–" : s < 10 ? `${s.toFixed(2)} s` : s < 60 ? `${Math.round(s)} s` : clock(s));
+  const dollars = (micro) => `$${(micro / 1e6).toFixed(micro >= 1e6 || micro === 0 ? 2 : 4)}`;
+  const compact = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)}G` : n >= 1e6 ? `${(n / 1e6).toFixed(1)}M` : n >= 1e4 ? `${(n / 1e3).toFixed(1)}k` : number(n));
+
+  const axis = (more) => ({
+    stroke: () => color("--muted"), font: "12px system-ui, sans-serif",
+    grid: { stroke: () => color("--line"), width: 1 }, ticks: { show: false }, ...more,
+  });
+  const series = (label, at, more) => ({
+    label, stroke: () => color(colors[at % colors.length]), width: 1.6, points: { show: false }, spanGaps: true, ...more,
+  });
+  const filled = (at) => ({ fill: () => `${color(colors[at % colors.length])}26` });
+
+  function plot(id, options, columns) {
+    const holder = document.querySelector(`#${id} .plot`);
+    if (columns.length < 2 || !columns[0].length) {
+      holder.classList.add("none");
+      holder.textContent = "nothing to show";
+      return;
+    }
+    const size = () => ({ width: Math.max(200, holder.clientWidth), height: options.height || 220 });
+    const made = new uPlot({
+      ...size(), cursor: { points: { size: 6 }, drag: { x: true, y: false } }, legend: { live: true },
+      padding: [12, 12, 0, 0], ...options,
+    }, columns, holder);
+    plots.push(made);
+    new ResizeObserver(() => made.setSize(size())).observe(holder);
+  }
+
+  const steps = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
+  const timed = (axisFormat, range) => ({
+    scales: { x: { time: false, range: [0, data.took_s || 1] }, y: { range: (_, min, max) => range(max || 0) } },
+    axes: [
+      axis({ values: (_, ticks) => ticks.map(clock), space: 70, incrs: steps, size: 34 }),
+      axis({ values: (_, ticks) => ticks.map(axisFormat), size: 58 }),
+    ],
+  });
+  const at = { label: "at", value: (_, s) => (s == null ? "–" : clock(s)) };
+
+  // A line where a limit is used to the full: what a rate shows above it was saved up in its bucket before.
+  const fullLine = {
+    hooks: {
+      draw: [(u) => {
+        const y = Math.round(u.valToPos(1, "y", true));
+        u.ctx.save();
+        u.ctx.strokeStyle = color("--muted");
+        u.ctx.setLineDash([5, 4]);
+        u.ctx.beginPath();
+        u.ctx.moveTo(u.bbox.left, y);
+        u.ctx.lineTo(u.bbox.left + u.bbox.width, y);
+        u.ctx.stroke();
+        u.ctx.restore();
+      }],
+    },
+  };
+
+  document.getElementById("limits-note").textContent = data.limits.length
+    ? `A rate: what was used over ${data.smooth_s} s, of what it refills; what its bucket had saved up goes beyond 100 %. A window or slots: how full it was.`
+    : "No limit was configured.";
+  plot("limits-plot", {
+    height: 280, ...timed(percent, (max) => [0, Math.min(1.4, Math.max(1.1, max * 1.05))]), plugins: [fullLine],
+    series: [at, ...data.limits.map((limit, i) => series(limit.label, i, { value: (_, v) => percent(v) }))],
+  }, [data.x, ...data.limits.map((limit) => limit.shares)]);
+
+  const value = { value: (_, v) => number(v) };
+  plot("agents-plot", {
+    ...timed(number, (max) => [0, Math.max(1, max * 1.08)]),
+    series: [at, series("at work", 0, { ...value, ...filled(0) }), series("calls waiting", 1, value), series("calls under way", 2, value)],
+  }, [data.x, data.working, data.waiting, data.calling]);
+
+  const span = { value: (_, v) => seconds(v) };
+  plot("waits-plot", {
+    ...timed((s) => (s < 1 ? `${Math.round(s * 1000)} ms` : s < 60 ? `${Math.round(s * 10) / 10} s` : seconds(s)), (max) => [0, Math.max(0.01, max * 1.08)]),
+    series: [at, series("mean", 0, { ...span, ...filled(0) }), series("longest", 1, span)],
+  }, [data.x, data.mean_wait_s, data.longest_wait_s]);
+
+  const bars = uPlot.paths.bars({ size: [0.8, 80] });
+  plot("spread-plot", {
+    scales: { x: { time: false, range: [-0.6, data.wait_labels.length - 0.4] }, y: { range: (_, min, max) => [0, Math.max(1, max * 1.08)] } },
+    axes: [
+      axis({ splits: data.wait_labels.map((_, i) => i), values: (_, ticks) => ticks.map((i) => data.wait_labels[i] ?? ""), grid: { show: false }, size: 34 }),
+      axis({ values: (_, ticks) => ticks.map(compact), size: 58 }),
+    ],
+    series: [{ label: "waited", value: (_, i) => (i == null ? "–" : data.wait_labels[i] ?? "–") },
+      series("calls", 0, { ...value, ...filled(0), paths: bars, points: { show: false } })],
+  }, [data.wait_labels.map((_, i) => i), data.wait_counts]);
+
+  const known = data.costs.in_dollars;
+  document.getElementById("costs-title").textContent = known ? "Cost by agent" : "Tokens by agent (no price is known)";
+  const few = data.costs.values.length <= 120;
+  plot("costs-plot", {
+    scales: { x: { time: false, range: [-0.6, Math.max(0.6, data.costs.values.length - 0.4)] }, y: { range: (_, min, max) => [0, max * 1.08 || 1] } },
+    axes: [
+      axis({ values: (_, ticks) => ticks.map((i) => (Number.isInteger(i) ? i + 1 : "")), grid: { show: false }, size: 34 }),
+      axis({ values: (_, ticks) => ticks.map(known ? dollars : compact), size: 66 }),
+    ],
+    series: [{ label: "agent", value: (_, i) => (i == null ? "–" : data.costs.names[i]) },
+      series(known ? "cost" : "tokens", 2, {
+        ...filled(2), value: (_, v) => (v == null ? "–" : known ? dollars(v) : compact(v)),
+        paths: few ? bars : uPlot.paths.stepped({ align: 1 }),
+      })],
+  }, [data.costs.names.map((_, i) => i), data.costs.values]);
+
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => plots.forEach((each) => each.redraw(false, true)));
+
+  // The table of agents: sorted by a click on a column, filtered as one types.
+  const columns = [
+    ["agent", "word fold", (a) => a.name], ["state", "word", (a) => a.state], ["tries", "", (a) => a.tries, number],
+    ["calls", "", (a) => a.calls, compact], ["tokens in", "", (a) => a.prompt, compact], ["cached", "", (a) => (a.prompt ? a.cached / a.prompt : null), percent],
+    ["out", "", (a) => a.output, compact], ["cost", "", (a) => a.cost, (v) => dollars(v)], ["waited", "", (a) => a.wait_s, seconds],
+    ["longest", "", (a) => a.longest_s, seconds], ["took", "", (a) => a.took_s, seconds],
+  ];
+  const table = document.getElementById("agents"), head = table.tHead.rows[0], body = table.tBodies[0];
+  let sorted = { column: null, down: true };
+
+  columns.forEach(([name, classes], i) => {
+    const cell = document.createElement("th"), button = document.createElement("button");
+    cell.className = classes;
+    button.textContent = name;
+    button.addEventListener("click", () => {
+      sorted = { column: i, down: sorted.column === i ? !sorted.down : !classes };
+      fill();
+    });
+    cell.append(button);
+    head.append(cell);
+  });
+
+  function row(agent) {
+    const made = document.createElement("tr");
+    for (const [name, classes, of, format] of columns) {
+      const cell = document.createElement("td");
+      cell.className = classes;
+      const shown = of(agent);
+      cell.textContent = format ? (shown == null ? "–" : format(shown)) : shown;
+      if (name === "cost" && agent.unknown) cell.textContent += " + ?";
+      if (name === "state" && (shown === "done" || shown === "failed")) cell.classList.add(shown === "done" ? "good" : "bad");
+      if (name === "agent" && agent.error) {
+        const error = document.createElement("div");
+        error.className = "error";
+        error.textContent = agent.error;
+        cell.append(error);
+      }
+      made.append(cell);
+    }
+    return made;
+  }
+
+  function fill() {
+    const wanted = document.getElementById("filter").value.trim().toLowerCase();
+    const found = data.agents.filter((a) => !wanted || `${a.name} ${a.state} ${a.error || ""}`.toLowerCase().includes(wanted));
+    if (sorted.column !== null) {
+      const of = columns[sorted.column][2], sign = sorted.down ? -1 : 1;
+      found.sort((a, b) => {
+        const x = of(a) ?? -1, y = of(b) ?? -1;
+        return sign * (typeof x === "string" ? x.localeCompare(y, "en", { numeric: true }) : x - y);
+      });
+    }
+    const most = 2000;
+    body.replaceChildren(...found.slice(0, most).map(row));
+    document.getElementById("shown").textContent = found.length > most ? `the first ${most} of ${found.length}` : `${found.length} of ${data.agents.length}`;
+  }
+  document.getElementById("filter").addEventListener("input", fill);
+  fill();
+})();

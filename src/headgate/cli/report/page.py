@@ -1,0 +1,207 @@
+"""The report as one HTML page that needs no network: figures, plots and every agent, light and dark.
+
+One rule: whatever came from outside (names, errors) goes in escaped, or as data that the script shows as text.
+"""
+
+import html
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from headgate.cli.report.figures import AgentFigures, LimitFigures, RunFigures
+from headgate.cli.report.series import Series, series_of
+from headgate.cli.wording import (
+    amount_text,
+    count_text,
+    duration_text,
+    limit_text,
+    per_text,
+    share_text,
+    usd_text,
+)
+
+__all__ = ["page_of", "write_page"]
+
+_HERE = "headgate.cli.report"
+_MOST_AGENTS = 20_000
+_MOST_LIMITS = 500
+_ERROR_CHARACTERS = 300
+
+
+def write_page(figures: RunFigures, path: Path) -> None:
+    """Write the page, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(page_of(figures))
+        Path(unfinished).replace(path)
+    except OSError:
+        Path(unfinished).unlink(missing_ok=True)
+        raise
+
+
+def page_of(figures: RunFigures) -> str:
+    """Give the page."""
+    report = figures.report
+    what = f"{report.what} · " if report.what else ""
+    began = datetime.fromtimestamp(figures.began_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    parts = {
+        "TITLE": html.escape(f"Headgate: {report.run}"),
+        "HEADING": html.escape(report.run),
+        "SUBTITLE": html.escape(f"{what}{report.why} after {duration_text(figures.took_s)} · began {began}"),
+        "TILES": "".join(_tiles(figures)),
+        "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(figures)),
+        "LIMITS": _limits(figures.limits),
+        "FOOTER": "Made by Headgate from its ledger. Plots by uPlot.",
+        "LICENCE": _file("vendor/uplot-LICENSE").replace("--", "- -"),
+        "STYLE": _file("vendor/uplot-1.6.32.min.css") + _file("page.css"),
+        "DATA": _script_safe(json.dumps(_data(figures, series_of(figures)), ensure_ascii=False)),
+        "UPLOT": _file("vendor/uplot-1.6.32.min.js"),
+        "SCRIPT": _file("page.js"),
+    }
+    # One pass from left to right: a marker inside what was put in is left alone.
+    pieces = _file("page.html").split("%%")
+    return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+
+
+def _file(name: str) -> str:
+    return files(_HERE).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script_safe(text: str) -> str:
+    """Keep JSON from ending the script element that it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _tiles(figures: RunFigures) -> list[str]:
+    states, total, provider = figures.states, figures.total, figures.report.provider
+    jobs = sum(states.values())
+    tiles = [
+        _tile(f"{states['done']} / {jobs}", "jobs done", "good" if states["done"] == jobs else ""),
+        _tile(str(states["failed"]), "failed", "bad" if states["failed"] else ""),
+        _tile(duration_text(figures.took_s), "from first to last"),
+        _tile(count_text(total.calls), "calls"),
+        _tile(count_text(total.prompt_tokens), "tokens in"),
+        _tile(count_text(total.output_tokens), "tokens out"),
+        _tile(usd_text(total.cost_micro_usd, total.unknown_cost), "cost"),
+        _tile(duration_text(figures.wait_quantile_s(0.5)), "waited, half of the calls up to"),
+        _tile(duration_text(figures.wait_quantile_s(0.95)), "waited, 95 % up to"),
+    ]
+    if provider is not None:
+        tiles.append(_tile(str(provider.refused), "429s from the provider", "bad" if provider.refused else "good"))
+    return tiles
+
+
+def _tile(figure: str, word: str, kind: str = "") -> str:
+    return f'<div class="tile"><b class="{kind}">{html.escape(figure)}</b><span>{html.escape(word)}</span></div>'
+
+
+def _notes(figures: RunFigures) -> list[str]:
+    report, notes = figures.report, []
+    if report.simulated:
+        notes.append("This run used the simulated provider: nothing was spent, costs are what a real one would charge.")
+    if report.provider is not None:
+        counted = report.provider
+        notes.append(
+            f"The provider itself counted {counted.served:,} calls served, {counted.refused:,} refused, "
+            f"{counted.input_tokens:,} tokens in and {counted.output_tokens:,} out."
+        )
+    if figures.estimated_calls:
+        notes.append(f"{figures.estimated_calls:,} calls told no usage; they count as estimated.")
+    if figures.total.unknown_cost:
+        notes.append(
+            f"The price of {figures.total.unknown_cost:,} calls is not known; costs are at least what is shown."
+        )
+    return notes
+
+
+def _limits(limits: Sequence[LimitFigures]) -> str:
+    if not limits:
+        return "<p>No limit was configured.</p>"
+    names = ("limit", "amount", "used by this run", "used by all", "fullest", "average", "while calls waited")
+    head = "".join(f'<th class="{"word" if name == "limit" else ""}">{name}</th>' for name in names)
+    ranked = sorted(limits, key=lambda limit: -(limit.use.highest or 0.0))
+    rows = "".join(_limit_row(limit) for limit in ranked[:_MOST_LIMITS])
+    more = f"<p>and {len(ranked) - _MOST_LIMITS} more</p>" if len(ranked) > _MOST_LIMITS else ""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
+
+
+def _limit_row(limit: LimitFigures) -> str:
+    highest = min(1.0, limit.use.highest or 0.0)
+    meter = f'<span class="meter"><i style="width:{highest * 100:.1f}%"></i></span>'
+    by_all = limit.level_used if limit.kind == "window" else None
+    cells = (
+        f"{amount_text(limit.dimension, limit.amount)}{per_text(limit.per)}",
+        "-" if limit.kind == "gauge" else amount_text(limit.dimension, limit.used),
+        "-" if by_all is None else amount_text(limit.dimension, by_all),
+        share_text(limit.use.highest),
+        share_text(limit.use.average),
+        share_text(limit.use.while_waiting),
+    )
+    name = html.escape(limit_text(limit.scope, limit.models, limit.dimension))
+    shown = [f"<td>{html.escape(cell)}</td>" for cell in cells]
+    shown[3] = shown[3].replace("<td>", f"<td>{meter}")
+    return f'<tr><td class="word">{name}</td>{"".join(shown)}</tr>'
+
+
+def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
+    in_dollars = figures.total.cost_micro_usd > 0
+    dearest = sorted(figures.agents, key=lambda agent: -_weight(agent, in_dollars=in_dollars))[:_MOST_AGENTS]
+    return {
+        "took_s": round(figures.took_s, 1),
+        "smooth_s": series.smooth_s,
+        "x": series.bins.middles_s(),
+        "working": _rounded(series.working),
+        "waiting": _rounded(series.waiting),
+        "calling": _rounded(series.calling),
+        "mean_wait_s": _rounded(series.mean_wait_s),
+        "longest_wait_s": _rounded(series.longest_wait_s),
+        "limits": [
+            {
+                "label": f"{limit_text(each.limit.scope, each.limit.models, each.limit.dimension)}"
+                f"{per_text(each.limit.per)}",
+                "shares": _rounded(each.shares),
+            }
+            for each in series.limits
+        ],
+        "wait_labels": [*(f"≤{edge:g}s" for edge in series.wait_edges_s), f">{series.wait_edges_s[-1]:g}s"],
+        "wait_counts": series.wait_counts if figures.total.calls else [],
+        "costs": {
+            "in_dollars": in_dollars,
+            "names": [agent.name for agent in dearest],
+            "values": [_weight(agent, in_dollars=in_dollars) for agent in dearest],
+        },
+        "agents": [_agent(agent) for agent in figures.agents[:_MOST_AGENTS]],
+    }
+
+
+def _weight(agent: AgentFigures, *, in_dollars: bool) -> int:
+    return agent.cost_micro_usd if in_dollars else agent.prompt_tokens + agent.output_tokens
+
+
+def _agent(agent: AgentFigures) -> dict[str, Any]:
+    return {
+        "name": agent.name,
+        "state": agent.state,
+        "tries": agent.attempts,
+        "error": None if agent.error is None else agent.error[:_ERROR_CHARACTERS],
+        "calls": agent.calls,
+        "prompt": agent.prompt_tokens,
+        "cached": agent.cached_tokens,
+        "output": agent.output_tokens,
+        "cost": agent.cost_micro_usd,
+        "unknown": agent.unknown_cost,
+        "wait_s": round(agent.wait_s, 3),
+        "longest_s": round(agent.longest_wait_s, 3),
+        "took_s": round(agent.took_s, 3),
+    }
+
+
+def _rounded(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None else round(value, 4) for value in values]

@@ -1,0 +1,315 @@
+"""`headgate run`, `resume` and `runs`: a fleet of agents behind a gateway of its own, and what became of it.
+
+One rule: all that a run needs to go on is in the store and in its folder, so that it can be resumed after any end.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from headgate.adapters.agents.command import Command, CommandAgent, check_command
+from headgate.adapters.agents.function import FunctionAgent, load_function
+from headgate.adapters.agents.replay import ReplayAgent
+from headgate.adapters.config import Config
+from headgate.adapters.owners import owner_is_alive
+from headgate.adapters.server import run as run_loop
+from headgate.adapters.tasks import TaskList, folder_name, jobs_of, read_tasks
+from headgate.cli.demo.stage import Stage, open_stage
+from headgate.cli.progress import show_progress
+from headgate.cli.reporting import FleetWatch, report_run
+from headgate.cli.serving import gateway_of, require_accounts
+from headgate.compose import House, open_house, open_stores, read_config
+from headgate.core.errors import CallerError
+from headgate.core.jobs import Job
+from headgate.gateway.control import rfc3339
+from headgate.ports import Agent, Desk, Run
+from headgate.runtime.fleet import Fleet, FleetEnd, FleetEvent, FleetRules
+from headgate.runtime.keys import make_key
+from headgate.testing.provider.recorded import load_session
+
+EXIT_DONE, EXIT_FAILED, EXIT_UNFINISHED = 0, 1, 75
+
+KEY_LIFE_S = 7 * 86_400.0
+"""How long an attempt's key lasts at the most: one of a runner that was killed ends by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What a run was started with; kept with it as JSON, so that it can be resumed. Paths are absolute."""
+
+    tasks: str
+    agents: int = 10
+    attempts: int = 3
+    command: tuple[str, ...] = ()
+    function: str | None = None
+    config: str | None = None
+    gateway: str | None = None
+    speed: float | None = None
+    folder: str = ""
+    here: str = ""
+    demo: bool = False
+    real: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> "RunSettings":
+        """Read them back."""
+        fields = json.loads(text)
+        fields["command"] = tuple(fields["command"])
+        return cls(**fields)
+
+
+def start_run(settings: RunSettings, *, as_json: bool) -> int:
+    """Start a run and work through it; gives the exit code.
+
+    Raises:
+        HeadgateError: it cannot be started; nothing was.
+    """
+    tasks = read_tasks(Path(settings.tasks))
+    agent_kind(settings, tasks)
+    if settings.command:
+        command = Command(settings.command, Path(settings.here))
+        check_command(command, ((task.place, task.fields) for task in tasks.tasks))
+        for hint in command.hints():
+            _note(hint)
+    for note in tasks.notes:
+        _note(note)
+    run_id = secrets.token_hex(3)
+    return run_loop(_run(run_id, settings, tasks, as_json=as_json))
+
+
+def resume_run(run_id: str, config_path: Path | None, agents: int | None, *, as_json: bool) -> int:
+    """Go on with a run where it was; gives the exit code.
+
+    Raises:
+        CallerError: there is no such run.
+    """
+    run, settings = asyncio.run(_find_run(run_id, config_path))
+    if agents is not None:
+        settings = replace(settings, agents=agents)
+    return run_loop(_run(run.id, settings, None, as_json=as_json))
+
+
+def show_runs(config_path: Path | None, *, as_json: bool) -> None:
+    """Print the runs of the store, newest first."""
+    shape = asyncio.run(_list_runs(config_path))
+    if as_json:
+        print(json.dumps({"runs": shape}))  # noqa: T201 - the answer
+        return
+    if not shape:
+        print("no runs; start one with `headgate run`")  # noqa: T201 - the answer
+    for row in shape:
+        counts = ", ".join(f"{count} {state}" for state, count in row["jobs"].items())
+        print(f"{row['run']}  {row['created']}  {counts}  {row['tasks']}")  # noqa: T201 - the answer
+
+
+def agent_kind(settings: RunSettings, tasks: TaskList) -> Literal["command", "function", "replay"]:
+    """Say what works on the tasks.
+
+    Raises:
+        CallerError: nothing does, or more than one thing.
+    """
+    if settings.command and settings.function:
+        raise CallerError("both a command and --python were given; a task is worked on by one of them")
+    if tasks.kind == "recordings":
+        if settings.command or settings.function:
+            raise CallerError(f"{settings.tasks} holds recordings, which are replayed; leave out the command")
+        return "replay"
+    if settings.function:
+        return "function"
+    if not settings.command:
+        raise CallerError(
+            "no agent given: write a command after --, such as `headgate run tasks.jsonl -- claude -p {prompt}`, or "
+            "--python module:function"
+        )
+    return "command"
+
+
+async def _run(run_id: str, settings: RunSettings, tasks: TaskList | None, *, as_json: bool) -> int:
+    folder = Path(settings.folder) / run_id
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with AsyncExitStack() as stack:
+        stage = await stack.enter_async_context(
+            open_stage(folder, wanted=settings.demo, real=settings.real, note=_note)
+        )
+        config = stage.config if stage is not None else read_config(_path(settings.config))
+        if settings.gateway is None:
+            require_accounts(config)
+        house = await stack.enter_async_context(open_house(config))
+        gateway = settings.gateway
+        if gateway is None:
+            server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0))
+            gateway = f"http://127.0.0.1:{server.address[1]}"
+        if tasks is not None:
+            run = Run(run_id, house.clock.now_s(), json.dumps(asdict(settings)))
+            await house.stores.jobs.add_run(run, jobs_of(tasks.tasks, run_id, settings.attempts))
+        kind = agent_kind(settings, read_tasks(Path(settings.tasks)) if tasks is None else tasks)
+        agent = _agent(kind, settings, house)
+        return await _work(run_id, settings, house, agent, gateway, folder, stage, as_json=as_json)
+
+
+async def _work(
+    run_id: str,
+    settings: RunSettings,
+    house: House,
+    agent: Agent,
+    gateway: str,
+    folder: Path,
+    stage: Stage | None,
+    *,
+    as_json: bool,
+) -> int:
+    console = Console(stderr=as_json)
+    watch = FleetWatch(house, run_id, stage)
+    if not as_json:
+        again = f"headgate resume {run_id}" + (f" --config {settings.config}" if settings.config else "")
+        console.print(f"run {run_id}: {settings.agents} agents; after any end, go on with: {again}", highlight=False)
+
+    def listen(event: FleetEvent) -> None:
+        if event.kind in {"draining", "stopping"}:
+            watch.note = "draining: running agents end" if event.kind == "draining" else "stopping"
+
+    fleet = Fleet(
+        run_id,
+        store=house.stores.jobs,
+        agent=agent,
+        desks=lambda job: _desk(job, house, gateway, folder, shared=settings.gateway is not None),
+        clock=house.clock,
+        owner=house.owner,
+        owner_is_alive=owner_is_alive,
+        rules=FleetRules(agents=settings.agents),
+        listen=listen,
+    )
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, fleet.interrupt)
+    loop.add_signal_handler(signal.SIGTERM, fleet.drain)
+    async with show_progress(run_id, watch.snapshot, console, "none" if as_json else None):
+        end = await fleet.run()
+    # What a killed runner left in flight may have become known meanwhile.
+    await house.manager.recover()
+    await report_run(watch, end, folder, console, what=_what(settings), json_too=as_json)
+    return _exit_code(end)
+
+
+def _exit_code(end: FleetEnd) -> int:
+    if end.queued or end.running:
+        return EXIT_UNFINISHED
+    return EXIT_FAILED if end.failed else EXIT_DONE
+
+
+def _agent(kind: str, settings: RunSettings, house: House) -> Agent:
+    match kind:
+        case "command":
+            command = Command(settings.command, Path(settings.here))
+            keys = {entry.api_key.reveal() for entry in house.config.accounts}
+            secret_names = {name for name, value in os.environ.items() if value in keys}
+            return CommandAgent(command, environ=os.environ, secrets=secret_names)
+        case "function":
+            assert settings.function is not None, "a function was named"
+            return FunctionAgent(load_function(settings.function, Path(settings.here)))
+        case _:
+            folder = Path(settings.tasks)
+            folder = folder if folder.is_dir() else folder.parent
+
+            def open_recording(job: Job) -> Any:
+                return load_session(folder / json.loads(job.task)["recording"])
+
+            return ReplayAgent(open_recording, house.post, speed=settings.speed)
+
+
+@asynccontextmanager
+async def _desk(job: Job, house: House, gateway: str, folder: Path, *, shared: bool) -> AsyncIterator[Desk]:
+    """Set an attempt's desk up: a key of its own on our gateway, or the user's key on another."""
+    place = folder / "agents" / folder_name(job)
+    if shared:
+        yield Desk(gateway, os.environ.get("HEADGATE_KEY", "none"), place)
+        return
+    now_s = house.clock.now_s()
+    scopes = json.dumps({"run": job.run, "agent": job.name})
+    name = f"{job.run}/{job.index}.{job.attempt}"
+    new = make_key(name, now_s, scopes=scopes, expires_s=now_s + KEY_LIFE_S, fleet=True)
+    await house.manager.keys.add([new.stored])
+    try:
+        yield Desk(gateway, new.secret, place)
+    finally:
+        await house.manager.keys.revoke(new.stored.id)
+
+
+async def _find_run(run_id: str, config_path: Path | None) -> tuple[Run, RunSettings]:
+    looked_in = []
+    for config in _configs(config_path):
+        if not config.store.path.exists():
+            continue
+        looked_in.append(str(config.store.path))
+        async with open_stores(config) as stores:
+            for run in await stores.jobs.runs():
+                if run.id == run_id:
+                    return run, RunSettings.of(run.settings)
+    raise CallerError(f"no run {run_id!r} in {' or '.join(looked_in) or 'any store'}; see `headgate runs`")
+
+
+async def _list_runs(config_path: Path | None) -> list[dict[str, Any]]:
+    rows = []
+    for config in _configs(config_path):
+        if not config.store.path.exists():
+            continue
+        async with open_stores(config) as stores:
+            for run in await stores.jobs.runs():
+                counts: dict[str, int] = {}
+                for job in await stores.jobs.jobs(run.id):
+                    counts[job.state] = counts.get(job.state, 0) + 1
+                settings = RunSettings.of(run.settings)
+                rows.append(
+                    {
+                        "run": run.id,
+                        "created": rfc3339(run.created_s),
+                        "jobs": counts,
+                        "tasks": settings.tasks,
+                        "folder": str(Path(settings.folder) / run.id),
+                    }
+                )
+    return rows
+
+
+def _configs(config_path: Path | None) -> list[Config]:
+    """Give the configurations whose stores a run may be in: the one named or found, and the example's."""
+    found = [read_config(config_path)]
+    if config_path is None:
+        example = replace(found[0].store, path=example_folder() / "headgate.sqlite")
+        found.append(replace(found[0], store=example))
+    return found
+
+
+def example_folder() -> Path:
+    """Give where the example keeps its store and its runs: beside what the user works on."""
+    return Path.cwd() / ".headgate"
+
+
+def runs_folder(config_path: Path | None) -> Path:
+    """Give the folder of the runs of a configuration: beside its store."""
+    return read_config(config_path).store.path.parent / "runs"
+
+
+def _what(settings: RunSettings) -> str:
+    if settings.demo:
+        return "the example: small coding agents in Python"
+    if settings.command:
+        return " ".join(settings.command)
+    return settings.function or f"replay of {settings.tasks}"
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text is not None else None
+
+
+def _note(text: str) -> None:
+    print(f"headgate: {text}", file=sys.stderr)  # noqa: T201 - for people, beside the answer

@@ -206,6 +206,11 @@ class Answer(Protocol):
         ...
 
     @property
+    def output_seen_tokens(self) -> int:
+        """At least so much output went by, told or not."""
+        ...
+
+    @property
     def model_served(self) -> str | None:
         """The model that answered, once told."""
         ...

@@ -60,6 +60,7 @@ def test_an_unknown_path_still_has_a_dialect_for_its_refusal() -> None:
     assert dialect_of("/v1/messages/nothing", []) == "anthropic"
     assert dialect_of("/v2", [(b"anthropic-version", b"1")]) == "anthropic"
     assert dialect_of("/v2", []) == "openai"
+    assert dialect_of("/v1/chat/completions?x=1", [(b"x-api-key", b"k")]) == "openai"
 
 
 # --- what is read

@@ -84,7 +84,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.stretches: list[list[float]] = []
         rates = [limit for limit in self.limits if isinstance(limit, Rate)]
         self.at_settle = {limit.name: Bucket(limit.amount, limit.period_s, limit.burst) for limit in rates}
-        self.charged_s = self.now_s
+        self.charged_s = 0.0
 
     # -- what happens ---------------------------------------------------------------------------------------------
 

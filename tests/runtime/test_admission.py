@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import budget, level_of, rate, slots
+from small_house import budget, level_of, rate, slots
 
 from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError
 from headgate.core.scopes import Scopes

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from conftest import level_of, rate, slots
+from small_house import level_of, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.core.errors import CallerGoneError, ProviderError, StoreError, UnknownModelError

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 
-import psutil  # type: ignore[import-untyped]  # it ships no types
+import psutil
 
 _managers = itertools.count(1)
 

@@ -13,10 +13,10 @@ from rich.console import Console
 from rich.live import Live
 
 from headgate.cli.progress_picture import History, LimitRow, Snapshot, UsageRow, WaitingRow, line, picture
-from headgate.cli.wording import duration_text
+from headgate.cli.wording import clock_text
 from headgate.core.errors import HeadgateError
 
-__all__ = ["LimitRow", "Snapshot", "UsageRow", "WaitingRow", "show_progress"]
+__all__ = ["LimitRow", "ProgressConsole", "Snapshot", "UsageRow", "WaitingRow", "show_progress"]
 
 Style = Literal["picture", "lines", "none"]
 
@@ -26,9 +26,17 @@ _LOOK_EVERY_S = 1.0
 _LINE_EVERY_S = 5.0
 
 
+class ProgressConsole(Console):
+    """A console whose reader may leave: rich's own would exit the process, and the fleet with it."""
+
+    def on_broken_pipe(self) -> None:
+        """Say so to whoever prints."""
+        raise BrokenPipeError
+
+
 @asynccontextmanager
 async def show_progress(
-    run: str, read: Callable[[], Awaitable[Snapshot]], console: Console, style: Style | None = None
+    run: str, read: Callable[[], Awaitable[Snapshot]], console: ProgressConsole, style: Style | None = None
 ) -> AsyncIterator[None]:
     """Show progress on the console while the block runs, the last state included.
 
@@ -116,8 +124,8 @@ class _Lines:
         if news == self._said or not (is_due or last):
             return
         self._said, self._said_s = news, now_s
-        at = duration_text(now_s - history.started_s)
-        self._console.print(f"{at:>8}  {news}", markup=False, highlight=False, soft_wrap=True)
+        at = clock_text(now_s - history.started_s)
+        self._console.print(f"{at:>7}  {news}", markup=False, highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         pass

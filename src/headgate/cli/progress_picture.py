@@ -16,8 +16,8 @@ from rich.text import Text
 
 from headgate.cli.wording import (
     amount_text,
+    clock_text,
     count_text,
-    duration_text,
     limit_text,
     per_text,
     share_text,
@@ -155,6 +155,8 @@ def picture(history: History) -> RenderableType:
     """Draw the last snapshot."""
     now_s, now = history.snapshots[-1]
     parts: list[RenderableType] = [_headline(history, now, now_s), _agents(now), _spent(now)]
+    if now.note:
+        parts.append(Text(now.note, style="yellow"))
     if now.limits:
         parts += [Text(""), _limits(history, now)]
     return Group(*parts)
@@ -183,14 +185,13 @@ def line(history: History) -> str:
 def _headline(history: History, now: Snapshot, now_s: float) -> RenderableType:
     grid = Table.grid(padding=(0, 1), expand=False)
     left_s = history.left_s()
-    left = f"about {duration_text(left_s)} left" if left_s is not None and now.ended < now.all_jobs else ""
+    left = f"about {clock_text(left_s)} left" if left_s is not None and now.ended < now.all_jobs else ""
     grid.add_row(
         Text(history.run, style="bold"),
         ProgressBar(total=max(1, now.all_jobs), completed=now.ended, width=_BAR_CELLS, complete_style="green"),
         Text(f"{now.ended}/{now.all_jobs} jobs"),
-        Text(duration_text(now_s - history.started_s), style="dim"),
+        Text(clock_text(now_s - history.started_s), style="dim"),
         Text(left, style="dim"),
-        Text(now.note, style="yellow"),
     )
     return grid
 
@@ -227,13 +228,13 @@ def _spent(now: Snapshot) -> Text:
 
 
 def _limits(history: History, now: Snapshot) -> RenderableType:
-    # By their highest use so far, so that rows do not jump about; the widest scopes first where that is equal.
-    ranked = sorted(now.limits, key=lambda row: (-round(history.highest[row["name"]], 1), row["name"]))
+    # Chosen by their highest use so far and shown by name, so that rows do not jump about.
+    ranked = sorted(now.limits, key=lambda row: (-history.highest[row["name"]], row["name"]))
     shown = sorted(ranked[:_LIMITS_SHOWN], key=lambda row: row["name"])
     table = Table.grid(padding=(0, 2), expand=False)
     table.add_column(no_wrap=True, overflow="ellipsis", max_width=44)
-    table.add_column(width=_BAR_CELLS)
-    table.add_column(justify="right", no_wrap=True)
+    table.add_column(min_width=8, max_width=_BAR_CELLS)
+    table.add_column(justify="right", no_wrap=True, min_width=6)
     table.add_column(no_wrap=True, overflow="ellipsis")
     for row in shown:
         share = max(0.0, row["share"])

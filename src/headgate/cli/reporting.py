@@ -12,7 +12,7 @@ from headgate.cli.demo.stage import Stage
 from headgate.cli.progress import Snapshot
 from headgate.cli.report import LimitShown, ProviderCount, RunReport, as_json, figures_of, print_report, write_page
 from headgate.compose import House
-from headgate.core.ledger import UsageQuery
+from headgate.core.ledger import GroupBy, UsageQuery
 from headgate.core.limits import Limit
 from headgate.gateway.control import limits_json, queue_json, usage_json
 from headgate.runtime.fleet import FleetEnd
@@ -37,7 +37,7 @@ class FleetWatch:
         counts = dict.fromkeys(("queued", "running", "done", "failed"), 0)
         for job in await self.house.stores.jobs.jobs(self.run):
             counts[job.state] += 1
-        group_by = ("account", "model", "run")
+        group_by: tuple[GroupBy, ...] = ("account", "model", "run")
         groups = await manager.usage(UsageQuery(group_by, only=(("run", self.run),)))
         views = [view for view in await manager.limits() if view.scope.startswith(SHOWN_SCOPES)]
         shown = [view for view in views if not view.scope.startswith("run:") or view.scope == f"run:{self.run}"]

@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
-
 from headgate.adapters.agents.command import Command, CommandAgent, check_command
 from headgate.adapters.agents.function import FunctionAgent, load_function
 from headgate.adapters.agents.replay import ReplayAgent
@@ -25,7 +23,7 @@ from headgate.adapters.owners import owner_is_alive
 from headgate.adapters.server import run as run_loop
 from headgate.adapters.tasks import TaskList, folder_name, jobs_of, read_tasks
 from headgate.cli.demo.stage import Stage, open_stage
-from headgate.cli.progress import show_progress
+from headgate.cli.progress import ProgressConsole, show_progress
 from headgate.cli.reporting import FleetWatch, report_run
 from headgate.cli.serving import gateway_of, require_accounts
 from headgate.compose import House, open_house, open_stores, read_config
@@ -168,7 +166,7 @@ async def _work(
     *,
     as_json: bool,
 ) -> int:
-    console = Console(stderr=as_json)
+    console = ProgressConsole(stderr=as_json)
     watch = FleetWatch(house, run_id, stage)
     if not as_json:
         again = f"headgate resume {run_id}" + (f" --config {settings.config}" if settings.config else "")

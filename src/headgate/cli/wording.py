@@ -7,7 +7,16 @@ import re
 
 from headgate.core.amounts import MICRO_USD_PER_USD
 
-__all__ = ["amount_text", "count_text", "duration_text", "limit_text", "per_text", "share_text", "usd_text"]
+__all__ = [
+    "amount_text",
+    "clock_text",
+    "count_text",
+    "duration_text",
+    "limit_text",
+    "per_text",
+    "share_text",
+    "usd_text",
+]
 
 _DIMENSIONS = {
     "requests": "requests",
@@ -59,12 +68,17 @@ def share_text(share: float | None) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Write a length of time: 0.42 s, 12 s, 3:05, 2:03:05, 3 d 04:00."""
+    """Write a length of time: 0 s, 42 ms, 1.42 s, 12 s, 3:05, 2:03:05, 3 d 04:00."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms" if seconds >= 0.0005 else "0 s"  # noqa: PLR2004 - half a millisecond
     if seconds < 10:  # noqa: PLR2004 - below it the hundredths are worth reading
         return f"{seconds:.2f} s"
+    return f"{round(seconds)} s" if round(seconds) < _MINUTE_S else clock_text(seconds)
+
+
+def clock_text(seconds: float) -> str:
+    """Write a length of time as a stopwatch does: 0:09, 3:05, 2:03:05, 3 d 04:00."""
     whole = round(seconds)
-    if whole < _MINUTE_S:
-        return f"{whole} s"
     minutes, rest_s = divmod(whole, _MINUTE_S)
     if whole < _HOUR_S:
         return f"{minutes}:{rest_s:02d}"

@@ -180,6 +180,7 @@ class Calls:
             admitted_s=self._clock.now_s(),
             usage=Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False),
             held_micro_usd=asked.at_most.micro_usd,
+            cost_micro_usd=asked.expected.micro_usd,  # what it is thought to cost, until it is known
         )
         grant = Grant(row, limits, asked, call.dialect)
         try:
@@ -266,18 +267,26 @@ class Calls:
         return estimate._replace(input_tokens=call.input_tokens, input_at_most=call.input_tokens)
 
     def _asked(self, call: Call, estimate: Estimate) -> Demand:
-        expected_usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens)
-        most_usage = _dearest(call.cache_write, estimate.input_at_most)._replace(output_tokens=estimate.output_at_most)
-        expected = self._amounts(call, expected_usage)
-        at_most = self._amounts(call, most_usage)
+        charge = CHARGES[call.dialect]
+        usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens)
+        most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
+        expected = charge(usage, self._prices.cost(call.model, usage, self._clock.now_s()).micro_usd)
+        at_most = charge(most_usage, self._most_micro_usd(call, estimate))
         if call.dialect == "openai":
             # Charged at the start: max(max_tokens, estimate of the prompt) (wire.md section 3).
-            tokens = max(call.max_output_tokens or 0, estimate.input_tokens)
-            expected = expected._replace(tokens=tokens)
+            expected = expected._replace(tokens=max(call.max_output_tokens or 0, estimate.input_tokens))
         return Demand(expected._replace(slots=1), at_most._replace(slots=1))
 
-    def _amounts(self, call: Call, usage: Usage) -> Amounts:
-        return CHARGES[call.dialect](usage, self._prices.cost(call.model, usage, self._clock.now_s()).micro_usd)
+    def _most_micro_usd(self, call: Call, estimate: Estimate) -> int | None:
+        # Newer OpenAI models write their prompt cache unasked, at the price of Anthropic's for 5 minutes.
+        cache_write = "5m" if call.dialect == "openai" else call.cache_write
+        now_s, output_tokens = self._clock.now_s(), estimate.output_at_most
+        costs = [
+            self._prices.cost(call.model, usage._replace(output_tokens=output_tokens), now_s).micro_usd
+            for usage in _dearest(cache_write, estimate.input_at_most)
+        ]
+        known = [cost for cost in costs if cost is not None]
+        return max(known) if known else None
 
     # -- send and observe ----------------------------------------------------------------------------------------
 
@@ -296,11 +305,15 @@ class Calls:
 
     def _ended(self, grant: Grant, answer: Answer) -> None:
         grant.describe(model_served=answer.model_served, provider_request=answer.provider_request)
+        seen = answer.usage
+        if seen is None and answer.output_seen_tokens:
+            # A stream that was cut before it told anything: its prompt was read, and this much was written.
+            seen = grant.attempt.usage._replace(output_tokens=answer.output_seen_tokens, reported=False)
         if answer.failure is not None:
             grant.failed(answer.failure)
-            grant.usage = answer.usage
-        elif answer.usage is not None:
-            grant.settle(answer.usage)
+            grant.usage = seen
+        elif seen is not None:
+            grant.settle(seen)
 
     # -- settle and record ---------------------------------------------------------------------------------------
 
@@ -373,11 +386,13 @@ def _untold(estimate: Usage, failure: Failure | None) -> Usage:
     return NO_USAGE
 
 
-def _dearest(cache_write: str | None, tokens: int) -> Usage:
+def _dearest(cache_write: str | None, tokens: int) -> tuple[Usage, ...]:
+    """Give the ways in which a prompt may be charged: as plain input, or as the cache write that was asked for."""
+    plain = Usage(tokens)
     match cache_write:
         case "1h":
-            return Usage(cache_write_1h_tokens=tokens)
+            return plain, Usage(cache_write_1h_tokens=tokens)
         case "5m":
-            return Usage(cache_write_5m_tokens=tokens)
+            return plain, Usage(cache_write_5m_tokens=tokens)
         case _:
-            return Usage(input_tokens=tokens)
+            return (plain,)

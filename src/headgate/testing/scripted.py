@@ -41,6 +41,7 @@ class ScriptedAnswer:
     failure: Failure | None
     headers: Headers = ((b"content-type", b"text/event-stream"),)
     usage: Usage | None = None
+    output_seen_tokens: int = 0
     model_served: str | None = None
     provider_request: str | None = None
 

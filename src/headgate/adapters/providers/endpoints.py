@@ -59,6 +59,9 @@ def endpoint_of(target: str, headers: Headers) -> Endpoint | None:
 
 def dialect_of(target: str, headers: Headers) -> Dialect:
     """Give the dialect that a client understands, also where there is no such endpoint."""
+    known = _ENDPOINTS.get(target.partition("?")[0])
+    if known is not None:
+        return known.dialect
     if target.startswith("/v1/messages") or any(name.lower() in _ANTHROPIC_HEADERS for name, _ in headers):
         return "anthropic"
     return "openai"

@@ -60,13 +60,14 @@ def _pieces(answer: bytes) -> list[str]:
     for line in answer.split(b"\n"):
         if line.startswith(b"data:") and b'"text_delta"' in line:
             event = msgspec.json.decode(line[5:])
-            pieces.append(event["delta"]["text"])
+            pieces.append(str(event["delta"]["text"]))
     return pieces
 
 
 def _tool_result(task: dict[str, Any], turn: int) -> str:
+    size = int(task["reads_bytes"])
     line = f"{task['name']}: result {turn} of the tools that were called. "
-    return (line * (task["reads_bytes"] // len(line) + 1))[: task["reads_bytes"]]
+    return (line * (size // len(line) + 1))[:size]
 
 
 def _text(text: str) -> dict[str, Any]:

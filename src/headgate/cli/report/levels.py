@@ -15,8 +15,8 @@ from headgate.core.usage import CHARGES, Dialect
 
 __all__ = ["Charge", "LevelUse", "Span", "charges_of", "level_use", "merged"]
 
-# Output flows; so many pieces of each answer are near enough to a flow for a level that is read to the percent.
-_PIECES = 8
+# Output flows; a piece for each second of an answer is near enough to a flow, and there are only so many.
+_MOST_PIECES = 64
 
 
 class Span(NamedTuple):
@@ -60,8 +60,9 @@ def charges_of(calls: Iterable[Attempt], limit: Limit, dialect: Dialect) -> list
             continue
         if limit.dimension == "output_tokens":
             first_s = min(over_s, max(begun_s, call.first_byte_s or begun_s))
-            step_s = (over_s - first_s) / _PIECES
-            charges += (Charge(first_s + (piece + 0.5) * step_s, units / _PIECES) for piece in range(_PIECES))
+            pieces = max(1, min(_MOST_PIECES, round(over_s - first_s)))
+            step_s = (over_s - first_s) / pieces
+            charges += (Charge(first_s + (piece + 0.5) * step_s, units / pieces) for piece in range(pieces))
         else:
             charges.append(Charge(over_s if limit.dimension == "micro_usd" else begun_s, units))
     # Ends before beginnings at one instant: a slot that is handed over is not in use twice.

@@ -45,7 +45,7 @@
 
   const steps = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
   const timed = (axisFormat, range) => ({
-    scales: { x: { time: false, range: [0, data.took_s || 1] }, y: { range: (_, min, max) => range(max || 0) } },
+    scales: { x: { time: false, range: (_, min, max) => (min === data.x[0] && max === data.x.at(-1) ? [0, data.took_s || 1] : [min, max]) }, y: { range: (_, min, max) => range(max || 0) } },
     axes: [
       axis({ values: (_, ticks) => ticks.map(clock), space: 70, incrs: steps, size: 34 }),
       axis({ values: (_, ticks) => ticks.map(axisFormat), size: 58 }),

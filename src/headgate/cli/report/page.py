@@ -50,11 +50,12 @@ def page_of(figures: RunFigures) -> str:
     """Give the page."""
     report = figures.report
     what = f"{report.what} · " if report.what else ""
-    began = datetime.fromtimestamp(figures.began_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    began = datetime.fromtimestamp(figures.began_s, UTC).strftime("began %Y-%m-%d %H:%M:%S UTC")
+    when = f"{report.why} after {duration_text(figures.took_s)} · {began}" if figures.began_s else "not begun"
     parts = {
         "TITLE": html.escape(f"Headgate: {report.run}"),
         "HEADING": html.escape(report.run),
-        "SUBTITLE": html.escape(f"{what}{report.why} after {duration_text(figures.took_s)} · began {began}"),
+        "SUBTITLE": html.escape(f"{what}{when}"),
         "TILES": "".join(_tiles(figures)),
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(figures)),
         "LIMITS": _limits(figures.limits),
@@ -156,7 +157,7 @@ def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
     return {
         "took_s": round(figures.took_s, 1),
         "smooth_s": series.smooth_s,
-        "x": series.bins.middles_s(),
+        "x": series.bins.middles_s() if figures.took_s else [],
         "working": _rounded(series.working),
         "waiting": _rounded(series.waiting),
         "calling": _rounded(series.calling),
@@ -174,7 +175,7 @@ def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
         "wait_counts": series.wait_counts if figures.total.calls else [],
         "costs": {
             "in_dollars": in_dollars,
-            "names": [agent.name for agent in dearest],
+            "names": [agent.name for agent in dearest] if figures.total.calls else [],
             "values": [_weight(agent, in_dollars=in_dollars) for agent in dearest],
         },
         "agents": [_agent(agent) for agent in figures.agents[:_MOST_AGENTS]],

@@ -25,6 +25,9 @@ NOW_S = 1_750_000_000.0
 CALLS = 240
 THREADS = 8
 
+MOST_TRIES = 20_000
+"""A worker that has tried so often waits for room that a worker which died has taken with it."""
+
 _SLOTS = Gauge("run:shared * slots gauge", "run:shared", "slots", 5)
 _REQUESTS = Window("run:shared * requests lifetime", "run:shared", "requests", CALLS, Lifetime())
 _TOKENS = Rate("run:shared * output_tokens rate-60s", "run:shared", "output_tokens", 60, 60, CALLS * 100)
@@ -48,7 +51,7 @@ async def spend_all(store: LevelStore) -> Spent:
     names = [limit.name for limit in LIMITS]
     most_in_use = dict.fromkeys(names, 0)
     admitted = 0
-    while True:
+    for _ in range(MOST_TRIES):
         outcome = await store.transact(names, _take)
         if isinstance(outcome, Admitted):
             for limit in LIMITS:
@@ -61,6 +64,7 @@ async def spend_all(store: LevelStore) -> Spent:
             return Spent(admitted, most_in_use)
         else:
             await asyncio.sleep(0)
+    raise AssertionError(f"no room after {MOST_TRIES:,} tries, {admitted} of them admitted: somebody holds it for ever")
 
 
 async def check_all_spent(store: LevelStore, spent: Sequence[Spent]) -> None:

@@ -1,7 +1,7 @@
 """The face of all benchmarks: python -m benchmarks ROW... [--data FOLDER] [--quick] [--json]
 
-One rule: a row is a module `benchmarks/<row>_<what>.py` (`b1_stores.py` is row B1) that nothing imports until it is
-asked for. It has
+One rule: a row is a module `benchmarks/<row>_<what>.py` (`b1_stores.py` is row B1), or one of ROWS_BY_NAME, that
+nothing imports until it is asked for. It has
 
     TITLE: str                                    one line: what is measured, beside whom
     def run(options: Options) -> Result           measures, shows its table with `options.say`, and gives the result
@@ -22,6 +22,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ROW_FILE = re.compile(r"(?P<row>[a-z]\d*)_\w+\.py")
+ROWS_BY_NAME = {"REPLAY": "replay"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def rows() -> dict[str, str]:
             row = match["row"].upper()
             assert row not in found, f"two modules for row {row}: {found[row]} and {path.stem}"
             found[row] = path.stem
-    return dict(sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1:] or 0))))
+    return dict(sorted(found.items(), key=lambda item: (item[0][0], int(item[0][1:] or 0)))) | ROWS_BY_NAME
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

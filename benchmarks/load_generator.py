@@ -89,6 +89,7 @@ class Generator:
         self._started = 0
         self._busy = 0
         self._end_s = 0.0
+        self._space = memoryview(bytearray(_READ_BYTES))
 
     def run(self) -> Seen:
         seen, load = self._seen, self._load
@@ -140,11 +141,11 @@ class Generator:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            data = connection.plug.recv(_READ_BYTES)
+            size_bytes = connection.plug.recv_into(self._space)
         except OSError as error:
             self._failed(connection, f"reading: {error}")
             return
-        if not data:
+        if not size_bytes:
             self._failed(connection, "the connection was closed before the answer's end")
             return
         if not connection.busy:
@@ -154,7 +155,7 @@ class Generator:
         if connection.read:
             connection.gap_s = max(connection.gap_s, now_s - connection.read_s)
         connection.read_s = now_s
-        connection.read += data
+        connection.read += self._space[:size_bytes]
         if connection.size_bytes is None and not connection.chunked and not self._read_head(connection):
             return
         if connection.chunked:

@@ -1,6 +1,7 @@
 """A provider that costs next to nothing: answers chat completions at once, so that a gateway is what is measured.
 
-One rule: each event of a stream is a write of its own, as providers send them. It checks and counts nothing.
+One rule: each event of a stream is a write of its own, as providers send them. It checks and counts nothing, and looks
+into small bodies only.
 
 As a script it serves 127.0.0.1 in one thread until it is stopped, and prints its port. A body whose `user` is
 `pace-20ms` has its events sent that far apart.
@@ -32,6 +33,7 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb'"stream": ?true')
 _PACE = re.compile(rb'"user": ?"pace-(\d+)ms"')
 _READ_BYTES = 256 * 1024
+_LOOKED_INTO_BYTES = 16 * 1024
 _SEND_BOUND_S = 10
 _BACKLOG = 2048
 
@@ -63,6 +65,8 @@ _STREAMED = _events()
 class _Connection:
     plug: socket.socket
     unread: bytearray = field(default_factory=bytearray)
+    passing_bytes: int = 0
+    """What is still to come of a large body, which is thrown away."""
 
 
 class MockUpstream:
@@ -74,6 +78,7 @@ class MockUpstream:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._due: list[tuple[float, int, _Connection, int, float]] = []
         self._order = 0
+        self._space = memoryview(bytearray(_READ_BYTES))
         self.port: int = self._listener.getsockname()[1]
 
     def serve(self) -> None:
@@ -99,12 +104,19 @@ class MockUpstream:
 
     def _read(self, connection: _Connection) -> None:
         try:
-            data = connection.plug.recv(_READ_BYTES)
+            size_bytes = connection.plug.recv_into(self._space)
         except OSError:
-            data = b""
-        if not data:
+            size_bytes = 0
+        if not size_bytes:
             self._drop(connection)
-            return
+        elif connection.passing_bytes:
+            connection.passing_bytes -= size_bytes
+            if not connection.passing_bytes:
+                self._send(connection, _WHOLE)
+        else:
+            self._take(connection, self._space[:size_bytes])
+
+    def _take(self, connection: _Connection, data: memoryview) -> None:
         unread = connection.unread
         unread += data
         head_end = unread.find(b"\r\n\r\n")
@@ -112,7 +124,12 @@ class MockUpstream:
             return
         length = _LENGTH.search(unread, 0, head_end)
         size_bytes = head_end + 4 + (int(length[1]) if length else 0)
-        if len(unread) >= size_bytes:
+        if size_bytes - head_end > _LOOKED_INTO_BYTES:
+            connection.passing_bytes = size_bytes - len(unread)
+            unread.clear()
+            if not connection.passing_bytes:
+                self._send(connection, _WHOLE)
+        elif len(unread) >= size_bytes:
             body = bytes(unread[head_end:size_bytes])
             del unread[:size_bytes]
             self._answer(connection, body)

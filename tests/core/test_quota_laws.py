@@ -226,10 +226,9 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def _lapsed_by_time(self, call: Live) -> bool:
         generation = self.levels.get("rate output", (0, 0, 0, 0, 0))
-        holds = {hold.limit: hold for hold in call.reservation.holds}
-        hold = holds.get("rate output")
+        token = {name: token for name, _units, token in call.reservation.holds}.get("rate output")
         now_ns = round(self.now_s * 1e9)
-        return hold is not None and (generation[4] != hold.token or now_ns >= generation[3])
+        return token is not None and (generation[4] != token or now_ns >= generation[3])
 
     def _charge(self, name: str, units: int) -> None:
         self.charged_s = max(self.charged_s, self.now_s)

@@ -71,38 +71,37 @@ def test_a_function_that_cannot_be_called_is_refused_before_anything_runs(folder
 
 
 @pytest.mark.parametrize("error", [ValueError("bad"), SystemExit(3), StopIteration("odd")])
-def test_what_a_threads_function_raises_is_raised_where_it_is_awaited(error):
+@pytest.mark.parametrize("is_async", [True, False])
+def test_what_a_function_raises_is_raised_where_it_is_awaited_and_never_ends_the_loop(error, is_async):
     def broken(task: object, desk: object) -> None:
         raise error
 
+    async def broken_too(task: object, desk: object) -> None:
+        raise error
+
     async def scene():
-        with pytest.raises((ValueError, SystemExit, RuntimeError), match=str(error)):
-            await FunctionAgent(broken).work(JOB, DESK)
+        with pytest.raises((ValueError, RuntimeError), match=str(error)):
+            await asyncio.wait_for(FunctionAgent(broken_too if is_async else broken).work(JOB, DESK), 10)
 
     asyncio.run(scene())
 
 
 def test_no_more_threads_than_allowed():
-    together = 0
-    most = 0
-    lock = threading.Lock()
-    both = threading.Barrier(2, timeout=10)
+    may_end = threading.Event()
 
-    def count(task: object, desk: object) -> None:
-        nonlocal together, most
-        with lock:
-            together += 1
-            most = max(most, together)
-        both.wait()
-        with lock:
-            together -= 1
+    def wait(task: object, desk: object) -> None:
+        may_end.wait(10)
 
     async def scene():
-        agent = FunctionAgent(count, most_threads=2)
-        await asyncio.gather(*(agent.work(JOB, DESK) for _ in range(6)))
+        agent = FunctionAgent(wait, most_threads=2)
+        tasks = [asyncio.create_task(agent.work(JOB, DESK)) for _ in range(6)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert sum(thread.name == "agent nowhere" for thread in threading.enumerate()) == 2
+        may_end.set()
+        await asyncio.wait_for(asyncio.gather(*tasks), 10)
 
     asyncio.run(scene())
-    assert most == 2
 
 
 def test_a_thread_that_cannot_be_ended_is_left_behind_and_its_place_is_free_when_it_ends():
@@ -122,7 +121,7 @@ def test_a_thread_that_cannot_be_ended_is_left_behind_and_its_place_is_free_when
             await first
         second = asyncio.create_task(agent.work(JOB, DESK))
         may_end.set()
-        assert await second == Ended("too late")
+        assert await asyncio.wait_for(second, 10) == Ended("too late")
 
     asyncio.run(scene())
 

@@ -214,6 +214,18 @@ def test_a_file_that_stays_locked_is_an_error_that_names_it(path: Path) -> None:
     run(main())
 
 
+def test_patience_begins_anew_whenever_the_file_was_free(path: Path) -> None:
+    async def main() -> None:
+        async with opened(path, patience_s=7) as database:
+            for name in "abc":
+                async with locked(path):
+                    task = asyncio.create_task(database.run(insert(name)))
+                    await asyncio.sleep(5)
+                assert await task == 1
+
+    run(main())
+
+
 def test_closing_a_locked_file_ends_and_tells_those_who_wait(path: Path) -> None:
     async def main() -> None:
         database = await Database.open(path, patience_s=7)
@@ -454,6 +466,18 @@ def test_a_write_that_fails_is_told_to_its_caller_and_acknowledged_ones_stay(pat
     run(main())
 
 
+def test_holds_that_are_gone_leave_nothing_in_memory(path: Path) -> None:
+    async def main() -> None:
+        async with open_database(path) as stores:
+            for number in range(50):
+                await add_one(stores.levels, f"hold/host:1:2:3/{number}")
+                await write(stores.levels, {f"hold/host:1:2:3/{number}": None})
+            assert stores.levels._known == set()
+            assert stores.levels._cached == {}
+
+    run(main())
+
+
 def test_the_memory_of_levels_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headgate.adapters.sqlite.levels._MOST_CACHED", 10)
 
@@ -461,8 +485,6 @@ def test_the_memory_of_levels_is_bounded(path: Path, monkeypatch: pytest.MonkeyP
         async with open_database(path) as stores:
             for number in range(50):
                 await add_one(stores.levels, f"level {number}")
-                await write(stores.levels, {"hold/a": (1,)})
-                await write(stores.levels, {"hold/a": None})
             assert len(stores.levels._known) <= 12
             assert [(await read(stores.levels, f"level {n}"))[f"level {n}"] for n in (0, 49)] == [(1,), (1,)]
 

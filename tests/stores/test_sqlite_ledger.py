@@ -27,7 +27,7 @@ from headgate.testing.exercises.ledger import (
 from headgate.testing.virtual_time import run
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(chooser=st.randoms(use_true_random=False))
 def test_sums_are_exact_however_they_are_asked_for(chooser: random.Random) -> None:
     attempts = random_attempts(chooser, 40)

@@ -7,7 +7,7 @@ A level counts three things: what was used, what is held for calls on their way,
 were lost and may have cost money). A level that does not exist yet is None and means nothing was used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, NamedTuple
 
 from headgate.core.amounts import Dimension
@@ -78,47 +78,46 @@ class Rate:
     models: str | None = None
     largest: int | None = None
     charged_at_start: bool = False
+    period_ns: int = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "rate"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
+
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Hold `units` until they are settled, or say when there is room."""
-        period_ns = self.period_s * NS_PER_S
         at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
-        largest = self.largest or self.burst
-        if units > largest:
-            return Never(largest)
-        needed = min(units, self.burst)
-        excess = backlog + (held + needed - self.burst) * period_ns
-        if excess <= 0:
-            if self.charged_at_start:
-                return Booked((at_ns, backlog + units * period_ns, held, lapse_ns, generation), at_ns)
-            lapse_ns = max(lapse_ns, expires_ns)
-            return Booked((at_ns, backlog, held + units, lapse_ns, generation), generation)
-        unheld_excess = backlog + (needed - self.burst) * period_ns
-        earliest_ns = at_ns + _ceil_div(unheld_excess, self.amount) if unheld_excess > 0 else now_ns
-        if (held + needed) <= self.burst:
-            return Short(at_ns + _ceil_div(excess, self.amount), earliest_ns)
-        # The holds alone leave no room: at the latest they lapse, count as spent, and drain.
-        drained = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount)
-        start_ns = max(at_ns, lapse_ns)
-        wait_ns = max(0, _ceil_div(drained + (held + needed - self.burst) * period_ns, self.amount))
-        return Short(start_ns + wait_ns, earliest_ns)
+        burst = self.burst
+        needed = units
+        if units > burst:
+            if units > (self.largest or burst):
+                return Never(self.largest or burst)
+            needed = burst
+        excess = backlog + (held + needed - burst) * self.period_ns
+        if excess > 0:
+            return self._short(level, needed, now_ns)
+        if self.charged_at_start:
+            return Booked((at_ns, backlog + units * self.period_ns, held, lapse_ns, generation), at_ns)
+        if expires_ns > lapse_ns:  # noqa: PLR1730 - max() costs three times as much, on the way of every call
+            lapse_ns = expires_ns
+        return Booked((at_ns, backlog, held + units, lapse_ns, generation), generation)
 
     def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
         """Replace a hold by what was used; more than the hold becomes debt."""
-        period_ns = self.period_s * NS_PER_S
         at_ns, backlog, all_held, lapse_ns, generation = self._drained(level, now_ns)
         if self.charged_at_start:
-            # What has drained since cannot be given back: others have been admitted on it.
-            given_back = max(0, (held - actual) * period_ns - max(0, now_ns - token) * self.amount)
-            more = max(0, actual - held) * period_ns
-            return (at_ns, max(0, backlog - given_back) + more, all_held, lapse_ns, generation)
+            more = (actual - held) * self.period_ns
+            if more < 0:
+                # What has drained since cannot be given back: others have been admitted on it.
+                given_back = max(0, -more - max(0, now_ns - token) * self.amount)
+                return (at_ns, max(0, backlog - given_back), all_held, lapse_ns, generation)
+            return (at_ns, backlog + more, all_held, lapse_ns, generation)
         if lapsed or token != generation:
             # It was counted as spent when it lapsed, and that may have drained since: only what is more is added.
-            return (at_ns, backlog + max(0, actual - held) * period_ns, all_held, lapse_ns, generation)
+            return (at_ns, backlog + max(0, actual - held) * self.period_ns, all_held, lapse_ns, generation)
         all_held -= held
-        return (at_ns, backlog + actual * period_ns, all_held, lapse_ns if all_held else 0, generation)
+        return (at_ns, backlog + actual * self.period_ns, all_held, lapse_ns if all_held else 0, generation)
 
     def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:
         """Count a lost hold as spent."""
@@ -126,7 +125,7 @@ class Rate:
         if self.charged_at_start or token != generation:
             return (at_ns, backlog, all_held, lapse_ns, generation)
         all_held -= held
-        backlog += held * self.period_s * NS_PER_S
+        backlog += held * self.period_ns
         return (at_ns, backlog, all_held, lapse_ns if all_held else 0, generation)
 
     def renewed(self, level: Level, token: int, expires_ns: int) -> Level:
@@ -136,29 +135,40 @@ class Rate:
 
     def read(self, level: Level | None, now_ns: int) -> Reading:
         """Read the level; `resets_ns` is when the bucket is full again if nothing more is used."""
-        period_ns = self.period_s * NS_PER_S
         at_ns, backlog, held, _lapse_ns, _generation = self._drained(level, now_ns)
-        used = _ceil_div(backlog, period_ns)
+        used = _ceil_div(backlog, self.period_ns)
         resets_ns = at_ns + _ceil_div(backlog, self.amount) if backlog else None
         return Reading(used, held, max(0, self.burst - used - held), resets_ns)
 
     def idle_from_ns(self, level: Level) -> int:
         """Give the instant from which the level says no more than None would."""
         at_ns, backlog, held, lapse_ns, _generation = level
-        backlog += held * self.period_s * NS_PER_S
+        backlog += held * self.period_ns
         return max(at_ns, lapse_ns) + _ceil_div(backlog, self.amount)
+
+    def _short(self, level: Level | None, needed: int, now_ns: int) -> Short:
+        """Say when `needed` units fit, which do not now."""
+        at_ns, backlog, held, lapse_ns, _generation = self._drained(level, now_ns)
+        unheld_excess = backlog + (needed - self.burst) * self.period_ns
+        earliest_ns = at_ns + _ceil_div(unheld_excess, self.amount) if unheld_excess > 0 else now_ns
+        over = (held + needed - self.burst) * self.period_ns
+        if over <= 0:
+            return Short(at_ns + _ceil_div(backlog + over, self.amount), earliest_ns)
+        # The holds alone leave no room: at the latest they lapse, count as spent, and drain.
+        drained = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount)
+        return Short(max(at_ns, lapse_ns) + _ceil_div(drained + over, self.amount), earliest_ns)
 
     def _drained(self, level: Level | None, now_ns: int) -> tuple[int, int, int, int, int]:
         if level is None:  # the instant makes the generation one that no earlier hold can name
             return now_ns, 0, 0, 0, now_ns
         at_ns, backlog, held, lapse_ns, generation = level
         if held and now_ns >= lapse_ns:
-            backlog = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount) + held * self.period_s * NS_PER_S
+            backlog = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount) + held * self.period_ns
             at_ns, held, generation = max(at_ns, lapse_ns), 0, generation + 1
             lapse_ns = 0
         if now_ns > at_ns:  # a clock that steps back drains nothing
             backlog -= (now_ns - at_ns) * self.amount
-            return now_ns, max(0, backlog), held, lapse_ns, generation
+            return now_ns, backlog if backlog > 0 else 0, held, lapse_ns, generation  # noqa: FURB136 - max() costs 3 x
         return at_ns, backlog, held, lapse_ns, generation
 
 

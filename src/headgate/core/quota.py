@@ -6,20 +6,14 @@ The functions are pure: the store gives atomicity (`ports.LevelStore.transact`),
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import FOREVER_NS, Booked, Level, Limit, Never, Reading
 
-
-class Hold(NamedTuple):
-    """What a reservation holds of one limit; `token` finds its place in the limit's level again."""
-
-    limit: str
-    units: int
-    token: int
+Hold = tuple[str, int, int]
+"""What a reservation holds of one limit: the level's name, the units, and the token that finds its place again."""
 
 
 class Reservation(NamedTuple):
@@ -31,16 +25,14 @@ class Reservation(NamedTuple):
     lapsed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The call may go now: the levels that changed, and what is held for it."""
 
     levels: dict[str, Level]
     reservation: Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """The call has to wait.
 
     If nothing else is admitted meanwhile, it is admitted at `until_s` (infinite when only a settlement can make room);
@@ -52,8 +44,7 @@ class Wait:
     limit: Limit
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """The call can never be admitted under `limit`: it asks `asked` (None: unknown) where at most `free` can be had."""
 
     limit: Limit
@@ -76,15 +67,16 @@ def admit(
     binding: Limit | None = None
     until_ns = earliest_ns = now_ns
     for limit in limits:
-        units = _asked_of(limit, asked)
-        if units is None:
-            return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)
-        if units == 0:
+        units: int | None = getattr(asked.expected if limit.kind == "rate" else asked.at_most, limit.dimension)
+        if not units:
+            if units is None:
+                return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)
             continue
-        outcome = limit.hold(levels.get(limit.name), units, now_ns, expires_ns)
+        name = limit.name
+        outcome = limit.hold(levels.get(name), units, now_ns, expires_ns)
         if isinstance(outcome, Booked):
-            changed[limit.name] = outcome.level
-            holds.append(Hold(limit.name, units, outcome.token))
+            changed[name], token = outcome
+            holds.append((name, units, token))
         elif isinstance(outcome, Never):
             return Refused(limit, units, outcome.free)
         else:
@@ -112,26 +104,23 @@ def settle(
     the hold. A hold whose limit is no longer configured is dropped.
     """
     now_ns = to_ns(now_s)
+    lapsed = reserved.lapsed
     by_name = {limit.name: limit for limit in limits}
     changed: dict[str, Level] = {}
     kept: list[Hold] = []
     for hold in reserved.holds:
-        limit = by_name.get(hold.limit)
+        name, units, token = hold
+        limit = by_name.get(name)
         if limit is None:
             continue
         if dimensions is not None and limit.dimension not in dimensions:
             kept.append(hold)
             continue
         used: int | None = getattr(actual, limit.dimension)
-        changed[hold.limit] = limit.settle(
-            levels.get(hold.limit),
-            hold.units,
-            hold.units if used is None else used,
-            hold.token,
-            now_ns,
-            lapsed=reserved.lapsed,
-        )
-    return changed, reserved._replace(holds=tuple(kept))
+        if used is None:
+            used = units
+        changed[name] = limit.settle(levels.get(name), units, used, token, now_ns, lapsed=lapsed)
+    return changed, Reservation(reserved.at_ns, reserved.expires_ns, tuple(kept), lapsed)
 
 
 def release(
@@ -154,9 +143,9 @@ def expire(
     now_ns = to_ns(now_s)
     by_name = {limit.name: limit for limit in limits}
     changed = {
-        hold.limit: by_name[hold.limit].lapse(levels.get(hold.limit), hold.units, hold.token, now_ns)
-        for hold in reserved.holds
-        if hold.limit in by_name
+        name: by_name[name].lapse(levels.get(name), units, token, now_ns)
+        for name, units, token in reserved.holds
+        if name in by_name
     }
     return changed, reserved._replace(lapsed=True)
 
@@ -168,9 +157,9 @@ def renew(
     expires_ns = to_ns(now_s) + to_ns(lease_s)
     by_name = {limit.name: limit for limit in limits}
     changed = {
-        hold.limit: by_name[hold.limit].renewed(levels[hold.limit], hold.token, expires_ns)
-        for hold in reserved.holds
-        if hold.limit in by_name and hold.limit in levels
+        name: by_name[name].renewed(levels[name], token, expires_ns)
+        for name, _units, token in reserved.holds
+        if name in by_name and name in levels
     }
     return changed, reserved._replace(expires_ns=max(reserved.expires_ns, expires_ns))
 
@@ -178,12 +167,6 @@ def renew(
 def read(limit: Limit, levels: Mapping[str, Level], now_s: float) -> Reading:
     """Read one limit's level as people read it: used, held, free, and when it resets."""
     return limit.read(levels.get(limit.name), to_ns(now_s))
-
-
-def _asked_of(limit: Limit, asked: Demand) -> int | None:
-    amounts = asked.expected if limit.kind == "rate" else asked.at_most
-    units: int | None = getattr(amounts, limit.dimension)
-    return units
 
 
 def _instant_s(instant_ns: int) -> float:

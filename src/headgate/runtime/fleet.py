@@ -32,6 +32,7 @@ class _Attempt:
 
     job: Job
     delay_s: float
+    follows: asyncio.Task[None] | None = None
     task: asyncio.Task[None] | None = None
     cooling: bool = False
     at_work: bool = False
@@ -190,13 +191,13 @@ class Fleet:
                 return
 
     def _start(self, job: Job) -> None:
-        # A job whose lease ran out comes back as claimed anew: what this process still does for it counts no more.
+        # After a leap of the clock this process may claim what it is itself at work on: that attempt counts no more.
         stale = self._attempts.pop(job.index, None)
         if stale is not None:
             self._lose(stale)
         self._moved("queued" if stale is None else "running", "running")
         delay_s = max(0.0, self._ready_s.pop(job.index, 0.0) - asyncio.get_running_loop().time())
-        attempt = _Attempt(job, delay_s, cooling=delay_s > 0)
+        attempt = _Attempt(job, delay_s, None if stale is None else stale.task, cooling=delay_s > 0)
         attempt.task = asyncio.create_task(self._attend(attempt), name=f"{job.run} {job.name} attempt {job.attempt}")
         attempt.task.add_done_callback(lambda task: self._left(attempt, task))
         self._tasks.add(attempt.task)
@@ -215,6 +216,8 @@ class Fleet:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(attempt.delay_s)
             attempt.cooling = False
+            if attempt.follows is not None:
+                await asyncio.wait({attempt.follows})
             async with self._places:
                 if not self._draining:
                     attempt.at_work = True

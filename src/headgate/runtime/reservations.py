@@ -101,7 +101,7 @@ class Reservations:
         record = await self._store.transact([hold_name], lambda records: ({}, records.get(hold_name)))
         if record is None:
             return False
-        limits = resolve([hold.limit for hold in unpacked(record).holds])
+        limits = resolve([name for name, _units, _token in unpacked(record).holds])
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
     async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:
@@ -121,18 +121,18 @@ class Reservations:
 
 
 def packed(reservation: Reservation) -> Record:
-    """Give a reservation as a store's record."""
-    holds = [field for hold in reservation.holds for field in hold]
-    return (reservation.at_ns, reservation.expires_ns, int(reservation.lapsed), *holds)
+    """Give a reservation as a store's record: flat, its holds by threes."""
+    record: list[int | str] = [reservation.at_ns, reservation.expires_ns, int(reservation.lapsed)]
+    for hold in reservation.holds:
+        record += hold
+    return tuple(record)
 
 
 def unpacked(record: Record) -> Reservation:
-    """Give the reservation of a store's record."""
-    at_ns, expires_ns, lapsed, *fields = record
-    holds = tuple(
-        Hold(str(fields[i]), int(fields[i + 1]), int(fields[i + 2])) for i in range(0, len(fields), len(Hold._fields))
-    )
-    return Reservation(int(at_ns), int(expires_ns), holds, bool(lapsed))
+    """Give the reservation of a store's record; what `packed` wrote is trusted."""
+    at_ns, expires_ns, lapsed = cast("tuple[int, int, int]", record[:3])
+    holds = cast("tuple[Hold, ...]", tuple(zip(record[3::3], record[4::3], record[5::3], strict=True)))
+    return Reservation(at_ns, expires_ns, holds, bool(lapsed))
 
 
 def levels_of(records: Mapping[str, Record]) -> Mapping[str, Level]:

@@ -66,10 +66,14 @@ class FunctionAgent:
     async def work(self, job: Job, desk: Desk) -> Ended:
         """Call the function; what it raises is the error, by its type and message alone."""
         task = json.loads(job.task)
-        if self._is_async:
-            said = await cast("Awaitable[object]", self._function(task, desk))
-        else:
-            said = await self._call_in_thread(task, desk)
+        try:
+            if self._is_async:
+                said = await cast("Awaitable[object]", self._function(task, desk))
+            else:
+                said = await self._call_in_thread(task, desk)
+        except SystemExit as error:
+            # One agent that gives up must not end the loop, and all the others with it.
+            raise RuntimeError(f"the function called sys.exit({error.code!r})") from None
         return Ended(said if isinstance(said, str) else "" if said is None else _json(said))
 
     async def _call_in_thread(self, task: dict[str, Any], desk: Desk) -> object:
@@ -78,7 +82,7 @@ class FunctionAgent:
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[object] = loop.create_future()
 
-        def land(result: object, error: BaseException | None) -> None:
+        def land(result: object, error: Exception | None) -> None:
             self._free_threads.release()
             if outcome.cancelled():
                 return
@@ -89,14 +93,14 @@ class FunctionAgent:
 
         def call() -> None:
             result: object = None
-            raised: BaseException | None = None
+            raised: Exception | None = None
             try:
                 result = self._function(task, desk)
-            except StopIteration as error:
-                # A future cannot carry it: awaiting would end a generator instead.
-                raised = RuntimeError(f"the function raised StopIteration: {error}")
-            except BaseException as error:  # noqa: BLE001 - the thread's boundary: it is raised where it is awaited
-                raised = error
+            except Exception as error:  # noqa: BLE001 - the thread's boundary: it is raised where it is awaited
+                # A future cannot carry a StopIteration: awaiting it would end a generator instead.
+                raised = RuntimeError(f"StopIteration: {error}") if isinstance(error, StopIteration) else error
+            except BaseException as error:  # noqa: BLE001 - as above; a loop would end with such a one
+                raised = RuntimeError(f"the function raised {error!r}")
             if not loop.is_closed():
                 loop.call_soon_threadsafe(land, result, raised)
 

@@ -6,6 +6,7 @@ on what they report.
 """
 
 import asyncio
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,11 +102,16 @@ async def threads_together_spend_what_there_is(open_store: OpenStore[LevelStore]
 
     # Not asyncio.to_thread: its pool may have fewer threads than the exercise promises.
     threads = [threading.Thread(target=run) for _ in range(THREADS)]
+    switch_interval_s = sys.getswitchinterval()
     async with open_store() as store:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            await asyncio.to_thread(thread.join)
+        sys.setswitchinterval(1e-6)  # a lock that is missing shows only when threads take turns inside a step
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                await asyncio.to_thread(thread.join)
+        finally:
+            sys.setswitchinterval(switch_interval_s)
         if failures:
             raise failures[0]
         await check_all_spent(store, spent)

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +55,7 @@ def headgate(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gat
     )  # fmt: skip
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
     port = _free_port()
-    serve = [*command, "serve", "--config", config, "--listen", f"127.0.0.1:{port}"]
+    serve: list[str | Path] = [*command, "serve", "--config", config, "--listen", f"127.0.0.1:{port}"]
     with _answering("Headgate", serve, folder, core, port, headers, environ) as gateway:
         yield gateway
 
@@ -92,7 +92,7 @@ def nginx(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gatewa
     port = _free_port()
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, upstream_port=upstream_port))
-    command = [binary, "-p", folder, "-e", folder / "nginx-error.log", "-c", config]
+    command: list[str | Path] = [binary, "-p", folder, "-e", folder / "nginx-error.log", "-c", config]
     with _answering("nginx", command, folder, core, port, {}) as gateway:
         yield gateway
 
@@ -138,7 +138,17 @@ def litellm(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gate
     port = _free_port()
     config = folder / "litellm.yaml"
     config.write_text(_LITELLM.format(model=MODEL, upstream_port=upstream_port, key=_PROVIDER_KEY))
-    command = [binary, "--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
+    command: list[str | Path] = [
+        binary,
+        "--config",
+        config,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--num_workers",
+        "1",
+    ]
     environ = {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks the network for prices at its start
         "LITELLM_LOG": "ERROR",
@@ -177,7 +187,7 @@ def portkey(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gate
         "x-portkey-provider": "openai",
         "x-portkey-custom-host": f"http://127.0.0.1:{upstream_port}/v1",
     }
-    command = [node, script, f"--port={port}", "--headless"]
+    command: list[str | Path] = [node, script, f"--port={port}", "--headless"]
     environ = {"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"}
     with _answering("Portkey", command, folder, core, port, headers, environ) as gateway:
         yield gateway
@@ -189,7 +199,7 @@ def portkey(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gate
 @contextmanager
 def _answering(
     name: str,
-    command: list[str | Path],
+    command: Sequence[str | Path],
     folder: Path,
     core: int | None,
     port: int,
@@ -275,7 +285,11 @@ def _portkey_script() -> Path:
         if npm is None:
             raise RivalMissingError("Portkey: there is no npm on this machine")
         with _fresh(folder):
-            _install("Portkey", [npm, "install", "--no-fund", "--no-audit", "--prefix", folder, "@portkey-ai/gateway"], folder)
+            _install(
+                "Portkey",
+                [npm, "install", "--no-fund", "--no-audit", "--prefix", folder, "@portkey-ai/gateway"],
+                folder,
+            )
     return script
 
 
@@ -291,7 +305,7 @@ def _fresh(folder: Path) -> Iterator[None]:
         raise
 
 
-def _install(name: str, command: list[str | Path], folder: Path) -> None:
+def _install(name: str, command: Sequence[str | Path], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_INSTALL_BOUND_S)
     except (subprocess.SubprocessError, OSError) as error:

@@ -93,7 +93,10 @@ class Generator:
 
     def run(self) -> Seen:
         seen, load = self._seen, self._load
-        connections = [self._connect() for _ in range(load.connections)]
+        try:
+            connections = [self._connect() for _ in range(load.connections)]
+        except OSError as error:
+            return Seen(errors=load.connections, first_error=f"no connection: {error}")
         begun_s = time.perf_counter()
         self._end_s = begun_s + load.seconds
         for connection in connections:
@@ -116,7 +119,7 @@ class Generator:
     def _connect(self) -> _Connection:
         plug = socket.create_connection(("127.0.0.1", self._load.port), timeout=_SEND_BOUND_S)
         # From here on it blocks, with its bound in the kernel: Python's own would cost a poll for each call.
-        plug.setblocking(True)
+        plug.settimeout(None)
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_BOUND_S, 0))
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(plug)
@@ -149,7 +152,7 @@ class Generator:
             self._failed(connection, "the connection was closed before the answer's end")
             return
         if not connection.busy:
-            self._failed(connection, "bytes came that no call had asked for")
+            self._failed(connection, "")  # bytes that no call had asked for
             return
         now_s = time.perf_counter()
         if connection.read:
@@ -199,8 +202,9 @@ class Generator:
         self._busy -= 1
         connection.busy = False
         if _CLOSES.search(connection.read, 0, connection.body_at):
-            connection = self._anew(connection)
-        self._start(connection)
+            self._go_on(connection)
+        else:
+            self._start(connection)
 
     def _failed(self, connection: _Connection, what: str) -> None:
         """Count a call that failed; between calls a server may close, which is no error."""
@@ -209,14 +213,17 @@ class Generator:
             self._seen.errors += 1
             self._seen.first_error = self._seen.first_error or what
         if self._seen.errors < _MOST_ERRORS:
-            fresh = self._anew(connection)
-            if connection.busy:
-                self._start(fresh)
+            self._go_on(connection)
 
-    def _anew(self, connection: _Connection) -> _Connection:
+    def _go_on(self, connection: _Connection) -> None:
+        """Make the next call of a connection that cannot be used any more on a new one."""
         self._selector.unregister(connection.plug)
         connection.plug.close()
-        return self._connect()
+        try:
+            self._start(self._connect())
+        except OSError as error:
+            self._seen.errors += 1
+            self._seen.first_error = self._seen.first_error or f"no connection: {error}"
 
 
 def _unchunked(read: bytearray, at: int) -> bytes:

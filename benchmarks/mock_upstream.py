@@ -97,7 +97,7 @@ class MockUpstream:
     def _accept(self) -> None:
         plug, _ = self._listener.accept()
         # It blocks where a reader does not read; the bound is in the kernel, for Python's own costs a poll per write.
-        plug.setblocking(True)
+        plug.settimeout(None)
         plug.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", _SEND_BOUND_S, 0))
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._selector.register(plug, selectors.EVENT_READ, _Connection(plug))

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 import psutil
 
 _END_BOUND_S = 10.0
 _SAID_BYTES = 2_000
+
+_Told = TypeVar("_Told")
 
 
 def cores() -> tuple[int, int] | None:
@@ -93,7 +95,7 @@ class ProcessTree:
                 # The first has gone; a child that ignored the signal has not.
         self._child.wait()
 
-    def _each(self, ask: Callable[[psutil.Process], Any]) -> list[Any]:
+    def _each(self, ask: Callable[[psutil.Process], _Told]) -> list[_Told]:
         first = psutil.Process(self._child.pid)
         told = []
         for member in (first, *first.children(recursive=True)):

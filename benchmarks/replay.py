@@ -16,7 +16,6 @@ from typing import Any
 from benchmarks.__main__ import Options, Result
 from benchmarks.headgate_processes import (
     KEY_VARIABLE,
-    Provider,
     Runner,
     ask_headgate,
     provider_process,

@@ -40,7 +40,8 @@ class LevelStore(Protocol):
     async def transact(self, names: Sequence[str], step: Step[T]) -> T:
         """Run `step` on the named records and keep what it changed, atomically and alone, over all processes.
 
-        Names without a record are absent from the mapping; a step may also write names it did not ask for. What it
+        Names without a record are absent from the mapping, which may hold others beside the named ones; a step may also
+        write names it did not ask for. What it
         returned is durable against kill -9 when this
         returns. An exception of the step changes nothing and is raised here.
         """

@@ -41,13 +41,29 @@ def test_a_rate_refills_continuously_and_says_exactly_when():
 
 def test_a_call_larger_than_the_burst_goes_alone_into_debt_or_never():
     levels: dict = {}
-    assert isinstance(ask(rate(), levels, 31, NOON_S), Refused)
-    large = rate(largest=60)
+    assert isinstance(ask(rate(charged_at_start=True), levels, 31, NOON_S), Refused)
+    large = rate(largest=60, charged_at_start=True)
     assert isinstance(ask(large, levels, 61, NOON_S), Refused)
     assert isinstance(ask(large, levels, 50, NOON_S), Admitted)
     outcome = ask(large, levels, 50, NOON_S)
     assert isinstance(outcome, Wait)
     assert outcome.until_s == pytest.approx(NOON_S + 50, abs=1e-6), "it waits until its debt has drained"
+
+
+def test_a_guess_above_what_the_limit_can_give_waits_for_all_of_it_and_is_not_refused():
+    """Claude Code states 64,000 output tokens, uses a few hundred, and met a limit of 50,000."""
+    levels: dict = {}
+    guess = rate(charged_at_start=False, dimension="output_tokens")
+    certain = rate(charged_at_start=True, dimension="requests")
+    assert isinstance(ask(certain, {}, 31, NOON_S), Refused)
+    first = quota.admit([guess], levels, demand(Amounts(output_tokens=64_000)), NOON_S)
+    assert isinstance(first, Admitted)
+    levels |= first.levels
+    assert quota.read(guess, levels, NOON_S)[:3] == (0, 30, 0)
+    assert isinstance(quota.admit([guess], levels, demand(Amounts(output_tokens=1)), NOON_S), Wait)
+    changed, _ = quota.settle([guess], levels, first.reservation, Amounts(output_tokens=12), NOON_S)
+    levels |= changed
+    assert quota.read(guess, levels, NOON_S)[:3] == (12, 0, 18)
 
 
 def test_another_amount_goes_on_from_the_same_level():

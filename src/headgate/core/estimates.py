@@ -27,6 +27,10 @@ MEDIA_TOKENS = 1_600
 OVERHEAD_TOKENS = 512
 """What providers add around the text: roles, tool preamble."""
 
+PRIOR_OUTPUT_TOKENS = 4_096
+"""Before anything is learned, what a call is expected to write at the most. Agents state 32,000 to 64,000 and write a
+few hundred (Azure's code trace: mean 28, p99 277; sessions of coding agents: mean 250)."""
+
 UNSTATED_OUTPUT_TOKENS = 32_768
 """The bound for calls that state none: the largest default output of the models in common use (November 2026)."""
 
@@ -106,7 +110,7 @@ class Estimator:
         bound = size.max_output_tokens if size.max_output_tokens is not None else UNSTATED_OUTPUT_TOKENS
         outputs = self._outputs.get(size.model)
         usual = outputs.value(0.95) if outputs else None
-        return Estimate(expected, at_most, bound if usual is None else min(bound, ceil(usual)), bound)
+        return Estimate(expected, at_most, min(bound, PRIOR_OUTPUT_TOKENS if usual is None else ceil(usual)), bound)
 
     def observe(self, size: CallSize, prompt_tokens: int, output_tokens: int) -> None:
         """Learn from what a call really used."""

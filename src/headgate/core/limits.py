@@ -67,6 +67,9 @@ class Rate:
     `lapse_ns` is when the last of the holds expires; from then on they count as spent. A call of up to
     `largest` units (None: `burst`) that exceeds the burst is admitted when nothing is used or held, into debt: where
     the burst is kept below a provider's own, so that jitter cannot overflow that, a large call must still go.
+
+    `most_held` bounds what one call holds: an estimate that is settled later is a guess, and a guess above what the
+    limit can ever give must not refuse a call (agents ask for far more output than they use; cached input is free).
     """
 
     name: str
@@ -79,11 +82,13 @@ class Rate:
     largest: int | None = None
     charged_at_start: bool = False
     period_ns: int = field(init=False, repr=False, compare=False)
+    most_held: int = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "rate"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
+        object.__setattr__(self, "most_held", FOREVER_NS if self.charged_at_start else self.largest or self.burst)
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Hold `units` until they are settled, or say when there is room."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.instants import to_ns, to_s
-from headgate.core.limits import FOREVER_NS, Booked, Level, Limit, Never, Reading
+from headgate.core.limits import FOREVER_NS, Booked, Level, Limit, Never, Rate, Reading
 
 Hold = tuple[str, int, int]
 """What a reservation holds of one limit: the level's name, the units, and the token that finds its place again."""
@@ -57,8 +57,8 @@ def admit(
 ) -> Admitted | Wait | Refused:
     """Hold what a call asks of every limit, or say when it fits, or that it never will.
 
-    Rates hold the expected amounts, windows and gauges the upper bounds. The hold counts as lost `lease_s` after
-    `now_s`. Cost: one pass over the limits.
+    Rates hold the expected amounts (of a guess, at most what the limit can give), windows and gauges the upper bounds.
+    The hold counts as lost `lease_s` after `now_s`. Cost: one pass over the limits.
     """
     now_ns = to_ns(now_s)
     expires_ns = now_ns + to_ns(lease_s)
@@ -67,7 +67,13 @@ def admit(
     binding: Limit | None = None
     until_ns = earliest_ns = now_ns
     for limit in limits:
-        units: int | None = getattr(asked.expected if limit.kind == "rate" else asked.at_most, limit.dimension)
+        units: int | None
+        if isinstance(limit, Rate):
+            units = getattr(asked.expected, limit.dimension)
+            if units is not None and units > limit.most_held:
+                units = limit.most_held
+        else:
+            units = getattr(asked.at_most, limit.dimension)
         if not units:
             if units is None:
                 return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)

@@ -39,7 +39,7 @@ class Reservations:
             outcome = quota.admit(limits, levels_of(records), asked, self._clock.now_s(), lease_s=self._lease_s)
             if not isinstance(outcome, Admitted):
                 return {}, outcome
-            changed: dict[str, Record | None] = {**outcome.levels}
+            changed = cast("dict[str, Record | None]", outcome.levels)
             changed[hold_name] = packed(outcome.reservation)
             return changed, outcome
 
@@ -49,12 +49,20 @@ class Reservations:
         self, attempt: str, limits: Sequence[Limit], actual: Amounts, dimensions: Collection[Dimension] | None = None
     ) -> bool:
         """Replace an attempt's holds (in `dimensions`, or all) by what was used; False if there are none any more."""
+        hold_name = self._hold_name(attempt)
+        now_s = self._clock.now_s()
 
-        def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
-            changed, rest = quota.settle(limits, levels, reserved, actual, self._clock.now_s(), dimensions)
-            return changed, rest if dimensions is not None else None
+        # As `_change` does, in one step less: this is on the way of every call.
+        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], bool]:
+            record = records.get(hold_name)
+            if record is None:
+                return {}, False
+            settled, rest = quota.settle(limits, levels_of(records), unpacked(record), actual, now_s, dimensions)
+            changed = cast("dict[str, Record | None]", settled)
+            changed[hold_name] = packed(rest) if dimensions is not None else None
+            return changed, True
 
-        return await self._change(self._hold_name(attempt), limits, change)
+        return await self._store.transact([hold_name, *[limit.name for limit in limits]], step)
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, TypeVar
 
+from headgate.adapters.sqlite.checkpoints import Checkpoints
 from headgate.adapters.sqlite.schema import migrate
 from headgate.adapters.sqlite.troubles import explain, explain_locked, explain_os, is_busy
 from headgate.core.errors import StoreError
@@ -75,6 +76,7 @@ class Database:
         self._connection = connection
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
+        self._checkpoints = Checkpoints(path, connection, self._loop)
         self._buffer: Buffer | None = None
         self._queue: list[_Queued] = []
         self._apart: deque[_Queued] = deque()  # of a batch that failed: each runs alone, before what came later
@@ -157,6 +159,7 @@ class Database:
         try:
             if last is not None:
                 await last
+            await self._checkpoints.finish()
         finally:
             self._fail_all(StoreError(f"{self.path}: closed before the work was done"))
             self._connection.close()
@@ -237,6 +240,7 @@ class Database:
             else:
                 _fail(batch[0], self._translated(error))
             return
+        self._checkpoints.count(len(batch))
         for (_work, done), result in zip(batch, results, strict=True):
             if not done.done():
                 done.set_result(result)
@@ -292,4 +296,5 @@ def _prepare(connection: sqlite3.Connection, path: Path, synchronous: Synchronou
     if mode != "wal":
         raise StoreError(f"{path}: its file system cannot share a database between processes; name a file elsewhere")
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA wal_autocheckpoint = 0")  # `Checkpoints` does it
     connection.execute(f"PRAGMA journal_size_limit = {_LONGEST_LOG_BYTES}")

@@ -8,9 +8,10 @@ calls; the agent's parent and the tags.
 """
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 from headgate.adapters.figures import (
     HOUR_S,
@@ -31,6 +32,7 @@ from headgate.adapters.refusals import attempt_was_begun
 from headgate.adapters.sqlite.database import Database
 from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, to_attempt, to_row
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
+from headgate.core.scopes import Scopes
 
 MOST_IN_FLIGHT = 10_000
 """What `in_flight` gives at most."""
@@ -42,11 +44,14 @@ _OPEN = "state IN ('in_flight', 'lost')"  # word for word as in the partial inde
 _ALL = (*COLUMNS, *DERIVED)
 
 _MARKS = ", ".join("?" * len(_ALL))
-_BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - our own columns
+_BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) WHERE {_OPEN} DO NOTHING"  # noqa: S608 - our own columns
 _FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _ALL)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
 MOST_OF_A_RUN = 1_000_000
 _OF_RUN = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE run = ? ORDER BY admitted_s, seq LIMIT {MOST_OF_A_RUN}"  # noqa: S608 - our own columns
-_IN_FLIGHT = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE {_OPEN} ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}"  # noqa: S608 - our own columns
+_IN_FLIGHT = f"""
+    SELECT {", ".join(COLUMNS)} FROM attempts INDEXED BY attempts_open WHERE {_OPEN}
+    ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}
+"""  # noqa: S608 - our own columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +70,8 @@ class _RollUp:
             f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
         )
 
-    def key(self, attempt: Attempt) -> tuple[object, ...]:
-        values = {"model": attempt.model, "endpoint": attempt.endpoint, "state": attempt.state}
-        values |= attempt.scopes._asdict()
-        return (
-            hour_of(attempt.admitted_s),
-            *(_ABSENT if values[name] is None else values[name] for name in self.fields),
-        )
+    def reader(self) -> Callable[[Attempt], tuple[str | None, ...]]:
+        return attrgetter(*(f"scopes.{field}" if field in Scopes._fields else field for field in self.fields))
 
 
 # The first grows with what an owner configures, not with traffic: a year of any number of calls is some 100,000 rows.
@@ -80,7 +80,7 @@ _ROLL_UPS = (
     _RollUp("usage_by_hour", ("account", "team", "model", "endpoint", "state")),
     _RollUp("usage_by_agent_hour", ("account", "key", "team", "run", "agent", "model", "endpoint", "state")),
 )
-_UPSERTS = tuple((roll_up, roll_up.upsert()) for roll_up in _ROLL_UPS)
+_UPSERTS = tuple((roll_up.reader(), roll_up.upsert()) for roll_up in _ROLL_UPS)
 
 
 # In the order of Figures.
@@ -139,9 +139,10 @@ def _finish(attempt: Attempt, row: tuple[object, ...], connection: sqlite3.Conne
     if not connection.execute(_FINISH, (*row, attempt.id)).rowcount:
         return False
     if attempt.state not in OPEN_STATES:
-        figures = figures_of(attempt)
-        for roll_up, upsert in _UPSERTS:
-            connection.execute(upsert, (*roll_up.key(attempt), *figures))
+        hour, figures = hour_of(attempt.admitted_s), figures_of(attempt)
+        for read, upsert in _UPSERTS:
+            key = [_ABSENT if value is None else value for value in read(attempt)]
+            connection.execute(upsert, (hour, *key, *figures))
     return True
 
 

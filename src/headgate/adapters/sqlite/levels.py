@@ -128,7 +128,7 @@ class SqliteLevelStore:
         if not self._known.issuperset(names):
             self._load(names, connection)
         try:
-            changes, result = step({name: cached[name] for name in names if name in cached})
+            changes, result = step(cached)
         except Exception as error:  # noqa: BLE001 - the caller of `transact` gets it
             return _Raised(error)
         for name, record in changes.items():

@@ -3,8 +3,9 @@
 One rule: the columns stand in one place, in one order. Sums and transactions are `ledger`'s.
 """
 
-import json
 from typing import Any
+
+import msgspec
 
 from headgate.adapters.figures import hour_of, wait_ms
 from headgate.core.ledger import Attempt
@@ -63,7 +64,7 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
         attempt.attempt,
         attempt.owner,
         *scopes,
-        json.dumps(tags, separators=(",", ":"), ensure_ascii=False),
+        msgspec.json.encode(tags).decode(),
         attempt.endpoint,
         attempt.model,
         attempt.queued_s,
@@ -88,7 +89,7 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
 def to_attempt(row: tuple[Any, ...]) -> Attempt:
     """Give the attempt of the values of COLUMNS."""
     named = dict(zip(COLUMNS, row, strict=True))
-    tags = tuple((name, value) for name, value in json.loads(named["tags"]))
+    tags = tuple((name, value) for name, value in msgspec.json.decode(named["tags"]))
     for name in (*COLUMNS[_SCOPES], "tags", *COLUMNS[_USAGE], "reported"):
         del named[name]
     return Attempt(

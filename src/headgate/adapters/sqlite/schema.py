@@ -24,7 +24,7 @@ _LEVELS = """
 _ATTEMPTS = """
     CREATE TABLE attempts (
         seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
+        id TEXT NOT NULL,
         call TEXT NOT NULL,
         attempt INTEGER NOT NULL,
         owner TEXT NOT NULL,
@@ -156,8 +156,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX attempts_by_time ON attempts (admitted_s)",
         "CREATE INDEX attempts_by_session ON attempts (session, admitted_s) WHERE session IS NOT NULL",
         "CREATE INDEX attempts_by_run ON attempts (run, admitted_s) WHERE run IS NOT NULL",
-        # Few at any time, and asked for often: what is not in the roll-ups yet.
-        "CREATE INDEX attempts_open ON attempts (admitted_s) WHERE state IN ('in_flight', 'lost')",
+        # Ids are random: an index on all of them would touch another page for every row, and be as large as the rows.
+        # Those that are not final are few at any time, and the only ones that are looked for.
+        "CREATE UNIQUE INDEX attempts_open ON attempts (id) WHERE state IN ('in_flight', 'lost')",
         _BY_HOUR,
         _BY_AGENT_HOUR,
         _RUNS,

@@ -218,12 +218,12 @@ async def an_unknown_price_is_not_nothing(open_store: OpenStore[LedgerStore]) ->
 
 
 async def an_attempt_cannot_be_begun_twice(open_store: OpenStore[LedgerStore]) -> None:
-    """Not even after it ended; and what never began cannot be finished."""
+    """While it is in flight; and what never began cannot be finished."""
     async with open_store() as store:
         assert not await store.finish(replace(an_attempt(), state="done"))
         await store.begin(an_attempt())
         await _expect_refusal(store, an_attempt())
-        await store.finish(replace(an_attempt(), state="done"))
+        await store.finish(replace(an_attempt(), state="lost"))
         await _expect_refusal(store, an_attempt())
         assert [group.requests for group in await store.usage(UsageQuery())] == [1]
 

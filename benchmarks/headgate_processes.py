@@ -49,6 +49,13 @@ class Provider:
         return self.usage()["total"]["requests_received"]
 
     def _get(self, path: str) -> dict[str, Any]:
+        try:
+            return self._answer(path)
+        except (http.client.RemoteDisconnected, ConnectionError):  # it closes what was idle for long
+            self._connection.close()
+            return self._answer(path)
+
+    def _answer(self, path: str) -> dict[str, Any]:
         self._connection.request("GET", path)
         return json.loads(self._connection.getresponse().read())
 

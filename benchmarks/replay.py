@@ -208,9 +208,8 @@ def show_stage(stage: Stage, options: Options) -> None:
 def show(part: Part, name: str, options: Options) -> None:
     books, jobs, say = part.books, part.jobs, options.say
     say(f"    {name}: {part.report['took_s']:.0f} s, {jobs.done} sessions done in {jobs.attempts} attempts")
-    say(
-        f"      answered 429 by the provider {books.refused:,}; sessions lost {jobs.lost}, ended twice {jobs.ended_twice}"
-    )
+    ended_twice = ", ".join(jobs.ended_twice) or "none"
+    say(f"      answered 429 by the provider: {books.refused:,}; sessions lost: {jobs.lost}, ended twice: {ended_twice}")
     shares = {limit["dimension"]: limit["share_while_waiting"] for limit in part.report["limits"]}
     for bucket in part.buckets:
         waiting = shares.get(bucket["dimension"])

@@ -127,6 +127,12 @@ def test_no_key_of_a_provider_reaches_the_command_under_any_name(tmp_path):
     }
 
 
+def test_a_command_has_no_input_and_is_out_of_reach_of_the_terminals_ctrl_c(tmp_path):
+    ended = work(tmp_path, "sh", "-c", f"cat; exec {sys.executable} -c 'import os; print(os.getsid(0))'")
+    assert ended.exit_code == 0
+    assert int(ended.output) != os.getsid(0)
+
+
 def test_a_task_too_large_for_the_environment_is_in_its_file(tmp_path):
     count = "python3 -c \"import json,os; print(len(json.load(open(os.environ['HEADGATE_TASK_FILE']))['prompt']))\""
     ended = work(tmp_path, "sh", "-c", f'test -z "$HEADGATE_TASK" && {count}'.replace("{", "{{").replace("}", "}}"),

@@ -195,3 +195,35 @@ def test_the_queue_shows_who_waits_for_what(with_stack):
         assert (await stack.get("/api/v1/queue")) == {"lanes": [], "waiting": []}
 
     with_stack(test, limits='[[limit]]\nscope = "account:claude"\nslots = 1')
+
+
+def test_a_key_is_attributed_as_the_configuration_says_whatever_its_headers_claim(with_stack):
+    async def test(stack):
+        key = make_key("ci", stack.house.clock.now_s(), scopes='{"tags": {"stage": "test"}}')
+        await stack.house.manager.keys.add([key.stored])
+        headers = [
+            (b"x-api-key", key.secret.encode()),
+            (b"x-headgate-team", b"somebody-else"),
+            (b"x-headgate-tags", b"stage=prod,colour=red"),
+            (b"x-headgate-run", b"nightly run"),
+        ]
+        assert (await stack.send("POST", "/v1/messages", GOOD, headers))[0] == 200
+        (row,) = (await stack.get("/api/v1/usage?group_by=key,team,run", headers))["groups"]
+        assert (row["key"], row["team"], row["run"]) == ("ci", "search", "nightly_run")
+        scopes = {view.scope for view in await stack.house.manager.limits()}
+        assert {"tag:stage=test", "tag:colour=red", "key:ci"} <= scopes
+        assert "tag:stage=prod" not in scopes
+
+    limits = """
+    [[key]]
+    name = "ci"
+    team = "search"
+    requests_per_day = 9
+    [[limit]]
+    scope = "tag:stage=*"
+    requests_per_day = 5
+    [[limit]]
+    scope = "tag:colour=*"
+    requests_per_day = 5
+    """
+    with_stack(test, limits=limits)

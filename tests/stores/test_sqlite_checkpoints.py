@@ -76,3 +76,15 @@ def test_a_log_that_cannot_be_copied_is_told_and_loses_nothing(
             assert await read(stores.levels, "a") == {"a": (100,)}
 
     run(main())
+
+
+def test_closing_waits_for_the_copying_that_is_under_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with open_database(tmp_path / "headgate.db") as stores:
+            copying = stores.levels._database._checkpoints
+            while copying._copying is None:
+                await add_one(stores.levels, "a")
+        assert copying._copying is None
+
+    run(main())
+    assert caplog.text == ""

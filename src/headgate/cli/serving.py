@@ -17,6 +17,7 @@ from headgate.adapters.server import RunningServer, run, serve
 from headgate.compose import House, open_house, read_config
 from headgate.core.errors import ConfigError
 from headgate.gateway.application import Gateway, GatewaySettings
+from headgate.gateway.callers import KeyScopes
 
 
 def serve_gateway(config_path: Path | None, listen: str | None) -> None:
@@ -55,6 +56,7 @@ async def gateway_of(house: House, host: str, port: int) -> AsyncIterator[Runnin
             max_wait_s=settings.max_wait_s,
             open_to_all=loopback,
             admin_token=token,
+            keys={key.name: KeyScopes(team=key.team, tags=dict(key.tags)) for key in house.config.keys},
         ),
     )
     async with serve(gateway, host, port, drain_s=settings.drain_s) as server:

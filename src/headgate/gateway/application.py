@@ -5,8 +5,8 @@ One rule: every answer that is Headgate's own has the shape of the endpoint's pr
 
 import logging
 import secrets
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -24,7 +24,8 @@ from headgate.core.errors import (
     ShuttingDownError,
     UnknownModelError,
 )
-from headgate.gateway.callers import NoKeyError, identify, scopes_of
+from headgate.core.scopes import Scopes
+from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of
 from headgate.gateway.control import PATHS, answer_control
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.relay import relay_metered, relay_unmetered
@@ -37,12 +38,16 @@ _JSON = [(b"content-type", b"application/json")]
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
-    """How the gateway meets the world; `open_to_all` lets calls in without a key while none was made to stay."""
+    """How the gateway meets the world.
+
+    `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is.
+    """
 
     max_body_bytes: int = 32 * 1024 * 1024
     max_wait_s: float = 600.0
     open_to_all: bool = True
-    admin_token: str | None = None
+    admin_token: str | None = field(default=None, repr=False)
+    keys: Mapping[str, KeyScopes] = field(default_factory=dict)
 
 
 class Gateway:
@@ -71,7 +76,7 @@ class Gateway:
             caller = await self._identify(exchange)
             if exchange.method not in {"GET", "HEAD"}:
                 raise WrongMethodError(exchange, "GET")
-            await answer_control(exchange, self._manager, caller)
+            await answer_control(exchange, self._manager, caller, self._scopes_of(caller, exchange))
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
         else:
@@ -86,12 +91,15 @@ class Gateway:
         caller = await self._identify(exchange)
         body = await exchange.body(self._settings.max_body_bytes)
         if endpoint.metered:
-            scopes = scopes_of(caller, exchange)
+            scopes = self._scopes_of(caller, exchange)
             await relay_metered(exchange, self._manager, endpoint, scopes, body, self._settings.max_wait_s)
         else:
             await relay_unmetered(exchange, self._manager, endpoint, body)
 
-    async def _identify(self, exchange: HttpExchange) -> Any:
+    def _scopes_of(self, caller: Caller, exchange: HttpExchange) -> Scopes:
+        return scopes_of(caller, exchange, self._settings.keys)
+
+    async def _identify(self, exchange: HttpExchange) -> Caller:
         return await identify(
             exchange,
             self._manager,

@@ -5,6 +5,7 @@ One rule: what a key says of its bearer cannot be overridden by a header; header
 
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -42,6 +43,9 @@ class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     tags: dict[str, str] = {}
 
 
+_NOBODY = KeyScopes()
+
+
 async def identify(exchange: HttpExchange, manager: Manager, *, open_to_all: bool, admin_token: str | None) -> Caller:
     """Give who sent the request.
 
@@ -72,13 +76,18 @@ def presented_key(exchange: HttpExchange) -> str | None:
     return token.strip() if kind.lower() == "bearer" and token.strip() else None
 
 
-def scopes_of(caller: Caller, exchange: HttpExchange) -> Scopes:
-    """Give whom a call belongs to: what the key says, and where it says nothing, what the headers say."""
-    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes) if caller.key is not None else KeyScopes()
-    tags = {**_tags(exchange.header(b"x-headgate-tags")), **said.tags}
+def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, KeyScopes]) -> Scopes:
+    """Give whom a call belongs to.
+
+    What the configuration says of a key of this name goes first, then what was stored with the key, then the headers.
+    """
+    key_name = caller.key.name if caller.key is not None else None
+    owner = configured.get(key_name, _NOBODY) if key_name is not None else _NOBODY
+    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes) if caller.key is not None else _NOBODY
+    tags = {**_tags(exchange.header(b"x-headgate-tags")), **said.tags, **owner.tags}
     return Scopes(
-        key=caller.key.name if caller.key is not None else None,
-        team=said.team or _named(exchange, b"x-headgate-team"),
+        key=key_name,
+        team=owner.team or said.team or _named(exchange, b"x-headgate-team"),
         run=said.run or _named(exchange, b"x-headgate-run"),
         agent=said.agent or _named(exchange, b"x-claude-code-agent-id", b"x-headgate-agent"),
         session=_named(exchange, b"x-claude-code-session-id", b"x-headgate-session"),

@@ -14,7 +14,8 @@ import msgspec
 
 from headgate.core.errors import CallerError
 from headgate.core.ledger import GroupBy, UsageGroup, UsageQuery
-from headgate.gateway.callers import Caller, scopes_of
+from headgate.core.scopes import Scopes
+from headgate.gateway.callers import Caller
 from headgate.gateway.exchange import HttpExchange
 from headgate.ports import Clock
 from headgate.runtime.manager import Manager
@@ -40,8 +41,8 @@ SUMS = (
 )
 
 
-async def answer_control(exchange: HttpExchange, manager: Manager, caller: Caller) -> None:
-    """Answer one of `PATHS` to a caller who was identified.
+async def answer_control(exchange: HttpExchange, manager: Manager, caller: Caller, own_scopes: Scopes) -> None:
+    """Answer one of `PATHS` to a caller who was identified; a key's bearer sees the limits of its `own_scopes`.
 
     Raises:
         CallerError: a parameter cannot be understood.
@@ -54,7 +55,7 @@ async def answer_control(exchange: HttpExchange, manager: Manager, caller: Calle
                 query = replace(query, only=(*query.only, ("key", caller.key.name)))
             shape = usage_json(await manager.usage(query), query.group_by)
         case "/api/v1/limits":
-            own = None if caller.key is None else set(scopes_of(caller, exchange).path())
+            own = None if caller.key is None else set(own_scopes.path())
             shape = limits_json([view for view in await manager.limits() if own is None or view.scope in own])
         case _:
             name = None if caller.key is None else caller.key.name

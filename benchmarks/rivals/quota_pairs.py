@@ -1,6 +1,7 @@
 """Row B1's rivals as a process: python quota_pairs.py RIVAL FILE, one line per round in and one out.
 
-A line in is a number of reserve+settle pairs (and of callers); the line out is the seconds they took. Imports nothing
+A line in is a number of reserve+settle pairs (and of callers); the line out is the seconds they took, by the
+clock and of the CPU. Imports nothing
 of Headgate, so any Python that has the rival can run it.
 """
 
@@ -55,9 +56,9 @@ async def round_s(rival, pairs, callers):
         for _ in range(pairs // callers):
             await rival.pair()
 
-    start_s = time.perf_counter()
+    start_s, start_cpu_s = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(callers)))
-    return time.perf_counter() - start_s
+    return time.perf_counter() - start_s, time.process_time() - start_cpu_s
 
 
 async def main():
@@ -66,7 +67,7 @@ async def main():
     print("ready", flush=True)
     for line in sys.stdin:
         pairs, callers = map(int, line.split())
-        print(await round_s(rival, pairs, callers), flush=True)
+        print(*await round_s(rival, pairs, callers), flush=True)
 
 
 def new_loop():

@@ -15,7 +15,7 @@ from headgate.compose import House
 from headgate.core.ledger import GroupBy, UsageQuery
 from headgate.core.limits import Limit
 from headgate.gateway.control import limits_json, queue_json, usage_json
-from headgate.runtime.fleet import FleetEnd
+from headgate.runtime.fleet import Fleet, FleetEnd
 
 SHOWN_SCOPES = ("account:", "key:", "team:", "run:", "tag:")
 """Limits of each agent or session by itself are many and short-lived: the table of agents shows what they cost."""
@@ -29,14 +29,15 @@ class FleetWatch:
         self.house = house
         self.run = run
         self.stage = stage
+        self.fleet: Fleet | None = None
         self.note = ""
 
     async def snapshot(self) -> Snapshot:
         """Say what the fleet and its gateway do now."""
         manager = self.house.manager
         counts = dict.fromkeys(("queued", "running", "done", "failed"), 0)
-        for job in await self.house.stores.jobs.jobs(self.run):
-            counts[job.state] += 1
+        if self.fleet is not None:
+            counts |= self.fleet.counts
         group_by: tuple[GroupBy, ...] = ("account", "model", "run")
         groups = await manager.usage(UsageQuery(group_by, only=(("run", self.run),)))
         views = [view for view in await manager.limits() if view.scope.startswith(SHOWN_SCOPES)]

@@ -187,6 +187,7 @@ async def _work(
         rules=FleetRules(agents=settings.agents),
         listen=listen,
     )
+    watch.fleet = fleet
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, fleet.interrupt)
     loop.add_signal_handler(signal.SIGTERM, fleet.drain)
@@ -213,7 +214,7 @@ def _agent(kind: str, settings: RunSettings, house: House) -> Agent:
             return CommandAgent(command, environ=os.environ, secrets=secret_names)
         case "function":
             assert settings.function is not None, "a function was named"
-            return FunctionAgent(load_function(settings.function, Path(settings.here)))
+            return FunctionAgent(load_function(settings.function, Path(settings.here)), most_threads=settings.agents)
         case _:
             folder = Path(settings.tasks)
             folder = folder if folder.is_dir() else folder.parent

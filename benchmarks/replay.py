@@ -34,7 +34,7 @@ SEED = 20_261_120
 PACE = Pace(first_token_s=0.08, tokens_per_second=5_000)
 """At this pace the limits, not two shared cores, are what the fleet waits for: some 90 calls a second."""
 
-QUICK_AGENTS, QUICK_TURNS, QUICK_SESSIONS = 16, 24, 40
+QUICK_AGENTS, QUICK_TURNS, QUICK_SESSIONS = 16, 24, 24
 # Unlimited, the agents need a third of the ideal time; a machine under load needs longer.
 _PATIENCE = 8
 

@@ -1,8 +1,7 @@
 """Row B1's rivals as a process: python quota_pairs.py RIVAL FILE, one line per round in and one out.
 
-A line in is a number of reserve+settle pairs (and of callers); the line out is the seconds they took, by the
-clock and of the CPU. Imports nothing
-of Headgate, so any Python that has the rival can run it.
+A line in is a number of reserve+settle pairs and of callers; the line out is the seconds they took, by the clock and of
+the CPU. Imports nothing of Headgate, so any Python that has the rival can run it.
 """
 
 import asyncio

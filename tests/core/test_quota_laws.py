@@ -84,7 +84,6 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.stretches: list[list[float]] = []
         rates = [limit for limit in self.limits if isinstance(limit, Rate)]
         self.at_settle = {limit.name: Bucket(limit.amount, limit.period_s, limit.burst) for limit in rates}
-        self.charged_s = 0.0
 
     # -- what happens ---------------------------------------------------------------------------------------------
 
@@ -231,8 +230,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         return token is not None and (generation[4] != token or now_ns >= generation[3])
 
     def _charge(self, name: str, units: int) -> None:
-        self.charged_s = max(self.charged_s, self.now_s)
-        self.at_settle[name].add(units, self.charged_s)
+        self.at_settle[name].add(units, self.now_s)
 
     def _check_wait(self, wait: Wait, asked: Amounts) -> None:
         if math.isfinite(wait.until_s):

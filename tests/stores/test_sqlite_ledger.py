@@ -87,6 +87,7 @@ def test_whole_hours_are_answered_without_reading_their_rows(tmp_path: Path) -> 
     ("query", "values", "index"),
     [
         (ledger_queries._IN_FLIGHT, (), "attempts_open"),
+        (ledger_queries._OF_RUN, ("run-1",), "attempts_by_run"),
         (job_queries._CLAIMABLE, ("run-1", 0.0, 5), "jobs_open"),
         (ledger_queries._FINISH, (None,) * (len(ledger_queries._ALL) + 1), "attempts_open"),
     ],

@@ -35,9 +35,9 @@ class FleetWatch:
     async def snapshot(self) -> Snapshot:
         """Say what the fleet and its gateway do now."""
         manager = self.house.manager
-        counts = dict.fromkeys(("queued", "running", "done", "failed"), 0)
+        counts: dict[str, int] = dict.fromkeys(("queued", "running", "done", "failed"), 0)
         if self.fleet is not None:
-            counts |= self.fleet.counts
+            counts.update({str(state): count for state, count in self.fleet.counts.items()})
         group_by: tuple[GroupBy, ...] = ("account", "model", "run")
         groups = await manager.usage(UsageQuery(group_by, only=(("run", self.run),)))
         views = [view for view in await manager.limits() if view.scope.startswith(SHOWN_SCOPES)]

@@ -193,6 +193,8 @@ async def _work(
     loop.add_signal_handler(signal.SIGTERM, fleet.drain)
     async with show_progress(run_id, watch.snapshot, console, "none" if as_json else None):
         end = await fleet.run()
+    if stage is not None:
+        stage.keep = end.why != "finished"
     # What a killed runner left in flight may have become known meanwhile.
     await house.manager.recover()
     await report_run(watch, end, folder, console, what=_what(settings), json_too=as_json)

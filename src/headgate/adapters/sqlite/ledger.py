@@ -121,8 +121,9 @@ class SqliteLedgerStore:
 
     async def attempts(self, run: str) -> list[Attempt]:
         """Give the rows of a run in the order of their admission, at most 1,000,000; read in a thread of its own."""
-        rows = await self._database.read_aside(lambda connection: connection.execute(_OF_RUN, (run,)).fetchall())
-        return [to_attempt(row) for row in rows]
+        return await self._database.read_aside(
+            lambda connection: [to_attempt(row) for row in connection.execute(_OF_RUN, (run,))]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,12 +32,16 @@ _KEY = "HEADGATE_EXAMPLE_KEY"
 _START_TRIES = 400
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stage:
-    """Where the example plays: its configuration, and the simulated provider's address (None: a real provider)."""
+    """Where the example plays: its configuration, and the simulated provider's address (None: a real provider).
+
+    `keep` leaves the provider running for a while, so that the run can be resumed against it.
+    """
 
     config: Config
     provider: str | None
+    keep: bool = False
 
     async def provider_usage(self) -> dict[str, Any] | None:
         """Ask the simulated provider what it counted; None where there is none or it does not answer."""
@@ -80,11 +84,13 @@ async def open_stage(
     else:
         note("no ANTHROPIC_API_KEY in the environment: the example uses the simulated provider, and spends nothing")
     process, address = await _provider(folder)
+    stage = Stage(_config(folder, address, "sk-simulated-example", reconcile=True), address)
     try:
-        yield Stage(_config(folder, address, "sk-simulated-example", reconcile=True), address)
+        yield stage
     finally:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
+        if not stage.keep:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
 
 async def _provider(folder: Path) -> tuple[psutil.Process, str]:

@@ -228,6 +228,20 @@ async def an_attempt_cannot_be_begun_twice(open_store: OpenStore[LedgerStore]) -
         assert [group.requests for group in await store.usage(UsageQuery())] == [1]
 
 
+async def the_rows_of_a_run_come_in_the_order_of_their_admission(open_store: OpenStore[LedgerStore]) -> None:
+    """Whatever their state, in every field; those of other runs and of none do not."""
+    own = Scopes("main", run="run-1")
+    rows = [
+        replace(a_full_attempt(), admitted_s=START_S + 1),
+        replace(an_attempt(1, admitted_s=START_S + 2), scopes=own, state="lost"),
+        replace(an_attempt(2, admitted_s=START_S + 3), scopes=own),
+    ]
+    async with open_store() as store:
+        await keep(store, [*rows[::-1], an_attempt(3), replace(an_attempt(4), scopes=Scopes(run="run-2"))])
+        assert await store.attempts("run-1") == rows
+        assert await store.attempts("none") == []
+
+
 async def an_empty_ledger_answers(open_store: OpenStore[LedgerStore]) -> None:
     """With zeros when no group is asked for, else with no group."""
     async with open_store() as store:
@@ -278,6 +292,7 @@ LEDGER_EXERCISES: tuple[Exercise[LedgerStore], ...] = (
     a_lost_attempt_can_be_reconciled_once,
     an_unknown_price_is_not_nothing,
     an_attempt_cannot_be_begun_twice,
+    the_rows_of_a_run_come_in_the_order_of_their_admission,
     an_empty_ledger_answers,
     hours_and_days_are_named_as_people_write_them,
     sums_are_exact_however_they_are_asked_for,

@@ -116,7 +116,7 @@ class Monitor:
                     dimension=limit.dimension,
                     kind=limit.kind,
                     amount=limit.amount,
-                    per=_per(limit),
+                    per=per_of(limit),
                     burst=limit.burst if isinstance(limit, Rate) else limit.amount,
                     used=reading.used,
                     held=reading.held,
@@ -127,7 +127,8 @@ class Monitor:
         return views
 
 
-def _per(limit: Limit) -> str:
+def per_of(limit: Limit) -> str:
+    """Say over what a limit's amount is meant: `60s`, `day`, `lifetime`, `at once`."""
     match limit:
         case Rate() | Rolling():
             return f"{limit.period_s}s"

@@ -11,8 +11,9 @@ from typing import Literal
 from headgate.cli.report.levels import Charge, LevelUse, charges_of, level_use
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt
-from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.limits import Gauge, Limit
 from headgate.core.usage import Dialect
+from headgate.runtime.monitor import per_of
 
 __all__ = [
     "AgentFigures",
@@ -210,20 +211,10 @@ def _limit_figures(shown: LimitShown, calls: Iterable[Attempt]) -> LimitFigures:
         dimension=limit.dimension,
         kind=limit.kind,
         amount=limit.amount,
-        per=_per(limit),
+        per=per_of(limit),
         used=round(sum(charge.units for charge in charges)) if not isinstance(limit, Gauge) else len(met),
         use=level_use(limit, charges, met),
         level_used=shown.used,
         charges=charges,
         limit=limit,
     )
-
-
-def _per(limit: Limit) -> str:
-    match limit:
-        case Rate() | Rolling():
-            return f"{limit.period_s}s"
-        case Window():
-            return limit.span.name
-        case Gauge():
-            return "at once"

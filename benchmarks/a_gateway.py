@@ -97,7 +97,7 @@ class Contender:
     calls_per_s: dict[str, list[float]] = field(default_factory=dict)
     memory_mib: float = 0.0
     answered: int = 1  # its first answer, which told that it is ready
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
 
     def result(self) -> dict[str, float]:
         figures = {name: round(median(seen), 1) for name, seen in self.figures.items() if seen}
@@ -124,7 +124,7 @@ def run(options: Options) -> Result:
                     measure(contender, scenario, seconds)
         ours = next(contender for contender in contenders if contender.gateway.name == HEADGATE)
         notes += check_ledger(ours)
-    notes += [f"{each.gateway.name}: {failure}" for each in contenders for failure in dict.fromkeys(each.failures)]
+    notes += failures(contenders)
     show(contenders, options)
     result = ours.result()
     return Result(
@@ -170,7 +170,7 @@ def measure(contender: Contender, scenario: Scenario, seconds: float, *, counts:
     """Run a scenario once against a gateway; without `counts` only to warm it."""
     gateway = contender.gateway
     if gateway.tree.has_ended():
-        contender.failures.append(f"it had ended by itself before a run of {scenario.name}")
+        contender.failures[scenario.name] = "the gateway had ended by itself"
         return
     before_s = gateway.tree.cpu_s()
     with subprocess.Popen(
@@ -189,7 +189,7 @@ def measure(contender: Contender, scenario: Scenario, seconds: float, *, counts:
     cpu_s = gateway.tree.cpu_s() - before_s
     contender.answered += seen.calls
     if seen.errors:
-        contender.failures.append(f"{scenario.name}: {seen.errors} calls failed, the first: {seen.first_error[:200]}")
+        contender.failures[scenario.name] = f"{seen.errors} of its calls failed, the first: {seen.first_error}"
     if not counts:
         return
     contender.memory_mib = max(contender.memory_mib, memory_mib)
@@ -209,8 +209,12 @@ def check_ledger(contender: Contender) -> list[str]:
     with opener.open(request, timeout=30) as answer:
         recorded = json.load(answer)["total"]["requests"]
     if recorded != contender.answered and not contender.failures:
-        contender.failures.append(f"the ledger has {recorded:,} calls, and {contender.answered:,} were answered")
+        contender.failures["ledger"] = f"it has {recorded:,} calls, and {contender.answered:,} were answered"
     return [f"Headgate's ledger has {recorded:,} calls; {contender.answered:,} were answered"]
+
+
+def failures(contenders: Sequence[Contender]) -> list[str]:
+    return [f"{each.gateway.name}, {where}: {what}" for each in contenders for where, what in each.failures.items()]
 
 
 def show(contenders: Sequence[Contender], options: Options) -> None:
@@ -221,9 +225,8 @@ def show(contenders: Sequence[Contender], options: Options) -> None:
         cells = "".join(f"{_figure(result.get(name)):>10}" for result in results.values())
         per_s = f"{median(ours.calls_per_s[name]):>9,.0f}" if name in ours.calls_per_s else f"{'':9}"
         options.say(f"    {name:36}{cells}{_figure(target):>9} {per_s}   {_ratios(name, results)}")
-    for contender in contenders:
-        for failure in dict.fromkeys(contender.failures):
-            options.say(f"    {contender.gateway.name}: {failure}")
+    for failure in failures(contenders):
+        options.say(f"    {failure}")
     options.say(f"    a stall is a stream that is silent for {STALL_S:.0f} s, or a call that fails")
 
 

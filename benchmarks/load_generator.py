@@ -174,8 +174,8 @@ class Generator:
             return False
         connection.body_at = head_end + 4
         if not read.startswith(b"HTTP/1.1 200 "):
-            said = b"%b: %b" % (read.partition(b"\r\n")[0], read[connection.body_at : connection.body_at + 200])
-            self._failed(connection, said.decode(errors="replace"))
+            status, body = read.partition(b"\r\n")[0], read[connection.body_at : connection.body_at + 200]
+            self._failed(connection, f"{status.decode(errors='replace')}: {body.decode(errors='replace')}")
             return False
         if length := _LENGTH.search(read, 0, head_end):
             connection.size_bytes = head_end + 4 + int(length[1])

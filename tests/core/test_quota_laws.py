@@ -169,7 +169,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def clock_steps_back(self, seconds: float) -> None:
         before = {limit.name: quota.read(limit, self.levels, self.now_s).free for limit in self.limits}
         self.now_s -= seconds
-        # From here on our clock and a provider's tell two stories; that nothing was freed is checked at the step itself.
+        # From here on our clock and a provider's tell two stories; that nothing was freed is checked right here.
         self.clock_stepped = self.clock_stepped or seconds > 0
         for limit in self.limits:
             assert quota.read(limit, self.levels, self.now_s).free <= before[limit.name], "stepping back freed some"

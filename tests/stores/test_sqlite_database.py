@@ -367,6 +367,23 @@ def test_migrations_run_once_each_and_a_broken_one_leaves_the_version_before_it(
     connection.close()
 
 
+def test_a_file_that_another_process_is_just_making_is_ours(path: Path) -> None:
+    path.parent.mkdir()
+    connection, other = (sqlite3.connect(path, isolation_level=None) for _ in range(2))
+    connection.execute("PRAGMA journal_mode = WAL")
+
+    def make_meanwhile(statement: str) -> None:
+        if "sqlite_master" in statement:  # the last of what is read before it is judged
+            connection.set_trace_callback(None)
+            migrate(other, path)
+
+    connection.set_trace_callback(make_meanwhile)
+    migrate(connection, path)
+    assert connection.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    connection.close()
+    other.close()
+
+
 def make_garbage(path: Path) -> None:
     path.write_bytes(b"this is no database, " * 100)
 

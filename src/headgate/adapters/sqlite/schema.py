@@ -5,7 +5,8 @@ the number that says so (`PRAGMA user_version`), so a file is always at exactly 
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from headgate.core.errors import StoreError
@@ -176,20 +177,28 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: Sequence[Seq
     Raises:
         StoreError: the file is another program's, or was written by a newer Headgate.
     """
-    if _version(connection, path, len(migrations)) == len(migrations):
-        return
+    # In a transaction, because what is read one after another is only then from one moment.
+    with _transaction(connection, "BEGIN"):
+        if _version(connection, path, len(migrations)) == len(migrations):
+            return
     for number, statements in enumerate(migrations, start=1):
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with _transaction(connection, "BEGIN IMMEDIATE"):
             # Another process may have done it while this one waited for its turn.
             if _version(connection, path, len(migrations)) < number:
                 for statement in statements:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA user_version = {number}")
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    connection.execute(begin)
+    try:
+        yield
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:

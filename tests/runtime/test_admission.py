@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from small_house import budget, level_of, rate, slots
 
+from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
@@ -183,5 +184,30 @@ def test_draining_refuses_what_waits_and_lets_the_rest_end(house):
             with pytest.raises(ShuttingDownError):
                 await waiting
             assert await running == 0
+
+    run(main())
+
+
+class SlowStore(MemoryLevelStore):
+    """As SQLite's group commit: the work is queued, and done also when nobody waits for it any more."""
+
+    async def transact(self, names, step):
+        work = asyncio.ensure_future(self._later(names, step))
+        return await asyncio.shield(work)
+
+    async def _later(self, names, step):
+        await asyncio.sleep(0.001)
+        return await super().transact(names, step)
+
+
+def test_a_call_that_is_cancelled_while_its_hold_is_written_gives_it_back(house):
+    async def main():
+        async with house(slots(1), stores=(SlowStore(), MemoryLedgerStore())) as here:
+            task = asyncio.create_task(use(here, call()))
+            await asyncio.sleep(0.0005)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert await use(here, call()) < 1
+            assert await here.levels.names("hold/") == []
 
     run(main())

@@ -7,6 +7,7 @@ first out. The arithmetic is the core's, the record of what is held is `reservat
 
 import asyncio
 import heapq
+import logging
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.scopes import Scopes, lane_of
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.reservations import Reservations
+
+log = logging.getLogger("headgate.admission")
 
 MOST_WAITING = 20_000
 """Calls that may wait at once: 1,000 agents with 20 calls each."""
@@ -96,6 +99,7 @@ class Admission:
         self._waiting = 0
         self._draining = False
         self._listener: asyncio.Task[None] | None = None
+        self._giving_back: set[asyncio.Task[bool]] = set()
 
     async def admit(self, ticket: Ticket) -> None:
         """Return when the attempt may go and what it asked is held; the caller has to settle it.
@@ -112,7 +116,7 @@ class Admission:
         order = self._order
         wait = self._wait_behind(ticket)
         if wait is None:
-            outcome = await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+            outcome = await self._take(ticket)
             if isinstance(outcome, Admitted):
                 return
             if isinstance(outcome, Refused):
@@ -159,6 +163,25 @@ class Admission:
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
+        await asyncio.gather(*self._giving_back, return_exceptions=True)
+
+    async def _take(self, ticket: Ticket) -> Admitted | Wait | Refused:
+        try:
+            return await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+        except asyncio.CancelledError:
+            # The store keeps what was asked of it even if nobody waits for the answer any more.
+            self._give_back(ticket)
+            raise
+
+    def _give_back(self, ticket: Ticket) -> None:
+        task = asyncio.create_task(self.settle(ticket.attempt, ticket.limits, NOTHING), name=f"back {ticket.attempt}")
+        self._giving_back.add(task)
+        task.add_done_callback(self._given_back)
+
+    def _given_back(self, task: asyncio.Task[bool]) -> None:
+        self._giving_back.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a hold stays until its lease ends: %s", error)
 
     def _wait_behind(self, ticket: Ticket) -> Wait | None:
         for limit in ticket.limits:
@@ -185,7 +208,7 @@ class Admission:
         except asyncio.CancelledError:
             # Admitted in the same moment as it was cancelled: give back what it will never use.
             if not waiting.admitted.cancelled() and waiting.admitted.exception() is None:
-                await self.settle(ticket.attempt, ticket.limits, NOTHING)
+                self._give_back(ticket)
             raise
         finally:
             timer.cancel()

@@ -103,7 +103,9 @@ class Monitor:
 
     async def _read(self, limits: Sequence[Limit]) -> list[LimitView]:
         names = [limit.name for limit in limits]
-        records = await self._store.transact(names, lambda found: ({}, dict(found)))
+        records = await self._store.transact(
+            names, lambda found: ({}, {name: found[name] for name in names if name in found})
+        )
         levels, now_s = levels_of(records), self._clock.now_s()
         views = []
         for limit in limits:

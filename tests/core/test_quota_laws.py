@@ -244,7 +244,8 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert isinstance(later, Admitted), f"promised for {wait.until_s}, got {later}"
         freed = dict(self.levels)
         for call in self.live:
-            changed = quota.release(self.limits, freed, call.reservation, self.now_s)
+            # All that is held comes back; a request that was charged at the start is not held.
+            changed, _ = quota.settle(self.limits, freed, call.reservation, Amounts(requests=1), self.now_s)
             freed |= changed
         if wait.earliest_s - 0.001 > self.now_s:
             sooner = quota.admit(self.limits, freed, demand(asked), wait.earliest_s - 0.001)

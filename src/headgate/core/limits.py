@@ -283,10 +283,10 @@ class Rolling:
             else:
                 slices.append((newest, 0, units, 0))
             return Booked(_flat(slices), slices[-1][0])
-        held_now = sum(held for _index, _used, held, _pending in slices)
-        return Short(
-            self._room_ns(slices, units - free, now_ns), self._room_ns(slices, units - free - held_now, now_ns)
-        )
+        lacking = units - free
+        unheld = [(index, used, 0, pending) for index, used, _held, pending in slices]
+        lacking_unheld = lacking - sum(held for _index, _used, held, _pending in slices)
+        return Short(self._room_ns(slices, lacking, now_ns), self._room_ns(unheld, lacking_unheld, now_ns))
 
     def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
         """Replace a hold by what was used, in the slice in which it was taken."""

@@ -6,6 +6,7 @@ One rule: what is opened here is closed here, in the opposite order, whatever ha
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -21,6 +22,7 @@ from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, HashedKey, Headers, Provider
 from headgate.runtime.manager import Manager, Parts
+from headgate.runtime.recovery import Recovered
 
 log = logging.getLogger("headgate")
 
@@ -55,15 +57,23 @@ class House:
         return self.client.send("POST", origin, path.encode(), headers=headers, body=body, timeouts=AGENT_TIMEOUTS)
 
 
-def read_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+def read_config(
+    path: Path | None = None, environ: Mapping[str, str] | None = None, *, credentials: bool = True
+) -> Config:
     """Read the configuration at `path`, else `headgate.toml` in the working folder, else the environment alone.
+
+    Without `credentials`, secrets that the environment lacks are made up: for questions that call no provider.
 
     Raises:
         ConfigError: it cannot be used; the message has a line for each problem.
     """
     if path is None and DEFAULT_CONFIG.exists():
         path = DEFAULT_CONFIG
-    return load_config(path, os.environ if environ is None else environ)
+    known = dict(os.environ if environ is None else environ)
+    if not credentials and path is not None and path.is_file():
+        named = re.findall(r'"env:([A-Za-z_][A-Za-z0-9_]*)"', path.read_text(encoding="utf-8", errors="replace"))
+        known = {**dict.fromkeys(named, "not-needed"), **known}
+    return load_config(path, known)
 
 
 @asynccontextmanager
@@ -85,10 +95,12 @@ async def open_house(
     clock: Clock | None = None,
     make_provider: Callable[[ConfiguredAccount], Provider] | None = None,
     warm: bool = False,
+    start: bool = True,
 ) -> AsyncIterator[House]:
     """Run Headgate and give its parts too, for the gateway and the fleet.
 
-    `warm` reads the price list now (0.2 s) and not with the first call.
+    `warm` reads the price list now (0.2 s) and not with the first call. Without `start` nothing is cleaned up and no
+    lease renewed: enough to ask questions, and nothing is changed.
     """
     clock = clock or WallClock()
     owner = owner_name()
@@ -132,7 +144,11 @@ async def open_house(
                 retries=config.retries,
             )
         )
-        recovered = await manager.start()
+        recovered = Recovered()
+        if start:
+            recovered = await manager.start()
+        else:
+            await manager.know_keys()
         if recovered.lost or recovered.reconciled:
             log.warning(
                 "of a process that died: %d calls count at their estimates, %d were learned from the provider",

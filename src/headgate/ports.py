@@ -148,7 +148,7 @@ class KeyStore(Protocol):
         ...
 
     async def all(self) -> list[HashedKey]:
-        """Give every key, oldest first."""
+        """Give every key that is not a fleet's own, oldest first."""
         ...
 
     async def revoke(self, key_id: str, now_s: float) -> bool:

@@ -122,6 +122,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         )
         self.levels |= changed
         call.reservation = rest
+        call.actual = call.actual._replace(input_tokens=0)  # told, and charged
 
     @precondition(lambda self: self.of(sent=False))
     @rule(data=st.data())

@@ -164,21 +164,21 @@ def test_the_picture_names_the_limit_that_binds_and_its_use():
 
 def test_a_rate_shows_how_fast_it_was_used_lately():
     snapshots = [(second, Snapshot(jobs(1), [limit()], usage=[usage(500 * second)])) for second in range(20)]
-    assert "30.0k of 60.0k/min" in drawn(*snapshots)
+    assert "now 30.0k/min, refills 60.0k/min" in drawn(*snapshots)
 
 
 def test_a_rate_whose_scope_the_usage_does_not_tell_shows_no_speed():
     snapshots = [(second, Snapshot(jobs(1), [limit(scope="key:ci")], usage=[usage(500 * second)])) for second in (0, 5)]
     text = drawn(*snapshots)
     assert "60.0k/min" in text
-    assert "of 60.0k/min" not in text
+    assert "now " not in text
 
 
 def test_calls_of_other_models_do_not_count_for_a_rate():
     snapshots = [
         (second, Snapshot(jobs(1), [limit()], usage=[usage(100), usage(500 * second, "gpt-5")])) for second in (0, 5)
     ]
-    assert "0 of 60.0k/min" in drawn(*snapshots)
+    assert "now 0/min, refills 60.0k/min" in drawn(*snapshots)
 
 
 def test_of_a_thousand_limits_the_fullest_are_shown():

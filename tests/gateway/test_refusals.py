@@ -103,6 +103,9 @@ def test_once_there_is_a_key_nobody_comes_in_without_one_and_each_sees_its_own(w
         assert await stack.house.manager.keys.revoke(ours.stored.id)
         assert (await stack.send("POST", "/v1/messages", GOOD, our_key))[0] == 401
         assert (await stack.send("GET", "/api/v1/usage"))[0] == 401
+        assert await stack.house.manager.keys.revoke(theirs.stored.id)
+        status, _, _ = await stack.send("POST", "/v1/messages", GOOD, [(b"x-api-key", b"any")])
+        assert status == 401, "ending the last key does not open the door"
 
     with_stack(test, limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 600')
 
@@ -227,3 +230,43 @@ def test_a_key_is_attributed_as_the_configuration_says_whatever_its_headers_clai
     requests_per_day = 5
     """
     with_stack(test, limits=limits)
+
+
+def test_nobody_sees_limits_by_claiming_to_be_somebody(with_stack):
+    async def test(stack):
+        now_s = stack.house.clock.now_s()
+        ours = make_key("ours", now_s, scopes='{"team": "alpha"}')
+        theirs = make_key("theirs", now_s)
+        await stack.house.manager.keys.add([ours.stored, theirs.stored])
+        headers = [(b"x-api-key", ours.secret.encode()), (b"x-headgate-session", b"secret")]
+        assert (await stack.send("POST", "/v1/messages", GOOD, headers))[0] == 200
+        claims = [(b"x-headgate-team", b"alpha"), (b"x-headgate-session", b"secret")]
+        seen = await stack.get("/api/v1/limits", [(b"x-api-key", theirs.secret.encode()), *claims])
+        assert seen["limits"] == []
+        seen = await stack.get("/api/v1/limits", headers)
+        assert [view["scope"] for view in seen["limits"]] == ["team:alpha"]
+
+    limits = """
+    [[limit]]
+    scope = "team:*"
+    requests_per_day = 5
+    [[limit]]
+    scope = "session:*"
+    requests_per_day = 5
+    """
+    with_stack(test, limits=limits)
+
+
+def test_odd_credentials_and_queries_get_an_answer_that_can_be_read(with_stack):
+    async def test(stack):
+        status, _, _ = await stack.send("GET", "/api/v1/limits", headers=[(b"x-api-key", b"caf\xe9")])
+        assert status == 401
+        status, _, _ = await stack.send("GET", "/api/v1/usage?" + "&".join(f"a{n}=1" for n in range(30)))
+        assert status == 401
+        key = [(b"authorization", b"Bearer sk-planted-provider-secret")]
+        assert (await stack.send("GET", "/api/v1/usage?" + "&".join(f"a{n}=1" for n in range(30)), headers=key))[
+            0
+        ] == 400
+        assert (await stack.send("GET", "/api/v1/usage", headers=key))[0] == 200
+
+    with_stack(test, server='admin_token = "env:PROVIDER_KEY"')

@@ -6,7 +6,7 @@ import pytest
 from small_house import budget, level_of, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
-from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError
+from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError, StoreError, UnpricedError
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
@@ -107,7 +107,7 @@ def test_past_its_deadline_a_call_is_told_when_it_would_run(house):
     async def main():
         async with house(rate("input_tokens", 600, burst=600)) as here:
             await use(here, call(600))
-            with pytest.raises(DeadlineError, match="600 input_tokens") as too_late:
+            with pytest.raises(DeadlineError, match="600 input tokens per minute for account:main") as too_late:
                 await use(here, call(600, max_wait_s=10))
             assert too_late.value.retry_after_s == pytest.approx(60, abs=0.1)
             assert asyncio.get_running_loop().time() < 1, "it is told at once that it cannot make it"
@@ -167,7 +167,7 @@ def test_an_unknown_price_is_refused_by_a_money_limit_and_by_nothing_else(house)
         prices = FlatPrices(unknown=frozenset({"claude-test"}))
         async with house(budget(450_000), rate("requests", 60), prices=prices) as here:
             assert await use(here, call()) == 0
-            with pytest.raises(BudgetError, match="no price is known"):
+            with pytest.raises(UnpricedError, match="no price is known for model 'claude-test'"):
                 await use(here, call(scopes=Scopes(run="r")))
 
     run(main())
@@ -209,5 +209,78 @@ def test_a_call_that_is_cancelled_while_its_hold_is_written_gives_it_back(house)
             await asyncio.gather(task, return_exceptions=True)
             assert await use(here, call()) < 1
             assert await here.levels.names("hold/") == []
+
+    run(main())
+
+
+def test_nobody_overtakes_across_lanes(house):
+    """A large call waits for the account; small ones of a key that has a lane of its own must not pass it for ever."""
+
+    async def main():
+        rules = (slots(1, scope="key:*"), rate("input_tokens", 6_000, burst=6_000))
+        async with house(*rules) as here:
+            after_large: list[str] = []
+            large_is_in = asyncio.Event()
+
+            async def loop():
+                while True:
+                    await use(here, call(50, scopes=Scopes(key="small")))
+                    if not large_is_in.is_set() and large_started:
+                        after_large.append("one")
+
+            large_started = False
+            loops = [asyncio.create_task(loop()) for _ in range(10)]
+            await asyncio.sleep(120)
+            large_started = True
+            waited = await use(here, call(5_400, scopes=Scopes(key="large")))
+            large_is_in.set()
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+        assert waited < 70
+        assert len(after_large) <= 10, "only those that had come before it"
+
+    run(main())
+
+
+def test_a_refusal_behind_others_does_not_promise_the_heads_time(house):
+    async def main():
+        async with house(rate("requests", 6, burst=1)) as here:
+            await use(here, call())
+            waiting = [asyncio.create_task(use(here, call())) for _ in range(5)]
+            await asyncio.sleep(0.1)
+            with pytest.raises(DeadlineError, match="after 4 others") as too_late:
+                await use(here, call(max_wait_s=15))
+            assert too_late.value.retry_after_s >= 1
+            assert [view.until_s is None for view in here.manager.queue()] == [
+                False,
+                *[True] * (len(here.manager.queue()) - 1),
+            ]
+            await asyncio.gather(*waiting)
+
+    run(main())
+
+
+class BrokenOnce(MemoryLevelStore):
+    broken = False
+
+    async def transact(self, names, step):
+        if self.broken:
+            self.broken = False
+            raise StoreError("full")
+        return await super().transact(names, step)
+
+
+def test_a_store_that_fails_once_does_not_close_a_lane_for_good(house):
+    async def main():
+        store = BrokenOnce()
+        async with house(rate("requests", 60, burst=1), stores=(store, MemoryLedgerStore())) as here:
+            await use(here, call())
+            unlucky = asyncio.create_task(use(here, call()))
+            await asyncio.sleep(0.5)
+            store.broken = True
+            with pytest.raises(StoreError):
+                await unlucky
+            assert await use(here, call()) < 2
 
     run(main())

@@ -4,13 +4,15 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from small_house import level_of, rate, slots
+from small_house import budget, level_of, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
-from headgate.core.errors import CallerGoneError, ProviderError, StoreError, UnknownModelError
+from headgate.core.errors import CallerError, CallerGoneError, ProviderError, StoreError, UnknownModelError
 from headgate.core.ledger import UsageQuery
+from headgate.core.limits import Window
 from headgate.core.retries import Failure
-from headgate.core.scopes import Scopes
+from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.spans import Calendar
 from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Fate, Request
 from headgate.runtime.calls import Call
@@ -299,3 +301,55 @@ def test_what_a_dead_process_held_is_settled_once_by_whoever_comes_next(house, f
             assert (await total(first)).requests == 1
 
     run(main(), max_virtual_s=1e9)
+
+
+def test_input_that_is_told_again_at_the_end_is_charged_in_full(house):
+    async def main():
+        provider = ScriptedProvider(
+            [Reply(usage=Usage(2_000, output_tokens=5), pieces=3, pause_s=1, restated_input=30_000)]
+        )
+        day = LimitRule("run:*", Window("", "run:*", "input_tokens", 10**6, Calendar("day")))
+        async with house(*LIMITS, day, provider=provider) as here:
+            await carry(here, call(scopes=Scopes(run="r")))
+            views = [view for view in await here.manager.limits() if view.scope == "run:r"]
+            assert [(view.used, view.held) for view in views] == [(30_000, 0)]
+            assert (await total(here)).input_tokens == 30_000
+
+    run(main())
+
+
+def test_a_body_that_cannot_be_sent_costs_nothing(house):
+    async def main():
+        def refuse(_request):
+            raise CallerError("stream_options stands there twice")
+
+        async with house(*LIMITS, provider=ScriptedProvider(refuse)) as here:
+            with pytest.raises(CallerError):
+                await carry(here)
+            group = await total(here)
+            assert (group.input_tokens, group.output_tokens, group.cost_micro_usd) == (0, 0, 0)
+            assert all(view.used == view.held == 0 for view in await here.manager.limits())
+
+    run(main())
+
+
+def test_the_same_call_twice_at_once_is_refused(house):
+    async def main():
+        async with house(*LIMITS) as here:
+            what = call()
+            outcomes = await asyncio.gather(carry(here, what), carry(here, what), return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [bytes, CallerError]
+            assert (await total(here)).requests == 1
+            assert await held(here) == 0
+
+    run(main())
+
+
+def test_names_with_spaces_keep_their_limits(house):
+    async def main():
+        async with house(*LIMITS, budget(10_000, scope="agent:*")) as here:
+            await carry(here, call(scopes=Scopes(agent="fix the bug")))
+            views = [view for view in await here.manager.limits() if view.scope == "agent:fix_the_bug"]
+            assert views[0].used > 0
+
+    run(main())

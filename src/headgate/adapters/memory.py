@@ -206,7 +206,8 @@ class MemoryKeyStore:
     async def all(self) -> list[HashedKey]:
         """Give every key, oldest first."""
         with self._lock:
-            return sorted(self._keys.values(), key=lambda key: (key.created_s, key.id))
+            standing = [key for key in self._keys.values() if not key.fleet]
+        return sorted(standing, key=lambda key: (key.created_s, key.id))
 
     async def revoke(self, key_id: str, now_s: float) -> bool:
         """End a key; False if there is none or it has ended."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from headgate.adapters.config import Config, limit_rules
 from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
-from headgate.gateway.callers import scope_name
+from headgate.core.scopes import scope_name
 from headgate.gateway.control import rfc3339, span_s
 from headgate.runtime.keys import Keys, in_force, make_key
 
@@ -59,7 +59,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
             raise CallerError(f"there is a key named {wishes.name!r} already; revoke it first, or take another name")
         await keys.add([new.stored])
 
-    _with_keys(read_config(config_path), add)
+    _with_keys(read_config(config_path, credentials=False), add)
     if as_json:
         _say(json.dumps({"id": new.stored.id, "name": wishes.name, "key": new.secret}))
     else:
@@ -69,7 +69,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
 
 def list_keys(config_path: Path | None, *, as_json: bool) -> None:
     """Print all keys without their secrets."""
-    keys = _with_keys(read_config(config_path), lambda keys: keys.all())
+    keys = _with_keys(read_config(config_path, credentials=False), lambda keys: keys.all())
     now_s = WallClock().now_s()
     rows = [
         {
@@ -114,7 +114,7 @@ def revoke_key(config_path: Path | None, id_or_name: str) -> None:
         chosen = [key for key in await keys.all() if id_or_name in (key.id, key.name)]
         return sum([await keys.revoke(key.id) for key in chosen])
 
-    if not _with_keys(read_config(config_path), revoke):
+    if not _with_keys(read_config(config_path, credentials=False), revoke):
         raise CallerError(f"no key {id_or_name!r} is in force; see `headgate keys list`")
     _say(f"revoked {id_or_name}")
 

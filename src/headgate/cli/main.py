@@ -42,6 +42,16 @@ def main() -> None:
         sys.exit(130)
 
 
+@app.callback(invoke_without_command=True)
+def about(*, version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False) -> None:
+    """Show the version."""
+    if version:
+        from importlib.metadata import version as version_of  # noqa: PLC0415 - only this question needs it
+
+        print(f"headgate {version_of('headgate')}")  # noqa: T201 - the answer
+        raise typer.Exit
+
+
 @app.command()
 def serve(
     config: ConfigOption = None,
@@ -175,7 +185,9 @@ def provider(
 @app.command()
 def usage(
     config: ConfigOption = None,
-    by: Annotated[str, typer.Option("--by", help="Fields to group by: model,key,account,run,session,agent,day.")] = "",
+    by: Annotated[
+        str, typer.Option("--by", help="account, key, team, run, agent, session, model, endpoint, state, hour, day.")
+    ] = "",
     since: Annotated[str | None, typer.Option(help="7d, 12h, or a time.")] = None,
     until: Annotated[str | None, typer.Option(help="A time.")] = None,
     *,

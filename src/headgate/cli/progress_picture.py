@@ -257,7 +257,7 @@ def _now(history: History, row: LimitRow) -> Text:
     speed = history.per_second(row)
     if speed is not None:
         lately = amount_text(dimension, speed * _period_s(row))
-        return Text.assemble((lately, ""), (f" of {of}", "dim"))
+        return Text.assemble(("now ", "dim"), (f"{lately}{per_text(row['per'])}", ""), (f", refills {of}", "dim"))
     in_use = amount_text(dimension, row["used"] + row["held"])
     return Text.assemble(of) if row["kind"] == "rate" else Text.assemble((in_use, ""), (f" of {of}", "dim"))
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from headgate.compose import WallClock, open_manager, read_config
+from headgate.cli.wording import amount_text, limit_text, per_text
+from headgate.compose import WallClock, open_house, read_config
 from headgate.gateway.control import limits_json, usage_json, usage_query
 from headgate.runtime.manager import Manager
 
@@ -43,28 +44,26 @@ def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         _print_json(shape)
         return
-    columns = ["scope", "models", "dimension", "per", "limit", "used", "held", "free", "resets"]
+    columns = ["limit", "amount", "used", "held", "free", "resets"]
     rows = [
         [
-            view["scope"],
-            view["models"] or "all",
-            view["dimension"],
-            view["per"],
-            *(_amount(view["dimension"], view[name]) for name in ("amount", "used", "held", "free")),
-            view["resets_at"] or "-",
+            limit_text(view["scope"], view["models"], view["dimension"]),
+            amount_text(view["dimension"], view["amount"]) + per_text(view["per"]),
+            *(amount_text(view["dimension"], view[name]) for name in ("used", "held", "free")),
+            (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
         ]
         for view in shape["limits"]
     ]
     if rows:
-        _print_table(columns, rows, left=4)
+        _print_table(columns, rows, left=1)
     else:
         print("no limits are configured")  # noqa: T201 - the answer
 
 
 def _ask(config_path: Path | None, question: Callable[[Manager], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with open_manager(read_config(config_path)) as manager:
-            return await question(manager)
+        async with open_house(read_config(config_path, credentials=False), start=False) as house:
+            return await question(house.manager)
 
     return asyncio.run(run())
 
@@ -74,10 +73,6 @@ def _usage_cells(sums: dict[str, Any]) -> list[str]:
     names = ("requests", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
     unknown = f" + {sums['unknown_cost']} unknown" if sums["unknown_cost"] else ""
     return [*(f"{sums[name]:,}" for name in names), cost + unknown, f"{sums['wait_ms'] / 1000:,.1f} s"]
-
-
-def _amount(dimension: str, amount: int) -> str:
-    return f"${amount / 1_000_000:,.4f}" if dimension == "micro_usd" else f"{amount:,}"
 
 
 def _print_json(shape: dict[str, Any]) -> None:
@@ -90,7 +85,7 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold", no_wrap=index >= left)
     for row in rows:
         table.add_row(*row)
     Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty()).print(table)

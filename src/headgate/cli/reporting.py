@@ -17,8 +17,8 @@ from headgate.core.limits import Limit
 from headgate.gateway.control import limits_json, queue_json, usage_json
 from headgate.runtime.fleet import Fleet, FleetEnd
 
-SHOWN_SCOPES = ("account:", "key:", "team:", "run:", "tag:")
-"""Limits of each agent or session by itself are many and short-lived: the table of agents shows what they cost."""
+SHOWN_SCOPES = ("account:", "team:", "run:", "tag:")
+"""Limits of each key, agent or session by itself are many and short-lived: the table of agents shows what they cost."""
 
 
 class FleetWatch:
@@ -71,7 +71,7 @@ class FleetWatch:
         if counted is not None:
             total = counted["total"]
             provider = ProviderCount(
-                served=total["requests_served"],
+                served=total["requests_served"] + total["requests_cancelled"],  # cut off by a kill, and counted
                 refused=total["requests_refused"],
                 input_tokens=total["input_tokens"]
                 + total["cache_read_tokens"]

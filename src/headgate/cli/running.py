@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shutil import which
 from typing import Any, Literal
 
 from headgate.adapters.agents.command import Command, CommandAgent, check_command
@@ -20,6 +21,7 @@ from headgate.adapters.agents.function import FunctionAgent, load_function
 from headgate.adapters.agents.replay import ReplayAgent
 from headgate.adapters.config import Config
 from headgate.adapters.owners import owner_is_alive
+from headgate.adapters.providers.http import parse_url
 from headgate.adapters.server import run as run_loop
 from headgate.adapters.tasks import TaskList, folder_name, jobs_of, read_tasks
 from headgate.cli.demo.stage import Stage, open_stage
@@ -27,7 +29,7 @@ from headgate.cli.progress import ProgressConsole, show_progress
 from headgate.cli.reporting import FleetWatch, report_run
 from headgate.cli.serving import gateway_of, require_accounts
 from headgate.compose import House, open_house, open_stores, read_config
-from headgate.core.errors import CallerError
+from headgate.core.errors import CallerError, ProviderError, StoreError
 from headgate.core.jobs import Job
 from headgate.gateway.control import rfc3339
 from headgate.ports import Agent, Desk, Run
@@ -57,6 +59,7 @@ class RunSettings:
     here: str = ""
     demo: bool = False
     real: bool = False
+    kind: str = "command"
 
     @classmethod
     def of(cls, text: str) -> "RunSettings":
@@ -94,6 +97,8 @@ def resume_run(run_id: str, config_path: Path | None, agents: int | None, *, as_
     run, settings = asyncio.run(_find_run(run_id, config_path))
     if agents is not None:
         settings = replace(settings, agents=agents)
+    if config_path is not None:
+        settings = replace(settings, config=str(config_path.resolve()))
     return run_loop(_run(run.id, settings, None, as_json=as_json))
 
 
@@ -134,7 +139,7 @@ def agent_kind(settings: RunSettings, tasks: TaskList) -> Literal["command", "fu
 
 async def _run(run_id: str, settings: RunSettings, tasks: TaskList | None, *, as_json: bool) -> int:
     folder = Path(settings.folder) / run_id
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make(folder)
     async with AsyncExitStack() as stack:
         stage = await stack.enter_async_context(
             open_stage(folder, wanted=settings.demo, real=settings.real, note=_note)
@@ -145,13 +150,16 @@ async def _run(run_id: str, settings: RunSettings, tasks: TaskList | None, *, as
         house = await stack.enter_async_context(open_house(config, warm=True))
         gateway = settings.gateway
         if gateway is None:
-            server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0))
+            server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0, open_to_all=False))
             gateway = f"http://127.0.0.1:{server.address[1]}"
+        else:
+            await _check_gateway(house, gateway)
+        if tasks is not None:
+            settings = replace(settings, kind=agent_kind(settings, tasks))
+        agent = _agent(settings.kind, settings, house)
         if tasks is not None:
             run = Run(run_id, house.clock.now_s(), json.dumps(asdict(settings)))
             await house.stores.jobs.add_run(run, jobs_of(tasks.tasks, run_id, settings.attempts))
-        kind = agent_kind(settings, read_tasks(Path(settings.tasks)) if tasks is None else tasks)
-        agent = _agent(kind, settings, house)
         return await _work(run_id, settings, house, agent, gateway, folder, stage, as_json=as_json)
 
 
@@ -169,12 +177,14 @@ async def _work(
     console = ProgressConsole(stderr=as_json)
     watch = FleetWatch(house, run_id, stage)
     if not as_json:
-        again = f"headgate resume {run_id}" + (f" --config {settings.config}" if settings.config else "")
+        again = f"{_program()} resume {run_id}" + (f" --config {settings.config}" if settings.config else "")
         console.print(f"run {run_id}: {settings.agents} agents; after any end, go on with: {again}", highlight=False)
 
     def listen(event: FleetEvent) -> None:
         if event.kind in {"draining", "stopping"}:
-            watch.note = "draining: running agents end" if event.kind == "draining" else "stopping"
+            watch.note = (
+                "draining: running agents end; Ctrl-C again stops them" if event.kind == "draining" else "stopping"
+            )
 
     fleet = Fleet(
         run_id,
@@ -283,7 +293,7 @@ async def _list_runs(config_path: Path | None) -> list[dict[str, Any]]:
 
 def _configs(config_path: Path | None) -> list[Config]:
     """Give the configurations whose stores a run may be in: the one named or found, and the example's."""
-    found = [read_config(config_path)]
+    found = [read_config(config_path, credentials=False)]
     if config_path is None:
         example = replace(found[0].store, path=example_folder() / "headgate.sqlite")
         found.append(replace(found[0], store=example))
@@ -297,7 +307,34 @@ def example_folder() -> Path:
 
 def runs_folder(config_path: Path | None) -> Path:
     """Give the folder of the runs of a configuration: beside its store."""
-    return read_config(config_path).store.path.parent / "runs"
+    return read_config(config_path, credentials=False).store.path.parent / "runs"
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(
+            f"{folder}: this folder cannot be made: {error.strerror}; set HEADGATE_HOME to one that can"
+        ) from error
+
+
+def _program() -> str:
+    """Give the command as it was typed: a new user's is not on the path yet."""
+    return "headgate" if which("headgate") else os.path.relpath(sys.argv[0])
+
+
+async def _check_gateway(house: House, gateway: str) -> None:
+    """Raise CallerError when another gateway cannot be reached, or does not take our key."""
+    origin, _ = parse_url(gateway)
+    headers = [(b"x-api-key", os.environ.get("HEADGATE_KEY", "none").encode())]
+    try:
+        async with house.client.send("GET", origin, b"/api/v1/limits", headers=headers) as reply:
+            await reply.read(16 * 1024 * 1024)
+    except ProviderError as error:
+        raise CallerError(f"--gateway {gateway}: {error}") from error
+    if reply.status != 200:  # noqa: PLR2004 - HTTP's word for success
+        raise CallerError(f"--gateway {gateway} answered {reply.status}: put one of its keys into HEADGATE_KEY")
 
 
 def _what(settings: RunSettings) -> str:

@@ -34,8 +34,10 @@ def serve_gateway(config_path: Path | None, listen: str | None) -> None:
 
 
 @asynccontextmanager
-async def gateway_of(house: House, host: str, port: int) -> AsyncIterator[RunningServer]:
-    """Serve the gateway of a house until the block is left.
+async def gateway_of(
+    house: House, host: str, port: int, *, open_to_all: bool | None = None
+) -> AsyncIterator[RunningServer]:
+    """Serve the gateway of a house until the block is left; open on loopback, unless `open_to_all` says otherwise.
 
     Raises:
         ConfigError: it would be open to more than this machine without any key.
@@ -54,7 +56,7 @@ async def gateway_of(house: House, host: str, port: int) -> AsyncIterator[Runnin
         GatewaySettings(
             max_body_bytes=settings.max_body_bytes,
             max_wait_s=settings.max_wait_s,
-            open_to_all=loopback,
+            open_to_all=loopback if open_to_all is None else open_to_all,
             admin_token=token,
             keys={key.name: KeyScopes(team=key.team, tags=dict(key.tags)) for key in house.config.keys},
         ),

@@ -35,5 +35,6 @@ def choose_account(accounts: Sequence[Account], dialect: Dialect, model: str) ->
         if account.dialect == dialect and account.serves(model):
             return account
     spoken = [f"{account.name} ({', '.join(account.models)})" for account in accounts if account.dialect == dialect]
-    known = "; ".join(spoken) if spoken else f"none that speaks the {dialect} dialect"
+    variable = "ANTHROPIC_API_KEY" if dialect == "anthropic" else "OPENAI_API_KEY"
+    known = "; ".join(spoken) if spoken else f"none; set {variable}, or write [[account]] in headgate.toml"
     raise UnknownModelError(f"no account serves model {model[:200]!r}; configured: {known}")

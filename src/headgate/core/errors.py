@@ -23,6 +23,10 @@ class UnknownModelError(CallerError):
     """No configured account serves the model."""
 
 
+class UnpricedError(CallerError):
+    """A limit on money meets a model whose price nobody knows."""
+
+
 class CallerGoneError(HeadgateError):
     """The caller went away before its answer was complete."""
 

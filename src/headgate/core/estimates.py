@@ -135,9 +135,12 @@ class Estimator:
         anchor = self._anchors.get((size.session, size.model)) if size.session is not None else None
         if anchor is not None and size.text_bytes >= anchor.text_bytes:
             new_bytes = size.text_bytes - anchor.text_bytes
+            anchored = anchor.prompt_tokens + ceil(new_bytes * most)
+            # The anchor may be another conversation's that shares the session (a subagent's): a bound looks at both.
+            at_most = max(anchored, ceil(size.text_bytes * ratio))
             return (
                 anchor.prompt_tokens + ceil(new_bytes * ratio) + media_tokens,
-                anchor.prompt_tokens + ceil(new_bytes * most) + OVERHEAD_TOKENS + media_tokens,
+                at_most + OVERHEAD_TOKENS + media_tokens,
             )
         return (
             ceil(size.text_bytes * ratio) + media_tokens,

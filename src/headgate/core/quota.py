@@ -106,8 +106,8 @@ def settle(
     """Replace holds by what was used; give the levels that changed and what is still held.
 
     With `dimensions` only the holds in these are settled (a stream's first event tells the input long before the
-    output is known). What is no longer held cannot be settled again. An actual amount of None (no price known) spends
-    the hold. A hold whose limit is no longer configured is dropped.
+    output is known); nothing stays held of those, and what a later settlement tells of them is added. An actual amount
+    of None (no price known) spends the hold. A hold whose limit is no longer configured is dropped.
     """
     now_ns = to_ns(now_s)
     lapsed = reserved.lapsed
@@ -126,6 +126,8 @@ def settle(
         if used is None:
             used = units
         changed[name] = limit.settle(levels.get(name), units, used, token, now_ns, lapsed=lapsed)
+        if dimensions is not None:
+            kept.append((name, 0, token))  # its place stays: the last word may tell more
     return changed, Reservation(reserved.at_ns, reserved.expires_ns, tuple(kept), lapsed)
 
 

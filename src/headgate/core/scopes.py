@@ -4,9 +4,11 @@ One rule: a call is charged at every scope on its path, so a child draws from wh
 special. A scope reads `kind:value`; a tag reads `tag:name=value`.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
@@ -42,6 +44,35 @@ class Scopes(NamedTuple):
 
 
 NO_SCOPES = Scopes()
+
+MOST_NAME_CHARS = 200
+_UNFIT = re.compile(r"[^\w.:@/#+=-]", re.ASCII)
+"""What cannot stand in a scope's name: white space separates the words of a level's name."""
+
+
+def scope_name(value: str) -> str:
+    """Give a value as it can stand in a scope: bounded, without white space or control characters."""
+    return _UNFIT.sub("_", value)[:MOST_NAME_CHARS]
+
+
+@lru_cache(maxsize=10_000)
+def fit(scopes: Scopes) -> Scopes:
+    """Give scopes with names that can stand in them."""
+    account, key, team, run, agent, session, parent, tags = scopes
+    return Scopes(
+        _fit(account),
+        _fit(key),
+        _fit(team),
+        _fit(run),
+        _fit(agent),
+        _fit(session),
+        _fit(parent),
+        tuple((scope_name(name), scope_name(value)) for name, value in tags),
+    )
+
+
+def _fit(value: str | None) -> str | None:
+    return None if value is None else scope_name(value)
 
 
 @dataclass(frozen=True, slots=True)

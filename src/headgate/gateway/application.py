@@ -25,7 +25,7 @@ from headgate.core.errors import (
     UnknownModelError,
 )
 from headgate.core.scopes import Scopes
-from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of
+from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, own_scopes, scopes_of
 from headgate.gateway.control import PATHS, answer_control
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.relay import relay_metered, relay_unmetered
@@ -67,6 +67,11 @@ class Gateway:
             return
         except HeadgateError as error:
             await self._refuse(exchange, error)
+        except AbortedError:
+            raise
+        except Exception:  # the boundary of a request: whatever it was, the client gets an error that it can read
+            log.exception("%s %s failed", exchange.method, exchange.path[:200])
+            await self._refuse(exchange, InternalError("Headgate failed; its log says how"))
 
     async def _answer(self, exchange: HttpExchange) -> None:
         endpoint = endpoint_of(exchange.path, exchange.headers)
@@ -74,9 +79,11 @@ class Gateway:
             await self._relay(exchange, endpoint)
         elif exchange.path in PATHS:
             caller = await self._identify(exchange)
+            if caller.key is None and not caller.is_admin:
+                raise NoKeyError("this needs the admin token, or a Headgate key, which sees its own")
             if exchange.method not in {"GET", "HEAD"}:
                 raise WrongMethodError(exchange, "GET")
-            await answer_control(exchange, self._manager, caller, self._scopes_of(caller, exchange))
+            await answer_control(exchange, self._manager, caller, own_scopes(caller, self._settings.keys))
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
         else:
@@ -140,6 +147,10 @@ class Gateway:
 
 class AbortedError(Exception):
     """Raised into the server, which then cuts the connection, so that a half answer cannot be taken for a whole one."""
+
+
+class InternalError(HeadgateError):
+    """Our own fault."""
 
 
 class NoSuchPathError(CallerError):

@@ -4,21 +4,17 @@ One rule: what a key says of its bearer cannot be overridden by a header; header
 """
 
 import hmac
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
 from headgate.core.errors import CallerError
-from headgate.core.scopes import Scopes
+from headgate.core.scopes import Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
 from headgate.ports import HashedKey
 from headgate.runtime.manager import Manager
 
-_UNFIT = re.compile(r"[^\w.:@/#+=-]", re.ASCII)
-"""What is replaced in a scope's name that came in a header: white space separates the words of a level's name."""
-_MOST_NAME = 200
 _MOST_TAGS = 10
 
 
@@ -53,7 +49,7 @@ async def identify(exchange: HttpExchange, manager: Manager, *, open_to_all: boo
         NoKeyError: a key is needed and there is none, or it is not in force.
     """
     presented = presented_key(exchange)
-    if presented is not None and admin_token is not None and hmac.compare_digest(presented, admin_token):
+    if presented is not None and admin_token is not None and _same(presented, admin_token):
         return Caller(None, is_admin=True)
     key = await manager.authenticate(presented) if presented is not None else None
     if key is not None:
@@ -65,6 +61,10 @@ async def identify(exchange: HttpExchange, manager: Manager, *, open_to_all: boo
     if open_to_all and not await manager.needs_key():
         return Caller(None, is_admin=admin_token is None)
     raise NoKeyError("a Headgate key is needed here, in x-api-key or Authorization: Bearer; see `headgate keys create`")
+
+
+def _same(presented: str, token: str) -> bool:
+    return hmac.compare_digest(presented.encode("utf-8", "replace"), token.encode())
 
 
 def presented_key(exchange: HttpExchange) -> str | None:
@@ -96,17 +96,21 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
     )
 
 
+def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:
+    """Give what a key's bearer owns, whatever headers claim: what the configuration and the key itself say."""
+    if caller.key is None:
+        return Scopes()
+    owner = configured.get(caller.key.name, _NOBODY)
+    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
+    return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=owner.team or said.team)
+
+
 def _named(exchange: HttpExchange, *names: bytes) -> str | None:
     for name in names:
         value = exchange.header(name)
         if value:
             return scope_name(value)
     return None
-
-
-def scope_name(value: str) -> str:
-    """Give a value as it can stand in a scope: bounded, without white space or control characters."""
-    return _UNFIT.sub("_", value)[:_MOST_NAME]
 
 
 def _tags(header: str | None) -> dict[str, str]:

@@ -69,7 +69,10 @@ def usage_query(text: str, clock: Clock) -> UsageQuery:
     Raises:
         CallerError: a parameter is unknown or its value cannot be understood.
     """
-    parameters = {name: values[-1] for name, values in parse_qs(text, max_num_fields=20).items()}
+    try:
+        parameters = {name: values[-1] for name, values in parse_qs(text, max_num_fields=20).items()}
+    except ValueError as error:
+        raise CallerError("more than 20 parameters; known are group_by, since and until") from error
     unknown = sorted(parameters.keys() - {"group_by", "since", "until"})
     if unknown:
         raise CallerError(f"unknown parameter {unknown[0][:50]!r}; known are group_by, since and until")

@@ -12,9 +12,9 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
-from headgate.core.errors import BudgetError, DeadlineError, LimitError, ShuttingDownError, StoreError
-from headgate.core.limits import Limit
+from headgate.core.amounts import MICRO_USD_PER_USD, NOTHING, Amounts, Demand, Dimension
+from headgate.core.errors import BudgetError, DeadlineError, LimitError, ShuttingDownError, StoreError, UnpricedError
+from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.scopes import Scopes, lane_of
 from headgate.ports import Clock, LevelStore
@@ -24,6 +24,8 @@ log = logging.getLogger("headgate.admission")
 
 MOST_WAITING = 20_000
 """Calls that may wait at once: 1,000 agents with 20 calls each."""
+
+MINUTE_S = 60
 
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
@@ -70,6 +72,10 @@ class _Lane:
             heapq.heappop(self.heap)
         return self.heap[0] if self.heap else None
 
+    def ahead_of(self, waiting: Waiting) -> int:
+        """Count those that go before a waiting call; O(n)."""
+        return sum(1 for other in self.heap if other.order < waiting.order and not other.admitted.done())
+
     def leave(self, waiting: Waiting) -> None:
         """Give up a place, to wait in another lane; O(n)."""
         self.heap.remove(waiting)
@@ -107,6 +113,7 @@ class Admission:
         Raises:
             DeadlineError: it cannot go before its deadline; told as soon as that is certain.
             BudgetError: it can never go.
+            UnpricedError: a limit on money meets a model without a price.
             LimitError: too many calls wait already.
             ShuttingDownError: the process is draining.
         """
@@ -120,7 +127,7 @@ class Admission:
             if isinstance(outcome, Admitted):
                 return
             if isinstance(outcome, Refused):
-                raise _refusal(outcome)
+                raise _refusal(outcome, ticket)
             self._check_deadline(ticket, outcome)
             wait = outcome
         await self._wait(ticket, order, wait)
@@ -159,7 +166,8 @@ class Admission:
             _fail(waiting, ShuttingDownError("Headgate is shutting down; the call was not sent; try again in a moment"))
         self.nudge()
         # A pump ends by itself once nobody waits; cancelling one could lose a hold that was just taken.
-        await asyncio.gather(*(lane.pump for lane in self._lanes.values() if lane.pump is not None))
+        pumps = [lane.pump for lane in self._lanes.values() if lane.pump is not None]
+        await asyncio.gather(*pumps, return_exceptions=True)
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
@@ -228,25 +236,37 @@ class Admission:
 
     async def _pump(self, lane: _Lane) -> None:
         """Try the lane's head until nobody waits."""
-        loop = asyncio.get_running_loop()
-        while (head := lane.head()) is not None:
-            lane.nudged.clear()
-            wait = await self._try(head)
-            if wait is None:
-                continue
-            if lane_of(wait.limit) != lane.name:
-                lane.leave(head)
-                self._enter(lane_of(wait.limit), head)
-                continue
-            delay_s = min(LONGEST_TIMER_S, max(0.0, wait.until_s - self._clock.now_s()))
-            timer = loop.call_later(delay_s, lane.nudged.set)
-            await lane.nudged.wait()
-            timer.cancel()
-        del self._lanes[lane.name]
+        try:
+            while (head := lane.head()) is not None:
+                await self._serve(lane, head)
+        finally:
+            # Whatever ended it, nobody must be left in a lane that nobody serves.
+            for waiting in lane.heap:
+                _fail(waiting, ShuttingDownError("the lane was closed; the call was not sent; try again in a moment"))
+            del self._lanes[lane.name]
+
+    async def _serve(self, lane: _Lane, head: Waiting) -> None:
+        """Try a lane's head, and wait until it is worth another try."""
+        lane.nudged.clear()
+        wait = await self._try(head)
+        if wait is None:
+            return
+        if lane_of(wait.limit) != lane.name:
+            lane.leave(head)
+            self._enter(lane_of(wait.limit), head)
+            return
+        delay_s = min(LONGEST_TIMER_S, max(0.0, wait.until_s - self._clock.now_s()))
+        timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
+        await lane.nudged.wait()
+        timer.cancel()
 
     async def _try(self, head: Waiting) -> Wait | None:
         """Try to admit a lane's head; None when it has left the lane, else how long it still waits."""
         ticket = head.ticket
+        older = self._older(head)
+        if older is not None:
+            head.wait = Wait(older.wait.until_s, self._clock.now_s(), older.wait.limit)
+            return head.wait
         try:
             outcome = await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
         except StoreError as broken:
@@ -254,12 +274,12 @@ class Admission:
             return None
         if isinstance(outcome, Admitted):
             if head.admitted.done():  # it gave up while it was tried
-                await self.settle(ticket.attempt, ticket.limits, NOTHING)
+                self._give_back(ticket)
             else:
                 head.admitted.set_result(None)
             return None
         if isinstance(outcome, Refused):
-            _fail(head, _refusal(outcome))
+            _fail(head, _refusal(outcome, ticket))
             return None
         head.wait = outcome
         if head.admitted.done():
@@ -271,9 +291,21 @@ class Admission:
             return None
         return outcome
 
+    def _older(self, head: Waiting) -> Waiting | None:
+        """Give the first of another lane that came before this lane's head and waits for a limit that it meets too."""
+        for limit in head.ticket.limits:
+            lane = self._lanes.get(lane_of(limit))
+            first = lane.head() if lane is not None else None
+            if first is not None and first.order < head.order:
+                return first
+        return None
+
     def _too_late(self, waiting: Waiting) -> None:
-        wait, now_s = waiting.wait, self._clock.now_s()
-        _fail(waiting, _deadline_error(waiting.ticket, wait, now_s))
+        lane = self._lanes.get(lane_of(waiting.wait.limit))
+        ahead = lane.ahead_of(waiting) if lane is not None else 0
+        first = lane.head() if lane is not None else None
+        wait = waiting.wait if first is None else first.wait
+        _fail(waiting, _deadline_error(waiting.ticket, wait, self._clock.now_s(), ahead))
 
     def _check_deadline(self, ticket: Ticket, wait: Wait) -> None:
         if wait.earliest_s > ticket.deadline_s:
@@ -291,7 +323,7 @@ def _fail(waiting: Waiting, error: Exception) -> None:
         waiting.admitted.set_exception(error)
 
 
-def _deadline_error(ticket: Ticket, wait: Wait, now_s: float) -> DeadlineError:
+def _deadline_error(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> DeadlineError:
     waited_s = now_s - ticket.queued_s
     allowed_s = ticket.deadline_s - ticket.queued_s
     if math.isinf(wait.until_s):
@@ -299,6 +331,10 @@ def _deadline_error(ticket: Ticket, wait: Wait, now_s: float) -> DeadlineError:
     else:
         retry_after_s = max(0.0, wait.until_s - now_s)
         when = f"in {retry_after_s:.3f} s at the latest"
+    if ahead:
+        # How long those before it take is not known: each of them needs the limit that binds too.
+        retry_after_s = max(1.0, retry_after_s)
+        when = f"after {ahead} others that came before it, and not before {retry_after_s:.3f} s"
     return DeadlineError(
         f"limit reached: {describe(wait.limit)}; the call waited {waited_s:.3f} s of the {allowed_s:.3f} s it may, "
         f"and would be admitted {when}",
@@ -307,26 +343,40 @@ def _deadline_error(ticket: Ticket, wait: Wait, now_s: float) -> DeadlineError:
     )
 
 
-def _refusal(refused: Refused) -> BudgetError:
+def _refusal(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
     limit = refused.limit
     if refused.asked is None:
-        message = (
-            f"no price is known for this model, so it cannot be admitted under {describe(limit)}; "
+        return UnpricedError(
+            f"no price is known for model {ticket.model!r}, so it cannot be held to {describe(limit)}; "
             "give it one with [[price]] in the configuration"
         )
-    else:
-        message = (
-            f"limit reached: {describe(limit)}; the call may use {refused.asked:,} and at most {refused.free:,} "
-            "can be had; ask for less (max_tokens, a shorter prompt) or raise the limit"
-        )
+    asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
+    message = (
+        f"limit reached: {describe(limit)}; the call may use {asked}, and at most {free} can be had; "
+        "ask for less (max_tokens, a shorter prompt) or raise the limit"
+    )
     return BudgetError(message, limit=limit.name, retry_after_s=None)
 
 
 def describe(limit: Limit) -> str:
-    """Name a limit for people: how much of what, and where."""
+    """Name a limit for people: how much of what, over what time, and where."""
     models = f" ({limit.models})" if limit.models else ""
-    amount = f"${limit.amount / 1_000_000:,.2f}" if limit.dimension == "micro_usd" else f"{limit.amount:,}"
-    manner = limit.name.rsplit(" ", 1)[-1]
-    return (
-        f"{amount} {'' if limit.dimension == 'micro_usd' else limit.dimension + ' '}{manner} of {limit.scope}{models}"
-    )
+    match limit:
+        case Rate():
+            over = "per minute" if limit.period_s == MINUTE_S else f"per {limit.period_s} s"
+        case Rolling():
+            over = f"in any {limit.period_s} s"
+        case Window():
+            over = "in all" if limit.span.name == "lifetime" else f"per {limit.span.name}"
+        case Gauge():
+            over = "at once"
+    return f"{amount_in_words(limit.dimension, limit.amount)} {over} for {limit.scope}{models}"
+
+
+def amount_in_words(dimension: Dimension, amount: int) -> str:
+    """Write an amount of a dimension: $0.001, 50,000 output tokens."""
+    if dimension != "micro_usd":
+        return f"{amount:,} {dimension.replace('_', ' ')}"
+    digits = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
+    whole, _, cents = digits.partition(".")
+    return f"${whole}.{cents.ljust(2, '0')}"

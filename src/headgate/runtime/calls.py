@@ -8,17 +8,17 @@ import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from headgate.core.accounts import Account, choose_account
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
-from headgate.core.errors import CallerGoneError, ProviderError, StoreError
+from headgate.core.errors import CallerError, CallerGoneError, ProviderError, StoreError
 from headgate.core.estimates import CallSize, Estimate, Estimator
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
 from headgate.core.retries import Failure, RetryRule, retry_delay_s
-from headgate.core.scopes import NO_SCOPES, Scopes
+from headgate.core.scopes import NO_SCOPES, Scopes, fit
 from headgate.core.usage import CHARGES, NO_USAGE, Dialect, Usage
 from headgate.ports import Answer, Clock, LedgerStore, Prices, Provider, Request
 from headgate.runtime.admission import Admission, Ticket
@@ -71,7 +71,8 @@ class Grant:
         self.outcome: AttemptState | None = None
         self.usage: Usage | None = None
         self.failure: Failure | None = None
-        self.input_settled: asyncio.Task[bool] | None = None
+        self.input_settled: asyncio.Task[None] | None = None
+        self.input_told = 0
 
     @property
     def call_id(self) -> str:
@@ -145,6 +146,7 @@ class Calls:
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
         self._in_flight: dict[str, Grant] = {}
+        self._taken: set[str] = set()
         self.refused_by_providers = 0
 
     @asynccontextmanager
@@ -159,15 +161,22 @@ class Calls:
             StoreError: the hold could not be kept; nothing was sent or counted.
         """
         queued_s = self._clock.now_s() if queued_s is None else queued_s
-        scopes = call.scopes
+        scopes = fit(call.scopes)
         if scopes.account is None:
             scopes = scopes._replace(account=choose_account(self._accounts, call.dialect, call.model).name)
         limits = self._limits_for(scopes, call.model)
         estimate = self._estimate(call)
         asked = self._asked(call, estimate)
         attempt_id = f"{call.id}.{attempt}"
+        if attempt_id in self._taken:
+            raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
         deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
-        await self._admission.admit(Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s))
+        self._taken.add(attempt_id)
+        try:
+            await self._admission.admit(Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s))
+        except BaseException:
+            self._taken.discard(attempt_id)
+            raise
         row = Attempt(
             id=attempt_id,
             call=call.id,
@@ -223,6 +232,9 @@ class Calls:
                             finally:
                                 self._ended(grant, answer)
                             return
+                except CallerError:
+                    grant.failed(Failure("rejected", "invalid_request", sent=False))
+                    raise
                 except ProviderError as error:
                     grant.failed(error.failure)
                     delay_s = None if begun else self._delay_s(error.failure, attempt, deadline_s)
@@ -239,9 +251,13 @@ class Calls:
             if not told and answer.usage is not None:  # its input is told first, and right from then on
                 told = True
                 actual = CHARGES[grant.dialect](answer.usage, None)
-                settling = self._admission.settle(grant.attempt.id, grant.limits, actual, _INPUT)
-                grant.input_settled = asyncio.create_task(settling)
+                grant.input_settled = asyncio.create_task(self._settle_input(grant, actual))
             yield chunk
+
+    async def _settle_input(self, grant: Grant, actual: Amounts) -> None:
+        with suppress(StoreError):  # then the settlement at the end has all of it
+            await self._admission.settle(grant.attempt.id, grant.limits, actual, _INPUT)
+            grant.input_told = actual.input_tokens
 
     async def keep_unkept(self) -> int:
         """Try again to record what could not be recorded; give how many are left."""
@@ -263,7 +279,8 @@ class Calls:
     def _estimate(self, call: Call) -> Estimate:
         estimate = self._estimator.estimate(call.size)
         if call.input_tokens is None:
-            return estimate
+            # At least one: what is not held could not be settled either.
+            return estimate._replace(input_tokens=max(1, estimate.input_tokens))
         return estimate._replace(input_tokens=call.input_tokens, input_at_most=call.input_tokens)
 
     def _asked(self, call: Call, estimate: Estimate) -> Demand:
@@ -337,10 +354,10 @@ class Calls:
         await asyncio.shield(task)
 
     async def _keep(self, grant: Grant) -> None:
-        actual = self._actual(grant)
         try:
             if grant.input_settled is not None:
                 await grant.input_settled
+            actual = self._actual(grant)
             # In one tick, so that a store that commits by the tick keeps both together.
             await asyncio.gather(
                 self._admission.settle(grant.attempt.id, grant.limits, actual), self._ledger.finish(grant.attempt)
@@ -350,6 +367,7 @@ class Calls:
         else:
             self._unkept.pop(grant.attempt.id, None)
         self._in_flight.pop(grant.attempt.id, None)
+        self._taken.discard(grant.attempt.id)
 
     def _outcome(self, grant: Grant) -> Attempt:
         row = grant.attempt
@@ -372,6 +390,7 @@ class Calls:
         actual = CHARGES[grant.dialect](row.usage, row.cost_micro_usd)
         if grant.failure is not None and not grant.failure.sent:
             return NOTHING
+        actual = actual._replace(input_tokens=max(0, actual.input_tokens - grant.input_told))
         if grant.dialect == "openai":  # what was reserved at the start is not given back, failed calls count too
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual

@@ -9,7 +9,7 @@ import hmac
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from headgate.ports import Clock, HashedKey, KeyStore
 
@@ -23,7 +23,7 @@ MOST_CACHED = 10_000
 class NewKey:
     """A key to hand out: `secret` is shown now and never again."""
 
-    secret: str
+    secret: str = field(repr=False)
     stored: HashedKey
 
 
@@ -73,18 +73,18 @@ class Keys:
         return key if key is not None and matches and in_force(key, self._clock.now_s()) else None
 
     async def any_standing(self) -> bool:
-        """Whether a key is in force that somebody made to stay; a fleet makes and ends its own (`fleet` is set).
+        """Whether anybody ever made a key to stay, in force or not: ending the last one must not open the door.
 
-        The answer may be `CACHED_S` old.
+        A fleet's own keys do not count. A no may be `CACHED_S` old.
         """
         now_s = self._clock.now_s()
-        if self._standing is None or not 0 <= now_s - self._standing[0] < CACHED_S:
-            keys = await self._store.all()
-            self._standing = (now_s, any(not key.fleet and in_force(key, now_s) for key in keys))
+        stale = self._standing is None or not 0 <= now_s - self._standing[0] < CACHED_S
+        if self._standing is None or (stale and not self._standing[1]):
+            self._standing = (now_s, bool(await self._store.all()))
         return self._standing[1]
 
     async def all(self) -> list[HashedKey]:
-        """Give every key."""
+        """Give every key that somebody made to stay."""
         return await self._store.all()
 
     async def revoke(self, key_id: str) -> bool:

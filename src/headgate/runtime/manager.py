@@ -7,12 +7,12 @@ and does the housekeeping that keeps leases alive and cleans up after processes 
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from headgate.core.accounts import Account
-from headgate.core.errors import StoreError, UnknownModelError
+from headgate.core.errors import HeadgateError, UnknownModelError
 from headgate.core.ledger import UsageGroup, UsageQuery
 from headgate.core.limits import Limit
 from headgate.core.retries import RetryRule
@@ -21,7 +21,7 @@ from headgate.core.usage import Dialect, Usage
 from headgate.ports import Clock, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls, Exchange, Grant
-from headgate.runtime.keys import Keys
+from headgate.runtime.keys import Keys, in_force
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
 from headgate.runtime.recovery import Recovered, Recovery
 from headgate.runtime.reservations import Reservations
@@ -95,14 +95,20 @@ class Manager:
         )
         self._monitor = Monitor(parts.levels, self._admission, self._rules, parts.clock)
         self._ruled: dict[str, HashedKey] = {}
-        self._housekeeping: asyncio.Task[None] | None = None
+        self._housekeeping: list[asyncio.Task[None]] = []
+
+    async def know_keys(self) -> None:
+        """Take up the limits that keys carry."""
+        for key in await self.keys.all():
+            self._rule(key)
 
     async def start(self) -> Recovered:
         """Clean up after processes that died, and begin the housekeeping."""
-        for key in await self.keys.all():
-            self._rule(key)
+        await self.know_keys()
         recovered = await self._recovery.sweep()
-        self._housekeeping = asyncio.create_task(self._keep_house(), name="housekeeping")
+        # Each by itself: a provider that is slow to say what became of a call must not let our own leases lapse.
+        work = (self._renew, self._calls.keep_unkept, self.recover)
+        self._housekeeping = [asyncio.create_task(self._repeat(each), name=f"housekeeping {each}") for each in work]
         return recovered
 
     def admit(self, call: Call) -> AbstractAsyncContextManager[Grant]:
@@ -191,24 +197,24 @@ class Manager:
         """Admit nothing more, refuse what waits, and return when all that was admitted is settled and recorded."""
         await self._admission.drain()
         await self._calls.close()
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-            await asyncio.gather(self._housekeeping, return_exceptions=True)
+        for task in self._housekeeping:
+            task.cancel()
+        await asyncio.gather(*self._housekeeping, return_exceptions=True)
         if left := await self._calls.keep_unkept():
             log.error("%d outcomes could not be recorded; their holds stay at their estimates", left)
 
     def _rule(self, key: HashedKey) -> None:
-        self._rules.set_key(key.name, self._rules_of_key(key))
+        if key.fleet:  # they are many, and limited by run and agent
+            return
+        self._rules.set_key(key.name, self._rules_of_key(key) if in_force(key, self.clock.now_s()) else ())
         self._ruled[key.id] = key
 
-    async def _keep_house(self) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[object]]) -> None:
         while True:
             await asyncio.sleep(self._lease_s / 6)
             try:
-                await self._renew()
-                await self._calls.keep_unkept()
-                await self.recover()
-            except StoreError as error:
+                await work()
+            except HeadgateError as error:
                 log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again
 
     async def _renew(self) -> None:

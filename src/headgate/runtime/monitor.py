@@ -17,6 +17,7 @@ from headgate.runtime.rules import Rules
 
 MOST_LIMITS = 5_000
 """Limits shown at once; patterns such as `agent:*` make one for each agent that ever called."""
+_SHORT_LIVED = ("agent:", "session:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class LimitView:
 
 @dataclass(frozen=True, slots=True)
 class WaitView:
-    """One call that waits; `until_s` is None when only a settlement can let it go."""
+    """One call that waits; `until_s` is None for all but a lane's first, and when only a settlement can let it go."""
 
     call: str
     lane: str
@@ -74,6 +75,7 @@ class Monitor:
         """Give every limit that is configured or in use, by name."""
         kept = [name for name in await self._store.names("") if not name.startswith(HOLD_PREFIX)]
         limits = {limit.name: limit for limit in self._rules.standing()}
+        kept.sort(key=lambda name: name.startswith(_SHORT_LIVED))  # these are many, and the first to be left out
         limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})
         chosen = [limits[name] for name in sorted(limits)]
         return await self._read(chosen)
@@ -81,8 +83,11 @@ class Monitor:
     def queue(self) -> list[WaitView]:
         """Give every call that waits, lane by lane, first to go first."""
         views = []
+        heads: set[str] = set()
         for waiting in self._admission.waiting():
             ticket, wait = waiting.ticket, waiting.wait
+            is_head = lane_of(wait.limit) not in heads
+            heads.add(lane_of(wait.limit))
             views.append(
                 WaitView(
                     call=ticket.attempt,
@@ -96,7 +101,7 @@ class Monitor:
                     model=ticket.model,
                     since_s=ticket.queued_s,
                     deadline_s=ticket.deadline_s,
-                    until_s=wait.until_s if wait.until_s != float("inf") else None,
+                    until_s=wait.until_s if is_head and wait.until_s != float("inf") else None,
                 )
             )
         return views

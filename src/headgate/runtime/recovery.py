@@ -5,17 +5,25 @@ asked what really happened; every step may be done twice, by two processes at on
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from headgate.core.amounts import NOTHING
 from headgate.core.errors import ProviderError
+from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt
 from headgate.core.usage import CHARGES, Dialect
 from headgate.ports import Clock, LedgerStore, Prices, Provider
-from headgate.runtime.reservations import HOLD_PREFIX, Reservations, Resolve
+from headgate.runtime.reservations import HOLD_PREFIX, Held, Reservations, Resolve
 
 log = logging.getLogger("headgate.recovery")
+
+LATE_S = 300.0
+"""A hold that nobody renewed for so long after its lease is a dead process's, on whatever host that was: a living one
+renews every 20 s."""
+
+MOST_READ = 10_000
+"""What `LedgerStore.in_flight` gives at most: beyond it, a hold without a row may have one that was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +71,15 @@ class Recovery:
                 alive[owner] = owner == self._owner or self._owner_is_alive(owner)
             return not alive[owner]
 
-        rows = {row.id: row for row in await self._ledger.in_flight() if dead(row.owner)}
-        expired = await self._expire(rows, dead)
+        # The holds first: a call whose hold is seen has its row by the time the rows are read, or was never sent.
+        late_ns = to_ns(self._clock.now_s() - LATE_S)
+        holds = await self._reservations.of_others()
+        lost_holds = [held for held in holds if dead(held.owner)]
+        silent = [held for held in holds if held.expires_ns < late_ns]
+        silent_attempts = {held.attempt for held in silent}
+        in_flight = await self._ledger.in_flight()
+        rows = {row.id: row for row in in_flight if dead(row.owner) or row.id in silent_attempts}
+        expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, rows, in_flight)
         lost = reconciled = 0
         for row in rows.values():
             if row.state == "in_flight":
@@ -75,16 +90,16 @@ class Recovery:
             reconciled += await self._reconcile(row)
         return Recovered(expired, lost, reconciled)
 
-    async def _expire(self, rows: Mapping[str, Attempt], dead: Callable[[str], bool]) -> int:
+    async def _expire(
+        self, holds: Mapping[str, Held], rows: Mapping[str, Attempt], in_flight: Sequence[Attempt]
+    ) -> int:
         expired = 0
-        for hold_name, owner, attempt in await self._reservations.of_others():
-            if not dead(owner):
-                continue
-            if attempt in rows:
-                expired += await self._reservations.expire(hold_name, self._resolve)
+        for held in holds.values():
+            if held.attempt in rows or len(in_flight) >= MOST_READ:
+                expired += await self._reservations.expire(held.name, self._resolve)
             else:
                 # Killed between the hold and the row: the call never left, so all of it comes back.
-                expired += await self._reservations.reconcile(hold_name, self._resolve, NOTHING)
+                expired += await self._reservations.reconcile(held.name, self._resolve, NOTHING)
         return expired
 
     async def _reconcile(self, row: Attempt) -> bool:

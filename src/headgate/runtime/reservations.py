@@ -5,7 +5,7 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from headgate.core import quota
 from headgate.core.amounts import Amounts, Demand, Dimension
@@ -19,6 +19,15 @@ Resolve = Callable[[Sequence[str]], Sequence[Limit]]
 """Names of levels in, the limits that keep them out."""
 
 _Change = Callable[[Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]]
+
+
+class Held(NamedTuple):
+    """A reservation in the store: its record's name, whose it is, for which attempt, and when its lease ends."""
+
+    name: str
+    owner: str
+    attempt: str
+    expires_ns: int
 
 
 class Reservations:
@@ -80,7 +89,7 @@ class Reservations:
         ) -> tuple[dict[str, Level], Reservation | None]:
             return quota.expire(limits, levels, reserved, self._clock.now_s())
 
-        return await self._change_of_another(hold_name, resolve, change)
+        return await self._change_of_another(hold_name, resolve, change, unless_lapsed=True)
 
     async def reconcile(self, hold_name: str, resolve: Resolve, actual: Amounts) -> bool:
         """Settle the reservation of a dead process by what it is known to have used (nothing: it never left)."""
@@ -93,10 +102,16 @@ class Reservations:
 
         return await self._change_of_another(hold_name, resolve, change)
 
-    async def of_others(self) -> list[tuple[str, str, str]]:
-        """Give (record name, owner, attempt) of every reservation that another process took."""
-        split = [(name, *name.split("/")[1:3]) for name in await self._store.names(HOLD_PREFIX)]
-        return [(name, owner, attempt) for name, owner, attempt in split if owner != self._owner]
+    async def of_others(self) -> list[Held]:
+        """Give every reservation that another process took."""
+        names = [name for name in await self._store.names(HOLD_PREFIX) if name.split("/")[1] != self._owner]
+        kept = await self._store.transact(names, lambda found: ({}, {name: found.get(name) for name in names}))
+        held = []
+        for name, record in kept.items():
+            _prefix, owner, attempt = name.split("/", 2)
+            if record is not None:
+                held.append(Held(name, owner, attempt, unpacked(record).expires_ns))
+        return held
 
     async def _change_of_another(
         self,
@@ -105,9 +120,11 @@ class Reservations:
         change: Callable[
             [Sequence[Limit], Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]
         ],
+        *,
+        unless_lapsed: bool = False,
     ) -> bool:
         record = await self._store.transact([hold_name], lambda records: ({}, records.get(hold_name)))
-        if record is None:
+        if record is None or (unless_lapsed and unpacked(record).lapsed):
             return False
         limits = resolve([name for name, _units, _token in unpacked(record).holds])
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))

@@ -22,7 +22,8 @@ _SOME_USAGE = Usage(100, output_tokens=50)
 class Reply:
     """What the provider does with one call: it fails, or answers in pieces, `pause_s` before each, and tells its usage.
 
-    `breaks_after` pieces the connection breaks. The input is told with the first piece, the output with the last.
+    `breaks_after` pieces the connection breaks. The input is told with the first piece, the output with the last, which
+    may restate the input.
     """
 
     usage: Usage = _SOME_USAGE
@@ -30,6 +31,7 @@ class Reply:
     pause_s: float = 0.0
     failure: Failure | None = None
     breaks_after: int | None = None
+    restated_input: int | None = None
 
 
 @dataclass(slots=True)
@@ -53,6 +55,8 @@ class ScriptedAnswer:
             if self.reply.breaks_after == number:
                 raise ProviderError("the connection broke", Failure("connection", "connection_broken"))
             self.usage = self.reply.usage
+            if number == self.reply.pieces - 1 and self.reply.restated_input is not None:
+                self.usage = self.usage._replace(input_tokens=self.reply.restated_input)
             if number < self.reply.pieces - 1:
                 self.usage = self.usage._replace(output_tokens=0, reported=number == 0)
             yield b"piece %d" % number

@@ -17,7 +17,7 @@ from headgate.ports import HashedKey
 _COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet"
 _ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608 - our own columns
-_ALL = f"SELECT {_COLUMNS} FROM keys ORDER BY created_s, id"  # noqa: S608 - our own columns
+_ALL = f"SELECT {_COLUMNS} FROM keys WHERE fleet = 0 ORDER BY created_s, id"  # noqa: S608 - our own columns
 _REVOKE = "UPDATE keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL"
 
 

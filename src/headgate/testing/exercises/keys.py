@@ -17,9 +17,7 @@ def a_key(number: int) -> HashedKey:
     """Give a key in which every field has a value of its own."""
     digest = bytes(range(number, number + 32))
     limits, scopes = '[{"requests_per_minute":5}]', '{"team":"sürch"}'
-    return HashedKey(
-        f"key-{number}", f"name {number}", digest, NOW_S + number, limits, scopes, NOW_S + 1000 + number, fleet=True
-    )
+    return HashedKey(f"key-{number}", f"name {number}", digest, NOW_S + number, limits, scopes, NOW_S + 1000 + number)
 
 
 async def a_key_is_found_as_it_was_given(open_store: OpenStore[KeyStore]) -> None:
@@ -36,9 +34,11 @@ async def a_key_is_found_as_it_was_given(open_store: OpenStore[KeyStore]) -> Non
 
 
 async def all_keys_come_oldest_first(open_store: OpenStore[KeyStore]) -> None:
-    """Those that ended among them."""
+    """Those that ended among them, and no fleet's own."""
     async with open_store() as store:
         assert await store.all() == []
+        await store.add([replace(a_key(9), fleet=True)])
+        assert await store.find("key-9") == replace(a_key(9), fleet=True)
         await store.add([a_key(3), a_key(1)])
         await store.add([a_key(2)])
         await store.add([])

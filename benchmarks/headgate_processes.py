@@ -46,7 +46,7 @@ class Provider:
         return None if "error" in found else found
 
     def received(self) -> int:
-        return self.usage()["total"]["requests_received"]
+        return int(self.usage()["total"]["requests_received"])
 
     def _get(self, path: str) -> dict[str, Any]:
         try:
@@ -57,7 +57,8 @@ class Provider:
 
     def _answer(self, path: str) -> dict[str, Any]:
         self._connection.request("GET", path)
-        return json.loads(self._connection.getresponse().read())
+        found: dict[str, Any] = json.loads(self._connection.getresponse().read())
+        return found
 
 
 @contextmanager
@@ -65,6 +66,7 @@ def provider_process(*options: str) -> Iterator[Provider]:
     """Run `headgate provider` on a free port until the block is left."""
     command = [*HEADGATE, "provider", "--listen", "127.0.0.1:0", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
             line = process.stdout.readline()
             if " at http://" not in line:
@@ -110,7 +112,8 @@ class Runner:
             raise ProcessError(f"the runner did not end within {within_s:.0f} s") from None
         if code != 0:
             raise ProcessError(f"the runner ended with {code}: {self.complaints()[-2000:]}")
-        return json.loads(self._said.read_text())
+        found: dict[str, Any] = json.loads(self._said.read_text())
+        return found
 
     def complaints(self) -> str:
         return self._complained.read_text()
@@ -132,7 +135,8 @@ def ask_headgate(folder: Path, *arguments: str) -> dict[str, Any]:
     )
     if done.returncode != 0:
         raise ProcessError(f"headgate {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
-    return json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def select(folder: Path, query: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:

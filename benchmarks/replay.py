@@ -138,7 +138,7 @@ def replay(stage: Stage, *, kills: int) -> Part:
         write_config(folder, provider.url, limits, burst_s=limits.burst_s - 1)
         ended_before: dict[str, Any] = {}
         killed = 0
-        arguments = ("run", str(stage.folder), "--agents", str(stage.agents))
+        arguments: tuple[str, ...] = ("run", str(stage.folder), "--agents", str(stage.agents))
         for at_request, pause_s in moments(stage, kills):
             with closing(Runner(folder, *arguments)) as runner:
                 if not wait_until_received(provider, runner, at_request):
@@ -209,7 +209,9 @@ def show(part: Part, name: str, options: Options) -> None:
     books, jobs, say = part.books, part.jobs, options.say
     say(f"    {name}: {part.report['took_s']:.0f} s, {jobs.done} sessions done in {jobs.attempts} attempts")
     ended_twice = ", ".join(jobs.ended_twice) or "none"
-    say(f"      answered 429 by the provider: {books.refused:,}; sessions lost: {jobs.lost}, ended twice: {ended_twice}")
+    say(
+        f"      answered 429 by the provider: {books.refused:,}; sessions lost: {jobs.lost}, ended twice: {ended_twice}"
+    )
     shares = {limit["dimension"]: limit["share_while_waiting"] for limit in part.report["limits"]}
     for bucket in part.buckets:
         waiting = shares.get(bucket["dimension"])

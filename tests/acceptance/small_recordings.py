@@ -28,14 +28,5 @@ def _turn(session: int, turn: int) -> list[dict[str, object]]:
     answer = {"type": "text", "text": f"gate {session} stands at {turn} " * 8}
     return [
         {"t": at, "type": "user", "uuid": "u", "parent": None, "content": f"open gate {session} to {turn}"},
-        {
-            "t": at,
-            "type": "assistant",
-            "uuid": "a",
-            "parent": "u",
-            "content": [answer],
-            "id": f"msg_{session}_{turn}",
-            "model": "claude-sonnet-4-5",
-            "usage": usage,
-        },
+        {"t": at, "type": "assistant", "uuid": "a", "parent": "u", "content": [answer]} | call,
     ]

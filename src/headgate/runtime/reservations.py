@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from headgate.core import quota
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.limits import Level, Limit
-from headgate.core.quota import Admitted, Hold, Refused, Reservation, Wait
+from headgate.core.quota import Admitted, Refused, Reservation, Wait
 from headgate.ports import Clock, LevelStore, Record
 
 HOLD_PREFIX = "hold/"
@@ -146,18 +146,23 @@ class Reservations:
 
 
 def packed(reservation: Reservation) -> Record:
-    """Give a reservation as a store's record: flat, its holds by threes."""
-    record: list[int | str] = [reservation.at_ns, reservation.expires_ns, int(reservation.lapsed)]
-    for hold in reservation.holds:
-        record += hold
-    return tuple(record)
+    """Give a reservation as a store's record: its three numbers, then the names, units and tokens of its holds."""
+    at_ns, expires_ns, holds, lapsed = reservation
+    return (
+        at_ns,
+        expires_ns,
+        int(lapsed),
+        *[hold[0] for hold in holds],
+        *[hold[1] for hold in holds],
+        *[hold[2] for hold in holds],
+    )
 
 
 def unpacked(record: Record) -> Reservation:
     """Give the reservation of a store's record; what `packed` wrote is trusted."""
-    at_ns, expires_ns, lapsed = cast("tuple[int, int, int]", record[:3])
-    holds = cast("tuple[Hold, ...]", tuple(zip(record[3::3], record[4::3], record[5::3], strict=True)))
-    return Reservation(at_ns, expires_ns, holds, bool(lapsed))
+    count = len(record) // 3
+    holds = zip(record[3 : count + 2], record[count + 2 : 2 * count + 1], record[2 * count + 1 :], strict=True)
+    return Reservation(record[0], record[1], tuple(holds), record[2] != 0)  # type: ignore[arg-type]  # as packed
 
 
 def levels_of(records: Mapping[str, Record]) -> Mapping[str, Level]:

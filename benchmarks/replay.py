@@ -61,10 +61,9 @@ class Part:
     buckets: Sequence[dict[str, Any]]
 
     @property
-    def binding(self) -> dict[str, Any]:
-        """The limit that was used furthest while calls waited."""
-        rates = [limit for limit in self.report["limits"] if limit["share_while_waiting"] is not None]
-        return max(rates, key=lambda limit: limit["share_while_waiting"])
+    def binding_share(self) -> float:
+        """How far the limit that binds was used while calls waited; 0 if none ever waited."""
+        return max(limit["share_while_waiting"] or 0.0 for limit in self.report["limits"])
 
     @property
     def differences(self) -> list[str]:
@@ -77,7 +76,7 @@ class Part:
             and not self.differences
             and self.jobs.lost == 0
             and not self.jobs.ended_twice
-            and (self.kills > 0 or self.binding["share_while_waiting"] >= TARGET["share_while_waiting"])
+            and (self.kills > 0 or self.binding_share >= TARGET["share_while_waiting"])
         )
 
 
@@ -187,7 +186,7 @@ def figures(part: Part) -> dict[str, Any]:
         "calls": part.books.rows,
         "took_s": part.report["took_s"],
         "answered_429": part.books.refused,
-        "share_while_waiting": part.binding["share_while_waiting"],
+        "share_while_waiting": part.binding_share,
         "share_of_all_offered": round(max(bucket["share_used"] for bucket in part.buckets), 4),
         "differences": len(part.differences),
         "jobs_done": part.jobs.done,

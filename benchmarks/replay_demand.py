@@ -14,7 +14,9 @@ from headgate.testing.provider.recorded import load_session
 from headgate.testing.provider.recorded_answers import recorded_answer
 
 MAX_TOKENS = 32_000
-"""What a replayed turn states as its bound (`adapters.agents.replay`), so what its first hold may be."""
+"""What a replayed turn states as its bound (`adapters.agents.replay`), where its answer is clipped."""
+
+_DEPTH_S = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Recorded:
     turns: int
     prompt: tuple[int, int, int, int]
     output_tokens: int
-    largest_prompt_tokens: int
+    largest_uncached_tokens: int
 
     @property
     def name(self) -> str:
@@ -78,9 +80,8 @@ def limits_for(sessions: Sequence[Recorded], agents: int, pace: Pace, share: flo
     requests = sum(session.turns for session in sessions) * per_minute
     input_tokens = sum(session.uncached_tokens for session in sessions) * per_minute
     output_tokens = sum(session.output_tokens for session in sessions) * per_minute
-    # Before anything is learned a prompt is held at up to twice what it turns out to be.
-    largest = 2 * max(session.largest_prompt_tokens for session in sessions)
-    burst_s = max(10, math.ceil(60 * largest / input_tokens), math.ceil(60 * MAX_TOKENS / output_tokens)) + 1
+    largest = max(session.largest_uncached_tokens for session in sessions)
+    burst_s = max(_DEPTH_S, math.ceil(60 * largest / input_tokens)) + 1
     return Limits(math.ceil(requests), math.ceil(input_tokens), math.ceil(output_tokens), burst_s)
 
 
@@ -97,5 +98,5 @@ def _read(path: Path) -> Recorded:
             sum(usage.cache_write_1h_tokens for usage in usages),
         ),
         sum(min(MAX_TOKENS, recorded_answer(turn).tokens()) for turn in turns),
-        max((usage.prompt_tokens for usage in usages), default=0),
+        max((usage.uncached_tokens for usage in usages), default=0),
     )

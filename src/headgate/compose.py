@@ -152,7 +152,7 @@ async def open_house(
         if recovered.lost or recovered.reconciled:
             log.warning(
                 "of a process that died: %d calls count at their estimates, %d were learned from the provider",
-                recovered.lost - recovered.reconciled,
+                max(0, recovered.lost - recovered.reconciled),
                 recovered.reconciled,
             )
         try:

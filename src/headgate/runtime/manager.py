@@ -185,7 +185,7 @@ class Manager:
     async def recover(self) -> Recovered:
         """Clean up now after processes that died."""
         recovered = await self._recovery.sweep()
-        if recovered.expired:
+        if recovered.expired or recovered.reconciled:
             self._admission.nudge()
         return recovered
 

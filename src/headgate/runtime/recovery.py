@@ -79,7 +79,6 @@ class Recovery:
         silent_attempts = {held.attempt for held in silent}
         in_flight = await self._ledger.in_flight()
         rows = {row.id: row for row in in_flight if dead(row.owner) or row.id in silent_attempts}
-        expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, rows, in_flight)
         lost = reconciled = 0
         for row in rows.values():
             if row.state == "in_flight":
@@ -88,6 +87,8 @@ class Recovery:
                     replace(row, state="lost", cost_micro_usd=row.held_micro_usd, price_version=cost.version)
                 )
             reconciled += await self._reconcile(row)
+        # What the provider told is settled exactly by now; only what it did not tell counts as lost.
+        expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, rows, in_flight)
         return Recovered(expired, lost, reconciled)
 
     async def _expire(

@@ -47,7 +47,7 @@ class Result:
 
 def rows() -> dict[str, str]:
     """Give the modules by row, in the order of their names."""
-    found = {}
+    found: dict[str, str] = {}
     for path in FOLDER.glob("*.py"):
         match = ROW_FILE.fullmatch(path.name)
         if match:

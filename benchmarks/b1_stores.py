@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -149,7 +149,7 @@ def in_file(path: Path, pairs: int, callers: int) -> Round:
     return lambda: uvloop.run(measure(open_store, pairs, callers))
 
 
-async def measure(open_store: Callable[[], object], pairs: int, callers: int) -> tuple[float, float]:
+async def measure(open_store: Callable[[], AbstractAsyncContextManager[LevelStore]], pairs: int, callers: int) -> tuple[float, float]:
     async with open_store() as store:
         reservations = Reservations(store, WallClock(), "bench:1:2:3", lease_s=600)
 
@@ -170,14 +170,17 @@ async def measure(open_store: Callable[[], object], pairs: int, callers: int) ->
 @contextmanager
 def rival(command: list[str], pairs: int) -> Iterator[Round]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None, "it is a pipe"
+        assert process.stdout is not None, "it is a pipe"
+        told, said = process.stdin, process.stdout
         try:
-            if process.stdout.readline() != "ready\n":
+            if said.readline() != "ready\n":
                 raise RuntimeError(f"{' '.join(command)} did not start")
 
             def run_round() -> tuple[float, float]:
-                process.stdin.write(f"{pairs} 1\n")
-                process.stdin.flush()
-                took_s, took_cpu_s = map(float, process.stdout.readline().split())
+                told.write(f"{pairs} 1\n")
+                told.flush()
+                took_s, took_cpu_s = map(float, said.readline().split())
                 return pairs / took_s, took_cpu_s / pairs * 1e6
 
             yield run_round

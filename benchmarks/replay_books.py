@@ -80,7 +80,7 @@ def compare_books(folder: Path, provider: Provider) -> Books:
         differences.append(f"the provider received {counted['requests_received']} requests, the ledger says {expected}")
     tokens = {name: (sum(row[name] for row in rows), counted[name]) for name in CATEGORIES}
     differences += [f"{name}: ledger {kept}, provider {told}" for name, (kept, told) in tokens.items() if kept != told]
-    differences += _against_usage(folder, len(rows), tokens)
+    differences += _against_usage(folder, len(rows) - never_arrived, tokens)
     return Books(
         rows=len(rows),
         by_state=dict(by_state),
@@ -142,10 +142,10 @@ def _calls_of_attempts(folder: Path) -> dict[str, dict[int, dict[str, int]]]:
     return found
 
 
-def _against_usage(folder: Path, rows: int, tokens: Mapping[str, tuple[int, int]]) -> list[str]:
+def _against_usage(folder: Path, sent: int, tokens: Mapping[str, tuple[int, int]]) -> list[str]:
     """Compare what `headgate usage` says, which sums roll-ups, with the rows."""
     told = ask_headgate(folder, "usage")["total"]
     kept = {name: ledger for name, (ledger, _provider) in tokens.items()}
     kept["cache_write_tokens"] = kept.pop("cache_write_5m_tokens") + kept.pop("cache_write_1h_tokens")
-    kept["requests"] = rows
+    kept["requests"] = sent
     return [f"headgate usage: {name} {told[name]}, rows {kept[name]}" for name in kept if told[name] != kept[name]]

@@ -1,27 +1,32 @@
-"""Ports: what Headgate needs from the world, as Protocols of at most five methods.
+"""Ports: what Headgate needs from the world, as Protocols of at most six methods.
 
 One rule: a port speaks the words of the core; how a database, a provider or a clock does it stays in its adapter.
 Every port has an exercise suite in `headgate.testing.exercises` that each adapter passes.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from headgate.core.jobs import Event, Job
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
+from headgate.core.notices import Notices
 from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 
 T = TypeVar("T")
 
-Record = tuple[int | str, ...]
-"""What a level store keeps under a name: a level (whole numbers), or a hold (numbers and names)."""
+Record = tuple[Any, ...]
+"""What a level store keeps under a name: a level (whole numbers) or a reservation; what JSON can say."""
 
 Step = Callable[[Mapping[str, Record]], tuple[Mapping[str, Record | None], T]]
 """Records by name in; changed records (None deletes) and a result out. Pure: a conflict may call it again."""
+
+SaysNothing = Callable[[str, Record, float], bool]
+"""Whether a record may be deleted: its name, the record, and for how many seconds at least nobody has changed it (0
+where a store does not know). Pure, as a step."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -37,18 +42,21 @@ class Clock(Protocol):
 class LevelStore(Protocol):
     """Keeps the levels of limits and the holds on them."""
 
-    async def transact(self, names: Sequence[str], step: Step[T]) -> T:
+    async def transact(self, names: Iterable[str], step: Step[T]) -> T:
         """Run `step` on the named records and keep what it changed, atomically and alone, over all processes.
 
         Names without a record are absent from the mapping, which may hold others beside the named ones; a step may also
-        write names it did not ask for. What it
-        returned is durable against kill -9 when this
-        returns. An exception of the step changes nothing and is raised here.
+        write names it did not ask for. What it returned is durable against kill -9 when this returns. An exception of
+        the step changes nothing and is raised here.
         """
         ...
 
     async def names(self, prefix: str) -> list[str]:
         """Give the names of all records that begin with `prefix`, sorted."""
+        ...
+
+    async def forget(self, says_nothing: SaysNothing, most: int) -> bool:
+        """Delete those of the next `most` records that say nothing; True at the end, after which it begins anew."""
         ...
 
     async def wait_changed(self) -> None:
@@ -79,8 +87,8 @@ class LedgerStore(Protocol):
         """Sum rows; from roll-ups by hour where whole hours are asked."""
         ...
 
-    async def attempts(self, run: str) -> list[Attempt]:
-        """Give the rows of a run in the order of their admission, at most 1,000,000."""
+    async def attempts(self, run: str | None, most: int = 1_000_000) -> list[Attempt]:
+        """Give the rows of a run (None: of all calls) in the order of their admission, the newest if there are more."""
         ...
 
 
@@ -107,6 +115,10 @@ class JobStore(Protocol):
         """Give all runs, newest first."""
         ...
 
+    async def delete_run(self, run: str, now_s: float) -> bool:
+        """Delete a run with its jobs, all or none; True if it is gone, False if a lease on one of its jobs runs."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -122,7 +134,8 @@ class HashedKey:
     """A key that Headgate hands out, as it is stored: `digest` is the SHA-256 of the secret part.
 
     `limits` is the JSON text of the key's own limits in the configuration's words, `scopes` of what it is attributed to
-    (team, run, agent, tags). `fleet` marks the keys that a fleet makes for its agents and ends with them.
+    (team, run, agent, tags). `fleet` marks the keys that a fleet makes for its agents and ends with them; `parent` is
+    the id of the key that such a one was made under: it has that key's name and limits, and ends with it at the latest.
     """
 
     id: str
@@ -134,6 +147,7 @@ class HashedKey:
     expires_s: float | None = None
     revoked_s: float | None = None
     fleet: bool = False
+    parent: str | None = None
 
 
 class KeyStore(Protocol):
@@ -153,6 +167,10 @@ class KeyStore(Protocol):
 
     async def revoke(self, key_id: str, now_s: float) -> bool:
         """End a key; False if there is none or it has ended."""
+        ...
+
+    async def prune_fleet(self, parent: str | None, now_s: float) -> int:
+        """Forget every fleet's keys that have ended; give how many are in force under a parent (None: under none)."""
         ...
 
 
@@ -219,6 +237,10 @@ class Answer(Protocol):
     @property
     def provider_request(self) -> str | None:
         """The provider's id of the request."""
+        ...
+
+    def notices(self, now_s: float) -> Notices:
+        """Read what the headers say of limits, when they came at `now_s`; costs nothing where nobody asks."""
         ...
 
     def __aiter__(self) -> AsyncIterator[bytes]:

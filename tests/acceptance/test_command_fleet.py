@@ -1,5 +1,6 @@
 """Commands as agents: what they do with nothing but their environment is theirs in the ledger, and bounded."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -36,3 +37,18 @@ def test_each_command_has_a_key_of_its_own_that_is_attributed_and_limited(bench,
     assert differences(bench, provider) == []
     assert counted(provider)["requests_received"] == 3
     assert bench.select("SELECT id FROM keys WHERE revoked_s IS NULL") == [], "a key ends with its attempt"
+
+
+def test_jobs_that_failed_are_run_again_once_their_cause_is_mended(bench, tmp_path):
+    bench.configure("http://127.0.0.1:9")  # no agent here makes a call
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"name": "north", "needs": "/"}\n{"name": "south", "needs": "mended"}\n')
+    run = bench.start("run", str(tasks), "--attempts", "1", "--json", "--", "test", "-e", "{here}/{needs}")
+    assert run.ended() == 1, run.complained
+    report = json.loads(run.said)
+    (tmp_path / "mended").touch()
+    again = bench.start("resume", report["run"], "--retry-failed", "--json")
+    assert again.ended() == 0, again.complained
+    assert json.loads(again.said)["jobs"] == {"done": 2, "failed": 0, "running": 0, "queued": 0}
+    jobs = bench.select("SELECT name, attempt, most_attempts FROM jobs ORDER BY job_index")
+    assert [tuple(job.values()) for job in jobs] == [("north", 1, 1), ("south", 2, 2)]

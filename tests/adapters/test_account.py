@@ -21,6 +21,7 @@ from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.answer import AccountAnswer
 from headgate.adapters.providers.http import Broken, NoAnswer, NotSent, Timeouts
 from headgate.core.errors import CallerError, ConfigError, ProviderError
+from headgate.core.notices import Notices, RateNotice
 from headgate.core.retries import Failure
 from headgate.core.usage import NO_USAGE, Dialect, Usage
 from headgate.ports import Fate, Headers, Request
@@ -294,6 +295,31 @@ def test_an_errors_body_is_read_for_the_failure_and_still_passes(size_bytes: int
             assert answered.failure == Failure("limited", word, 429, 7.0)
 
     virtual_time.run(main())
+
+
+@pytest.mark.parametrize(
+    ("dialect", "header", "told"),
+    [
+        (
+            "anthropic",
+            b"anthropic-ratelimit-requests-remaining: 3",
+            RateNotice("requests", remaining=3),
+        ),
+        ("openai", b"x-ratelimit-remaining-tokens: 3", RateNotice("tokens", remaining=3)),
+    ],
+)
+def test_what_an_answer_says_of_limits_is_read_in_its_accounts_dialect(
+    dialect: Dialect, header: bytes, told: RateNotice
+) -> None:
+    async def main() -> None:
+        refused = answer(b"{}", b"retry-after: 7", header, status=b"429 Too Many Requests")
+        async with (
+            account(answering(refused), dialect=dialect) as (provider, _),
+            provider.send(request()) as answered,
+        ):
+            assert answered.notices(1_800_000_000.0) == Notices((told,), retry_after_s=7.0)
+
+    asyncio.run(main())
 
 
 def test_an_error_whose_body_breaks_off_keeps_its_status() -> None:

@@ -71,18 +71,13 @@ def test_a_call_is_read_with_its_body_and_its_headers() -> None:
     head = read(
         MESSAGES,
         body,
-        X_Claude_Code_Session_Id="s-1",
-        x_claude_code_agent_id="a-1",
-        x_claude_code_parent_agent_id="a-0",
-        x_headgate_session="ignored",
-        x_headgate_max_wait="12.5",
+        X_Headgate_Max_Wait="12.5",
         x_stainless_timeout="NOT_GIVEN",
         x_stainless_read_timeout="600",
     )
     size = len(json.dumps(body))
     assert (head.model, head.stream, head.max_output_tokens) == ("claude-x", True, 64)
     assert (head.text_bytes, head.media, head.cache_write) == (size, 0, None)
-    assert (head.session, head.agent, head.parent) == ("s-1", "a-1", "a-0")
     assert (head.max_wait_s, head.client_timeout_s) == (12.5, 600.0)
 
 
@@ -90,18 +85,6 @@ def test_what_a_client_does_not_say_is_none() -> None:
     head = read(MESSAGES, {"model": "m"})
     told = {"model": "m", "stream": False, "text_bytes": 14, "media": 0}
     assert asdict(head) == {name: told.get(name) for name in CallHead.__struct_fields__}
-
-
-def test_our_own_headers_attribute_any_client() -> None:
-    head = read(CHAT, {"model": "m"}, x_headgate_session="s", x_headgate_agent="a", x_headgate_parent="p")
-    assert (head.session, head.agent, head.parent) == ("s", "a", "p")
-
-
-@pytest.mark.parametrize("value", ["", "x" * 201, "a\x00b", "a\tb"])
-def test_an_odd_header_of_claude_code_is_left_out_and_one_of_ours_is_refused(value: str) -> None:
-    assert read(MESSAGES, {"model": "m"}, x_claude_code_session_id=value).session is None
-    with pytest.raises(CallerError, match="x-headgate-session is "):
-        read(MESSAGES, {"model": "m"}, x_headgate_session=value)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Limits in words. The rule: the expected limit is written out, so that a changed default is seen here."""
 
-from datetime import UTC
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -12,7 +12,7 @@ from headgate.adapters.config import limit_rules, limits_in_words
 from headgate.adapters.config.limits import LIMIT_WORDS
 from headgate.core.errors import ConfigError
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
-from headgate.core.spans import Calendar, Lifetime, OpenedByUse
+from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
 
 SCOPE = "run:*"
 
@@ -48,6 +48,10 @@ def problem(**words: object) -> str:
         ("requests_per_rolling_hour", 9, Rolling("", SCOPE, "requests", 9, 3_600)),
         ("usd_per_rolling_day", 9, Rolling("", SCOPE, "micro_usd", 9_000_000, 86_400)),
         ("tokens_per_rolling_week", 9, Rolling("", SCOPE, "tokens", 9, 604_800)),
+        ("requests_per_fixed_minute", 9, Window("", SCOPE, "requests", 9, Fixed(60))),
+        ("tokens_per_fixed_hour", 9, Window("", SCOPE, "tokens", 9, Fixed(3_600))),
+        ("usd_per_fixed_day", 9, Window("", SCOPE, "micro_usd", 9_000_000, Fixed(86_400))),
+        ("usd_per_fixed_week", 9, Window("", SCOPE, "micro_usd", 9_000_000, Fixed(604_800, 4 * 86_400))),
         ("slots", 8, Gauge("", SCOPE, "slots", 8)),
     ],
 )
@@ -62,6 +66,21 @@ def test_a_pool_of_models_and_a_time_zone_reach_every_limit_of_the_entry() -> No
         Gauge("", SCOPE, "slots", 2, "claude-*"),
     ]
     assert limits(models="*", slots=2)[0].models is None
+
+
+@pytest.mark.parametrize(
+    "anchor",
+    [
+        datetime(2026, 1, 5, 6, tzinfo=UTC),
+        datetime(2026, 1, 12, 8, tzinfo=timezone(timedelta(hours=2))),  # the same Mondays, said in Kyiv
+        "1969-12-29T06:00:00Z",
+    ],
+)
+def test_fixed_windows_are_counted_from_an_anchor_however_it_is_said(anchor: object) -> None:
+    week, day = limits(usd_per_fixed_week=1, usd_per_fixed_day=1, anchor=anchor)
+    assert isinstance(week, Window)
+    assert isinstance(day, Window)
+    assert (day.span, week.span) == (Fixed(604_800, 4 * 86_400 + 21_600), Fixed(86_400, 21_600))
 
 
 @pytest.mark.parametrize(("burst_s", "burst"), [(60, 600), (1, 10), (2.55, 25), (0.001, 1)])
@@ -115,6 +134,15 @@ def test_only_requests_are_quantised() -> None:
         ({"zzz": 1}, "zzz: unknown; expected a limit such as requests_per_minute, usd_per_day or slots"),
         ({"slots": 1, "burst_s": 5}, "burst_s: changes nothing here; expected a rate such as requests_per_minute"),
         ({"slots": 1, "timezone": "UTC"}, "timezone: changes nothing here; expected a calendar span"),
+        ({"usd_per_day": 1, "anchor": "2026-01-05T06:00:00Z"}, "anchor: changes nothing here; expected a fixed span"),
+        ({"usd_per_fixed_day": 1, "timezone": "UTC"}, "timezone: changes nothing here; expected a calendar span"),
+        ({"usd_per_fixed_day": 1, "anchor": "noon"}, 'anchor = "noon": expected an instant in whole seconds with its'),
+        ({"usd_per_fixed_day": 1, "anchor": datetime(2026, 1, 5)}, "anchor = 2026-01-05 00:00:00: expected an instant"),  # noqa: DTZ001 - without an offset it has to be refused
+        ({"usd_per_fixed_day": 1, "anchor": "2026-01-05T06:00:00.5Z"}, "expected an instant in whole seconds"),
+        ({"usd_per_fixed_day": 1, "anchor": 5}, "anchor = 5: expected an instant"),
+        ({"usd_per_fixed_month": 1}, "usd_per_fixed_month: months differ in length; expected usd_per_month"),
+        ({"tokens_per_rolling_month": 1}, "months differ in length; expected tokens_per_month"),
+        ({"usd_per_calendar_day": 1}, "spans without a word before them are the calendar's; expected usd_per_day"),
         ({"tokens_per_minute": 1, "quantum_s": 1}, "quantum_s: changes nothing here; expected requests_per_minute"),
         ({"requests_per_minute": 1, "quantum_s": 5}, "quantum_s = 5: expected 1 or 10 (seconds)"),
         ({"requests_per_minute": 1, "quantum_s": []}, "quantum_s = [...]: expected 1 or 10 (seconds)"),
@@ -158,6 +186,7 @@ def test_limits_read_as_people_say_them() -> None:
         {"requests_per_second": 100, "slots": 8, "usd_per_day": 0.45, "timezone": "Europe/Berlin"},
         {"usd_per_week": 1234.5, "usd_per_5h": 1.000001, "usd_per_lifetime": 5, "tokens_per_rolling_day": 1_000},
         {"input_tokens_per_7d": 10, "requests_per_minute": 100, "quantum_s": 1},
+        {"tokens_per_fixed_hour": 1, "tokens_per_fixed_week": 7, "anchor": "2026-01-05T06:30:00Z"},
     ]
     rows = limits_in_words(limit_rules("run:*", entries))
     assert rows[0] == ("run:* (each)", "claude-sonnet-*", "4,000 requests per minute, at most 3,333 at once")
@@ -172,6 +201,8 @@ def test_limits_read_as_people_say_them() -> None:
         "100 requests per minute, at most 83 at once",
         "200 requests per 2 minutes, at most 1 at once",
         "10 input tokens per 7 days from the first call",
+        "1 token per fixed hour from 00:30:00 UTC",
+        "7 tokens per fixed week from Monday 06:30:00 UTC",
     ]
     assert limits_in_words(limit_rules("key:ci", [{"slots": 1}])) == [("key:ci", "all models", "1 call at once")]
 

@@ -40,6 +40,20 @@ def test_a_ratio_is_learned_per_model_and_outputs_by_their_95th_percentile():
     assert estimator.estimate(CallSize("other", 80_000)).input_tokens > 20_000
 
 
+def test_what_is_recalled_counts_as_older_than_what_was_observed():
+    estimator = Estimator()
+    estimator.recall("m", [1_000] * 300)
+    assert estimator.estimate(CallSize("m", 400)).output_tokens == 1_000
+    for _ in range(250):
+        estimator.observe(CallSize("m", 400), 100, 10)
+    estimator.recall("m", [2_000] * 600)
+    for _ in range(249):
+        estimator.observe(CallSize("m", 400), 100, 10)
+    assert estimator.estimate(CallSize("m", 400)).output_tokens == 10
+    estimator.recall("never", [])
+    assert estimator.estimate(CallSize("never", 400)).output_tokens == 4_096
+
+
 def test_a_session_is_estimated_from_its_last_answer():
     estimator = Estimator()
     estimator.observe(CallSize("m", 100_000, session="s"), 41_000, 10)

@@ -55,6 +55,9 @@ class JobsInMemory:
     async def runs(self) -> list[Run]:
         raise NotImplementedError
 
+    async def delete_run(self, run: str, now_s: float) -> bool:
+        raise NotImplementedError
+
     async def _answer(self) -> None:
         await asyncio.sleep(0)
         if self.refuses:

@@ -173,7 +173,7 @@ def test_problems_are_listed_to_a_bound():
     with pytest.raises(CallerError) as caught:
         check_command(command("echo", "{x}"), [(f"t:{line}", {"y": 1}) for line in range(50)])
     lines = str(caught.value).splitlines()
-    assert (len(lines), lines[-1]) == (21, "and 30 more")
+    assert (len(lines), lines[-1]) == (6, "and 45 more")
 
 
 def test_a_program_beside_the_user_is_found_from_the_agents_folder(tmp_path):

@@ -6,9 +6,9 @@ import pytest
 from fleet_stage import RUN, ScriptedAgent, Stage, for_ever, stage, ten_seconds
 
 from headgate.core.errors import StoreError
-from headgate.core.jobs import Beat, Job, OwnerDied, Succeeded
+from headgate.core.jobs import Beat, Claimed, Job, OwnerDied, Succeeded
 from headgate.ports import Desk, Ended
-from headgate.runtime.fleet import FleetEnd, FleetRules
+from headgate.runtime.fleet import FleetEnd, FleetRules, free_of_the_dead, reopen_failed
 from headgate.testing import virtual_time
 
 
@@ -532,5 +532,36 @@ def test_a_claim_that_was_on_its_way_when_the_fleet_was_told_to_drain_is_given_b
         end = await fleet.run()
         assert end == FleetEnd("drained", queued=2, running=0, done=0, failed=0)
         assert setting.agent.begun == []
+
+    virtual_time.run(scene())
+
+
+def test_what_failed_is_worked_on_again_when_asked_and_what_is_done_is_not():
+    tries: list[tuple[str, int]] = []
+
+    async def fails_twice(job: Job, desk: Desk) -> Ended:
+        tries.append((job.name, job.attempt))
+        return Ended(error="no" if job.index == 1 and job.attempt <= 2 else None)
+
+    async def scene():
+        setting = stage(2, fails_twice, most_attempts=1)
+        assert (await setting.fleet().run()).failed == 1
+        assert await reopen_failed(setting.store, RUN, 2, setting.clock) == 1
+        end = await setting.fleet("runner-2").run()
+        assert end == FleetEnd("finished", queued=0, running=0, done=2, failed=0)
+        assert tries == [("job-0", 1), ("job-1", 1), ("job-1", 2), ("job-1", 3)]
+        assert await reopen_failed(setting.store, RUN, 2, setting.clock) == 0
+
+    virtual_time.run(scene())
+
+
+def test_only_the_jobs_of_the_dead_are_taken_away():
+    async def scene():
+        setting = stage(3, ten_seconds)
+        now_s = setting.clock.now_s()
+        await setting.store.step(RUN, 0, Claimed("dead", now_s + 60), now_s)
+        await setting.store.step(RUN, 1, Claimed("alive", now_s + 60), now_s)
+        await free_of_the_dead(setting.store, RUN, {"alive"}.__contains__, setting.clock)
+        assert setting.states() == ["queued", "running", "queued"]
 
     virtual_time.run(scene())

@@ -174,6 +174,14 @@ def test_a_rate_whose_scope_the_usage_does_not_tell_shows_no_speed():
     assert "now " not in text
 
 
+def test_a_rate_of_a_run_behind_a_gateway_elsewhere_shows_its_speed():
+    scope = "run:r1|key:ci"
+    snapshots = [
+        (second, Snapshot(jobs(1), [limit(scope=scope)], usage=[usage(500 * second, run="r1")])) for second in (0, 5)
+    ]
+    assert "now 30.0k/min" in drawn(*snapshots)
+
+
 def test_calls_of_other_models_do_not_count_for_a_rate():
     snapshots = [
         (second, Snapshot(jobs(1), [limit()], usage=[usage(100), usage(500 * second, "gpt-5")])) for second in (0, 5)
@@ -223,6 +231,8 @@ def test_the_picture_fits_its_terminal(width):
     [
         (count_text(9_999), "9,999"), (count_text(12_345), "12.3k"), (count_text(41_200_000), "41.2M"),
         (usd_text(450_000), "$0.4500"), (usd_text(0), "$0.00"), (usd_text(None), "?"), (usd_text(12_345_678), "$12.35"),
+        (usd_text(1), "$0.000001"), (usd_text(42), "$0.000042"), (usd_text(90), "$0.00009"), (usd_text(100), "$0.0001"),
+        (usd_text(-42), "-$0.000042"), (usd_text(3, 1), "$0.000003 + ?"), (usd_text(999_999), "$1.0000"),
         (share_text(0.9996), "99.9 %"), (share_text(1.0), "100 %"), (share_text(None), "-"), (share_text(0.5), "50 %"),
         (duration_text(0), "0 s"), (duration_text(0.42), "420 ms"), (duration_text(59.7), "1:00"),
         (duration_text(3_600), "1:00:00"), (duration_text(100_000), "1 d 03:46"), (duration_text(9.5), "9.50 s"),

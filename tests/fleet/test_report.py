@@ -4,6 +4,8 @@ import io
 import itertools
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,9 @@ from rich.console import Console
 
 from headgate.cli.report import LimitShown, ProviderCount, RunReport, as_json, figures_of, print_report, write_page
 from headgate.cli.report.levels import Span, charges_of, level_use, merged
+from headgate.cli.report.logs import shown_path
 from headgate.cli.report.page import page_of
-from headgate.cli.report.series import bins_of, occupancy, series_of
+from headgate.cli.report.series import bins_of, occupancy, pauses, series_of
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
@@ -158,6 +161,16 @@ def test_sums_by_agent_and_in_all():
     assert (figures.wait_quantile_s(0.5), figures.wait_quantile_s(1.0)) == (2, 4)
 
 
+def test_an_agent_whose_name_has_spaces_has_its_calls():
+    jobs = [job("mend the login"), job("mend_the_login", 1), job("b", 2)]
+    calls = [call(0, 1, 2, agent="mend_the_login"), call(0, 1, 2, agent="b")]  # as a scope has it
+    figures = figures_of(RunReport("run-1", jobs, calls))
+    assert [(agent.name, agent.calls) for agent in figures.agents] == [
+        ("mend the login", 1), ("mend_the_login", 0), ("b", 1),
+    ]  # fmt: skip
+    assert max(series_of(figures).working) == pytest.approx(3)
+
+
 def test_an_error_of_an_attempt_before_the_good_one_is_not_shown():
     figures = figures_of(RunReport("run-1", [job(error="the first try failed", attempt=2)], []))
     assert figures.agents[0].error is None
@@ -211,6 +224,51 @@ def test_a_rates_series_is_its_throughput_and_a_budgets_is_its_level():
     assert rate[len(rate) // 2] == pytest.approx(0.5)
     assert spent[-1] == pytest.approx(0.5)
     assert spent == sorted(spent)
+
+
+def shares_of(*calls: Attempt) -> list[float]:
+    (only,) = series_of(figures_of(RunReport("run-1", [], calls, [LimitShown(RATE)]))).limits
+    return only.shares
+
+
+def test_what_a_bucket_had_saved_up_is_not_use_beyond_the_limit():
+    # All 100 at once, and then each 10 as soon as they are refilled: not one unit more could have been had.
+    shares = shares_of(call(0, 0, 1), *(call(0, second, second + 1, tokens=10) for second in range(1, 60)))
+    assert max(shares) == pytest.approx(1, abs=0.02)
+    assert min(shares[2:-2]) == pytest.approx(1, abs=0.05)
+
+
+def test_a_debt_is_use_beyond_the_limit_and_is_not_cut_off():
+    shares = shares_of(call(0, 0, 1, tokens=400), call(60, 60, 61, tokens=0))
+    assert shares[0] > 3
+    assert min(shares[: len(shares) * 28 // 61]) >= 1  # 300 of debt, at 10 a second: nobody else could have had any
+    assert shares[-1] == 0
+
+
+def by(owner: str, *calls: Attempt) -> list[Attempt]:
+    return [replace(each, owner=owner) for each in calls]
+
+
+def test_a_killed_runner_leaves_a_pause_until_the_run_is_resumed():
+    first = by("a", call(0, 0, 5), call(1, 6, 30, state="reconciled"))  # its end was learned when the run was resumed
+    again = by("b", call(30, 31, 35), call(32, 50, 60, state="lost"))
+    last = by("c", call(90, 90, 100))
+    assert pauses([*last, *first, *again]) == [Span(T0 + 6, T0 + 30), Span(T0 + 50, T0 + 90)]
+    assert pauses(first) == pauses([]) == []
+
+
+def test_runners_side_by_side_make_no_pause():
+    assert pauses([*by("a", call(0, 0, 50), call(40, 40, 50)), *by("b", call(10, 10, 20))]) == []
+
+
+def test_nobody_is_at_work_while_no_runner_lives():
+    calls = [*by("a", call(0, 0, 10, state="reconciled")), *by("b", call(30, 30, 40))]
+    figures = figures_of(RunReport("run-1", [job(ended_s=T0 + 40)], calls))
+    series = series_of(figures)
+    assert [series.working[series.bins.at(T0 + second)] for second in (5, 20, 35)] == pytest.approx([0, 0, 1])
+    page = data_of(page_of(figures))
+    assert page["pauses"] == [[0, 30]]
+    assert max(page["calling"][:50]) == 0
 
 
 def test_every_call_is_in_the_spread_of_waits():
@@ -287,6 +345,73 @@ def test_the_table_of_a_thousand_agents_fits_the_terminal_and_names_those_that_f
     assert "agent-777 failed: exit code 1" in text
     assert "and 980 more" in text
     assert "agent-999 " in text
+
+
+def failed_report(folder: Path, *, said: str = "", complained: str = "") -> RunReport:
+    kept = folder / "agents" / "000001-b-b"
+    kept.mkdir(parents=True)
+    (kept / "attempt-2.out").write_text(said)
+    (kept / "attempt-2.err").write_text(complained)
+    jobs = [job("a"), job("b b", 1, state="failed", attempt=2, error="exit code 1")]
+    return RunReport("run-1", jobs, [call(0, 1, 2)])
+
+
+@pytest.mark.parametrize(
+    ("written", "log"),
+    [
+        ({"said": "x", "complained": "why"}, "attempt-2.err"),
+        ({"said": "x"}, "attempt-2.out"),
+        ({}, None),
+    ],
+)
+def test_a_failed_agents_log_is_named_from_where_the_user_is(tmp_path, monkeypatch, written, log):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "run-1"
+    figures = figures_of(failed_report(folder, **written))
+    out = io.StringIO()
+    print_report(figures, Console(file=out, width=80), page=str(folder / "report.html"))
+    path = f"agents/000001-b-b/{log}" if log else None
+    assert [line.split()[-1] for line in out.getvalue().splitlines() if "log " in line] == (
+        [f"runs/run-1/{path}"] if log else []
+    )
+    assert "headgate resume run-1 --retry-failed" in out.getvalue()
+    assert [agent.get("log") for agent in as_json(figures, folder)["agents"]] == [
+        None, f"{folder}/{path}" if log else None,
+    ]  # fmt: skip
+    assert [agent["log"] for agent in data_of(page_of(figures, folder))["agents"]] == [None, path]
+
+
+def test_a_path_outside_of_the_working_folder_is_shown_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert shown_path(tmp_path.parent / "x") == str(tmp_path.parent / "x")
+
+
+def test_legends_say_something_before_anyone_points_at_the_plot():
+    data = data_of(page_of(figures_of(nasty_report())))
+    assert [limit["whole"].split(" %")[1] for limit in data["limits"]] == [
+        " on average", " at the end", " at the end",
+    ]  # fmt: skip
+    assert data["whole"]["calls"] == "3 in all"
+    assert data["whole"]["mean_wait_s"] == "1.00 s"
+    assert data["costs"]["total"] == "$0.000015 in all"
+
+
+def test_an_agent_that_cost_next_to_nothing_did_not_cost_nothing():
+    data = data_of(page_of(figures_of(nasty_report())))
+    assert [agent["cost_text"] for agent in data["agents"]] == ["$0.000005"] * 3
+    assert "$0.000005" in printed(figures_of(nasty_report()))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_long_names_of_agents_break_no_number(width):
+    calls = [call(0, 1, 2, tokens=123_456_789, agent="x" * 200, output=45_678)]
+    lines = printed(figures_of(RunReport("run-1", [job("x" * 200)], calls)), width).splitlines()
+    assert lines[2].split()[1:] == (
+        ["done", "1", "123M", "45.7k", "$0.000005", "1.00", "s", "10", "s"]
+        if width == 80
+        else ["done", "1", "1", "123M", "0", "%", "45.7k", "$0.000005", "1.00", "s", "1.00", "s", "10", "s"]
+    )
+    assert len(lines[2]) <= width
 
 
 def test_the_report_says_what_a_user_asks_first():

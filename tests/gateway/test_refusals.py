@@ -138,6 +138,33 @@ def test_a_spent_budget_says_that_a_retry_cannot_help(with_stack):
     with_stack(test, limits='[[limit]]\nscope = "run:*"\nusd_per_lifetime = 0.01')
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error_type"),
+    [
+        ("/v1/messages", GOOD, 529, "overloaded_error"),
+        ("/v1/chat/completions", GOOD_CHAT, 503, "server_error"),
+    ],
+)
+def test_who_waits_or_comes_while_it_drains_is_told_when_to_come_again(with_stack, path, body, status, error_type):
+    async def test(stack):
+        manager = stack.house.manager
+        account = "claude" if path == "/v1/messages" else "gpt"
+        async with manager.admit(Call("m", scopes=Scopes(account=account))):
+            waiting = asyncio.create_task(stack.send("POST", path, body))
+            await _until(manager.queue)
+            await manager.drain()
+            for answered in (await waiting, await stack.send("POST", path, body)):
+                got, headers, answer = answered
+                error = json.loads(answer)["error"]
+                assert (got, error["type"]) == (status, error_type)
+                assert "shutting down" in error["message"]
+                assert "try again in a moment" in error["message"]
+                assert (headers[b"retry-after"], headers[b"x-should-retry"]) == (b"5", b"true")
+        assert stack.provider.usage()["total"]["requests_received"] == 0
+
+    with_stack(test, limits='[[limit]]\nscope = "account:*"\nslots = 1')
+
+
 def test_200_concurrent_calls_against_a_hard_cap_never_pass_it(with_stack):
     """$0.45 for a run; LiteLLM spent $0.60 (wire.md section 5)."""
 
@@ -214,7 +241,7 @@ def test_a_key_is_attributed_as_the_configuration_says_whatever_its_headers_clai
         (row,) = (await stack.get("/api/v1/usage?group_by=key,team,run", headers))["groups"]
         assert (row["key"], row["team"], row["run"]) == ("ci", "search", "nightly_run")
         scopes = {view.scope for view in await stack.house.manager.limits()}
-        assert {"tag:stage=test", "tag:colour=red", "key:ci"} <= scopes
+        assert {"tag:stage=test", "tag:colour=red|key:ci", "key:ci"} <= scopes
         assert "tag:stage=prod" not in scopes
 
     limits = """
@@ -244,7 +271,7 @@ def test_nobody_sees_limits_by_claiming_to_be_somebody(with_stack):
         seen = await stack.get("/api/v1/limits", [(b"x-api-key", theirs.secret.encode()), *claims])
         assert seen["limits"] == []
         seen = await stack.get("/api/v1/limits", headers)
-        assert [view["scope"] for view in seen["limits"]] == ["team:alpha"]
+        assert [view["scope"] for view in seen["limits"]] == ["session:secret|key:ours", "team:alpha"]
 
     limits = """
     [[limit]]
@@ -255,6 +282,45 @@ def test_nobody_sees_limits_by_claiming_to_be_somebody(with_stack):
     requests_per_day = 5
     """
     with_stack(test, limits=limits)
+
+
+@pytest.mark.parametrize("kind", ["session", "agent", "run", "team", "tags"])
+def test_a_key_cannot_spend_what_another_keys_ids_have_left(with_stack, kind):
+    async def test(stack):
+        now_s = stack.house.clock.now_s()
+        keys = [make_key(name, now_s) for name in ("ours", "theirs")]
+        await stack.house.manager.keys.add([key.stored for key in keys])
+        our_key, their_key = ((b"x-api-key", key.secret.encode()) for key in keys)
+        claim = (f"x-headgate-{kind}".encode(), b"colour=red" if kind == "tags" else b"same")
+        at_once = (b"x-headgate-max-wait", b"0")
+
+        async def call(*headers):
+            return (await stack.send("POST", "/v1/messages", GOOD, [*headers, at_once]))[0]
+
+        assert [await call(their_key, claim) for _ in range(3)] == [200, 200, 429]
+        assert [await call(our_key, claim) for _ in range(3)] == [200, 200, 429]
+        if kind in ("session", "agent", "run"):
+            rows = (await stack.get(f"/api/v1/usage?group_by={kind}", [our_key]))["groups"]
+            assert [(row[kind], row["requests"]) for row in rows] == [("same", 2)]
+
+    scope = "tag:colour=*" if kind == "tags" else f"{kind}:*"
+    with_stack(test, limits=f'[[limit]]\nscope = "{scope}"\nrequests_per_day = 2')
+
+
+def test_all_keys_of_a_run_share_its_budget_and_no_other_key_comes_at_it(with_stack):
+    async def test(stack):
+        now_s = stack.house.clock.now_s()
+        of_run = [make_key(f"r1/{n}.1", now_s, scopes='{"run": "r1", "agent": "a"}', fleet=True) for n in range(2)]
+        other = make_key("other", now_s)
+        await stack.house.manager.keys.add([key.stored for key in (*of_run, other)])
+
+        async def call(key):
+            headers = [(b"x-api-key", key.secret.encode()), (b"x-headgate-run", b"r1"), (b"x-headgate-max-wait", b"0")]
+            return (await stack.send("POST", "/v1/messages", GOOD, headers))[0]
+
+        assert [await call(key) for key in (other, of_run[0], of_run[1], of_run[0], other)] == [200, 200, 200, 429, 200]
+
+    with_stack(test, limits='[[limit]]\nscope = "run:*"\nrequests_per_day = 2')
 
 
 def test_odd_credentials_and_queries_get_an_answer_that_can_be_read(with_stack):

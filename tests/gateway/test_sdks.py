@@ -4,6 +4,7 @@ import asyncio
 
 import anthropic
 import openai
+import pytest
 
 from headgate.testing.provider import Latency, ProviderSettings
 
@@ -119,3 +120,24 @@ def test_an_sdk_is_told_the_truth_by_a_refusal(with_stack):
         assert stack.provider.usage()["total"]["requests_received"] == 1
 
     with_stack(test, limits='[[limit]]\nscope = "account:claude"\nrequests_per_minute = 1\nburst_s = 60')
+
+
+def test_an_sdk_gives_up_at_once_where_a_retry_cannot_help(with_stack):
+    """With its retries on: `x-should-retry: false` goes before the 429."""
+
+    async def test(stack):
+        async with anthropic.AsyncAnthropic(base_url=stack.url, api_key="any") as client:
+            with pytest.raises(anthropic.RateLimitError, match=r"at most \$0\.01 can be had; ask for less") as refused:
+                await client.messages.create(**{**CLAUDE, "max_tokens": 90_000}, timeout=600)
+        async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key="any") as client:
+            with pytest.raises(
+                openai.RateLimitError, match=r"at most \$0\.01 can be had; ask for less"
+            ) as also_refused:
+                await client.chat.completions.create(**{**CHAT, "max_completion_tokens": 90_000})
+        for error in (refused.value, also_refused.value):
+            assert error.response.request.headers["x-stainless-retry-count"] == "0"
+            assert "retry-after" not in error.response.headers
+        assert (await stack.total())["attempts"] == 0
+        assert stack.provider.usage()["total"]["requests_received"] == 0
+
+    with_stack(test, limits='[[limit]]\nscope = "account:*"\nusd_per_day = 0.01')

@@ -117,7 +117,7 @@ def test_retries_are_bounded(house):
                 await carry(here)
             assert len(provider.sent) == 4
             group = await total(here)
-            assert (group.requests, group.failed, group.input_tokens) == (4, 4, 0)
+            assert (group.requests, group.attempts, group.failed, group.input_tokens) == (0, 4, 4, 0)
             assert level_of(await here.manager.limits(), "input_tokens").used == 0
             assert await held(here) == 0
 
@@ -298,7 +298,7 @@ def test_what_a_dead_process_held_is_settled_once_by_whoever_comes_next(house, f
                     )
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            assert (await total(first)).requests == 1
+            assert (await total(first)).attempts == 1
 
     run(main(), max_virtual_s=1e9)
 

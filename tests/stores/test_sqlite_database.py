@@ -7,16 +7,22 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from headgate.adapters.figures import figures_of, hour_of
 from headgate.adapters.sqlite import database as database_module
 from headgate.adapters.sqlite.database import Database
-from headgate.adapters.sqlite.levels import FORGET_AFTER_S, SqliteLevelStore
+from headgate.adapters.sqlite.levels import SqliteLevelStore
+from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, to_row
 from headgate.adapters.sqlite.schema import MIGRATIONS, migrate
 from headgate.adapters.sqlite.stores import open_database
 from headgate.core.errors import StoreError
+from headgate.core.ledger import UsageQuery
+from headgate.ports import Record
 from headgate.testing.exercises.ledger import a_full_attempt, an_attempt
 from headgate.testing.exercises.levels import add_one, read, write
 from headgate.testing.virtual_time import run
@@ -308,32 +314,35 @@ def test_a_loss_of_power_can_be_insured_against(
     run(main())
 
 
-def test_levels_that_say_nothing_any_more_are_forgotten_at_the_next_start(path: Path) -> None:
-    kept = {"run:1 * micro_usd lifetime": (1,), "hold/host:1:2:3/a": (2,), "key:ci * requests day": (3,)}
+def test_what_is_forgotten_is_told_since_when_nobody_has_changed_it(path: Path) -> None:
+    untouched: dict[str, float] = {}
+
+    def note(name: str, _record: Record, untouched_s: float) -> bool:
+        untouched[name] = untouched_s
+        return False
 
     async def main() -> None:
+        for name, now_s in (("early", 1_000.0), ("late", 1_060.0), ("of tomorrow", 5_000.0)):
+            async with opened(path) as database:
+                await write(SqliteLevelStore(database, now_s=partial(float, now_s)), {name: (1,)})
         async with opened(path) as database:
-            old = SqliteLevelStore(database, now_s=lambda: 1_000_000_000.0 - FORGET_AFTER_S - 1)
-            await write(old, {**kept, "run:1 * requests rate-60s": (4,)})
-        async with opened(path) as database:
-            levels = SqliteLevelStore(database, now_s=lambda: 1_000_000_000.0)
-            assert (await add_one(levels, "key:ci * requests day")) == 4
-            assert await levels.forget_untouched() == 1
-            assert await levels.names("") == sorted(kept)
-            assert await read(levels, "run:1 * requests rate-60s") == {}
-        async with open_database(path) as stores:  # by today's clock the day of the key is long over
-            assert await stores.levels.names("") == sorted(kept)[:1] + sorted(kept)[2:]
+            await SqliteLevelStore(database, now_s=lambda: 1_100.5).forget(note, 9)
+        assert untouched == {"early": 100.5, "late": 40.5, "of tomorrow": 0}
 
     run(main())
 
 
-def test_forgetting_in_one_tick_with_a_change_keeps_the_change(path: Path) -> None:
+def test_forgetting_goes_on_by_name_and_reads_no_more_than_it_was_asked_to(path: Path) -> None:
     async def main() -> None:
         async with open_database(path) as stores:
-            levels = stores.levels
-            outcomes = await asyncio.gather(add_one(levels, "a"), levels.forget_untouched(), add_one(levels, "a"))
-            assert outcomes == [1, 0, 2]
-            assert await read(levels, "a") == {"a": (2,)}
+            await write(stores.levels, {f"session:{number:03}": (1,) for number in range(300)})
+            statements = statements_of(stores.levels._database)
+            assert not await stores.levels.forget(lambda _name, _record, _untouched_s: True, 100)
+            (query,) = [text for text in statements if text.startswith("SELECT name")]
+            assert "LIMIT 100" in query
+            plan = stores.levels._database._connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert "USING PRIMARY KEY (name>?)" in plan[0][-1]
+            assert await stores.levels.names("") == [f"session:{number:03}" for number in range(100, 300)]
 
     run(main())
 
@@ -504,5 +513,41 @@ def test_the_memory_of_levels_is_bounded(path: Path, monkeypatch: pytest.MonkeyP
                 await add_one(stores.levels, f"level {number}")
             assert len(stores.levels._known) <= 12
             assert [(await read(stores.levels, f"level {n}"))[f"level {n}"] for n in (0, 49)] == [(1,), (1,)]
+
+    run(main())
+
+
+def test_a_ledger_of_the_first_version_is_taken_over_with_its_sums(path: Path) -> None:
+    path.parent.mkdir()
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, path, MIGRATIONS[:1])
+    columns = [name for name in COLUMNS if name not in ("sent", "claimed")]
+    every = replace(a_full_attempt(), sent=True, scopes=a_full_attempt().scopes._replace(claimed=()))
+    for attempt in (every, replace(an_attempt(8), state="lost")):
+        values = dict(zip((*COLUMNS, *DERIVED), to_row(attempt), strict=True))
+        kept = [values[name] for name in (*columns, *DERIVED)]
+        names, marks = ", ".join((*columns, *DERIVED)), ", ".join("?" * len(kept))
+        connection.execute(f"INSERT INTO attempts ({names}) VALUES ({marks})", kept)
+    figures = figures_of(every)._asdict()
+    del figures["attempts"]
+    for table, fields in (
+        ("usage_by_hour", ("account", "team", "model", "endpoint", "state")),
+        ("usage_by_agent_hour", ("account", "key", "team", "run", "agent", "model", "endpoint", "state")),
+    ):
+        row = {name: getattr(every.scopes, name, None) or getattr(every, name) for name in fields}
+        row |= {"hour": hour_of(every.admitted_s), **figures}
+        marks = ", ".join("?" * len(row))
+        connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+    connection.close()
+
+    async def main() -> None:
+        async with open_database(path) as stores:
+            assert await stores.ledger.attempts("run-1") == [every]
+            for query in (UsageQuery(), UsageQuery(only=(("endpoint", "messages"),)), UsageQuery(("key",))):
+                (group,) = await stores.ledger.usage(query)
+                assert (group.requests, group.attempts) == (2, 2)
+            assert await stores.ledger.finish(replace(an_attempt(8), state="reconciled", sent=False))
+            (group,) = await stores.ledger.usage(UsageQuery())
+            assert (group.requests, group.attempts) == (1, 2)
 
     run(main())

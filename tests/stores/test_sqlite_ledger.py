@@ -52,7 +52,7 @@ def test_roll_ups_have_every_final_row_once_and_nothing_else(tmp_path: Path) -> 
             await keep_lost_ones_reconciled(stores, attempts)
             for table in ("usage_by_hour", "usage_by_agent_hour"):
                 rows = sums(stores, "attempts", "count(*)", "WHERE state NOT IN ('in_flight', 'lost')")
-                assert sums(stores, table, "sum(requests)") == rows, table
+                assert sums(stores, table, "sum(attempts)") == rows, table
             # Few groups, whatever the number of calls.
             (size,) = stores.ledger._database._connection.execute("SELECT count(*) FROM usage_by_hour").fetchone()
             assert size < len(attempts)
@@ -87,7 +87,8 @@ def test_whole_hours_are_answered_without_reading_their_rows(tmp_path: Path) -> 
     ("query", "values", "index"),
     [
         (ledger_queries._IN_FLIGHT, (), "attempts_open"),
-        (ledger_queries._OF_RUN, ("run-1",), "attempts_by_run"),
+        (ledger_queries._OF_RUN, ("run-1", 5), "attempts_by_run"),
+        (ledger_queries._NEWEST, (5,), "attempts_by_time"),
         (job_queries._CLAIMABLE, ("run-1", 0.0, 5), "jobs_open"),
         (ledger_queries._FINISH, (None,) * (len(ledger_queries._ALL) + 1), "attempts_open"),
     ],

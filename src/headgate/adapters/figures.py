@@ -33,6 +33,7 @@ class Figures(NamedTuple):
     estimated: int = 0
     failed: int = 0
     wait_ms: int = 0
+    attempts: int = 0
 
 
 NO_FIGURES = Figures()
@@ -42,7 +43,7 @@ def figures_of(attempt: Attempt) -> Figures:
     """Give what one attempt adds to the sums."""
     usage = attempt.usage
     return Figures(
-        requests=1,
+        requests=int(attempt.sent),
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         cache_read_tokens=usage.cache_read_tokens,
@@ -53,6 +54,7 @@ def figures_of(attempt: Attempt) -> Figures:
         estimated=int(attempt.state in OPEN_STATES or not usage.reported),
         failed=int(attempt.state == "failed"),
         wait_ms=wait_ms(attempt),
+        attempts=1,
     )
 
 

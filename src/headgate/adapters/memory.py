@@ -6,7 +6,7 @@ and no other process sees it.
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from headgate.adapters.figures import (
@@ -27,7 +27,7 @@ from headgate.adapters.refusals import attempt_was_begun, check_jobs, key_is_tak
 from headgate.core.jobs import Claimed, Event, Job
 from headgate.core.jobs import step as step_job
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
-from headgate.ports import HashedKey, Record, Run, Step, T
+from headgate.ports import HashedKey, Record, Run, SaysNothing, Step, T
 
 MOST_IN_FLIGHT = 10_000
 """What `in_flight` gives at most."""
@@ -42,9 +42,10 @@ class MemoryLevelStore:
     def __init__(self) -> None:
         """Begin without records."""
         self._records: dict[str, Record] = {}
+        self._not_looked_at: list[str] = []
         self._lock = threading.Lock()
 
-    async def transact(self, names: Sequence[str], step: Step[T]) -> T:  # noqa: ARG002 - all are at hand
+    async def transact(self, names: Iterable[str], step: Step[T]) -> T:  # noqa: ARG002 - all are at hand
         """Run `step` on the records and keep what it changed; other threads wait meanwhile."""
         records = self._records
         with self._lock:
@@ -61,6 +62,21 @@ class MemoryLevelStore:
         """Give the names of all records that begin with `prefix`, sorted."""
         with self._lock:
             return sorted(name for name in self._records if name.startswith(prefix))
+
+    async def forget(self, says_nothing: SaysNothing, most: int) -> bool:
+        """Delete those of the next `most` records that say nothing; True at the end.
+
+        Since when one is untouched is not kept: nothing here outlives the limits of its process.
+        """
+        with self._lock:
+            if not self._not_looked_at:
+                self._not_looked_at = list(self._records)
+            for name in self._not_looked_at[-most:]:
+                record = self._records.get(name)
+                if record is not None and says_nothing(name, record, 0.0):
+                    del self._records[name]
+            del self._not_looked_at[-most:]
+            return not self._not_looked_at
 
     async def wait_changed(self) -> None:
         """Wait for ever: no other process can change a record."""
@@ -120,11 +136,12 @@ class MemoryLedgerStore:
                 sums[values] = add(sums.get(values, NO_FIGURES), figures_of(row))
         return in_order([group_of(values, query.group_by, figures) for values, figures in sums.items()])
 
-    async def attempts(self, run: str) -> list[Attempt]:
-        """Give the rows of a run in the order of their admission."""
+    async def attempts(self, run: str | None, most: int = MOST_ATTEMPTS) -> list[Attempt]:
+        """Give the rows of a run (None: of all calls) in the order of their admission, the newest if there are more."""
         with self._lock:
             rows = [*self._open.values(), *self._final.values()]
-        return sorted((row for row in rows if row.scopes.run == run), key=lambda row: row.admitted_s)
+        asked = (row for row in rows if run is None or row.scopes.run == run)
+        return sorted(asked, key=lambda row: row.admitted_s)[-most:]
 
 
 class MemoryJobStore:
@@ -180,6 +197,16 @@ class MemoryJobStore:
         with self._lock:
             return sorted(self._runs.values(), key=lambda run: (-run.created_s, run.id))
 
+    async def delete_run(self, run: str, now_s: float) -> bool:
+        """Delete a run with its jobs, all or none; False if a lease on one of its jobs runs."""
+        with self._lock:
+            jobs = self._jobs.get(run, {}).values()
+            if any(job.state == "running" and job.lease_until_s > now_s for job in jobs):
+                return False
+            self._jobs.pop(run, None)
+            self._runs.pop(run, None)
+            return True
+
 
 class MemoryKeyStore:
     """A `KeyStore` in memory."""
@@ -217,6 +244,16 @@ class MemoryKeyStore:
                 return False
             self._keys[key_id] = replace(key, revoked_s=now_s)
             return True
+
+    async def prune_fleet(self, parent: str | None, now_s: float) -> int:
+        """Forget every fleet's keys that have ended; give how many are in force under a parent."""
+        with self._lock:
+            self._keys = {key.id: key for key in self._keys.values() if not key.fleet or not _has_ended(key, now_s)}
+            return sum(key.fleet and key.parent == parent for key in self._keys.values())
+
+
+def _has_ended(key: HashedKey, now_s: float) -> bool:
+    return key.revoked_s is not None or (key.expires_s is not None and key.expires_s <= now_s)
 
 
 def _is_asked(row: Attempt, query: UsageQuery) -> bool:

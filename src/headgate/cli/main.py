@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.reconciling import reconcile
 from headgate.core.errors import CallerError, HeadgateError, LimitError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LIMITED = 1, 2, 75
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own limits and attribution.")
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
+app.command()(reconcile)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
@@ -123,41 +125,73 @@ def resume(
     config: ConfigOption = None,
     agents: Annotated[int | None, typer.Option(min=1, help="How many work at once; as before unless you say.")] = None,
     *,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Queue the failed jobs again, with fresh attempts.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run where it was; what a killed runner left is settled and run again."""
     from headgate.cli.running import resume_run  # noqa: PLC0415 - heavy
 
-    sys.exit(resume_run(run, config, agents, as_json=as_json))
+    sys.exit(resume_run(run, config, agents, retry_failed=retry_failed, as_json=as_json))
 
 
 @app.command()
-def runs(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
-    """List the runs."""
-    from headgate.cli.running import show_runs  # noqa: PLC0415 - heavy
+def runs(
+    run: Annotated[str | None, typer.Argument(help="Show what became of this run, and its failed jobs' logs.")] = None,
+    config: ConfigOption = None,
+    delete: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Delete this run's jobs and output; the ledger stays.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs, show one, or delete one."""
+    from headgate.cli.runs import delete_run, show_run, show_runs  # noqa: PLC0415 - heavy
 
-    show_runs(config, as_json=as_json)
+    if delete is not None:
+        if run is not None:
+            raise CallerError(f"both RUN ({run}) and --delete {delete} were given; give one of them")
+        delete_run(delete, config, as_json=as_json)
+    elif run is not None:
+        show_run(run, config, as_json=as_json)
+    else:
+        show_runs(config, as_json=as_json)
 
 
 @app.command()
 def provider(
-    listen: Annotated[str, typer.Option(help="host:port; port 0 takes a free one.")] = "127.0.0.1:8585",
+    listen: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="host:port; port 0 takes a free one.")
+    ] = "127.0.0.1:8585",
     *,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    input_tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    output_tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="OpenAI's: input and output together.")] = None,
-    burst_s: Annotated[float, typer.Option(help="Depth of each bucket, in seconds of its rate.")] = 60.0,
-    quantum_s: Annotated[float | None, typer.Option(help="Enforce request rates over this short a period too.")] = None,
-    first_token_s: Annotated[float, typer.Option(help="Time to the first token.")] = 0.8,
-    tokens_per_second: Annotated[float, typer.Option(help="Pace after it.")] = 70.0,
-    mean_output_tokens: Annotated[int, typer.Option(min=1)] = 300,
-    sessions: Annotated[Path | None, typer.Option(help="Recorded sessions to answer from.")] = None,
-    tool_calls: Annotated[bool, typer.Option(help="Answer questions that offer tools with a tool call.")] = False,
-    fault: Annotated[
-        list[str] | None, typer.Option(help="kind=probability, such as 529=0.05; may be repeated.")
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, metavar="N", help="Refused beyond it.")] = None,
+    input_tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Uncached input, as Anthropic counts it.")
     ] = None,
-    idle_exit_s: Annotated[float | None, typer.Option(help="End after so long without a request.")] = None,
+    output_tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Output, as it is produced.")
+    ] = None,
+    tokens_per_minute: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="OpenAI's: input and output together.")
+    ] = None,
+    burst_s: Annotated[float, typer.Option(metavar="S", help="Depth of each bucket, in seconds of its rate.")] = 60.0,
+    quantum_s: Annotated[
+        float | None, typer.Option(metavar="S", help="Enforce request rates over this short a period too.")
+    ] = None,
+    first_token_s: Annotated[float, typer.Option(metavar="S", help="Time to the first token.")] = 0.8,
+    tokens_per_second: Annotated[float, typer.Option(metavar="N", help="Pace after it.")] = 70.0,
+    mean_output_tokens: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Length of an answer where nothing else says it.")
+    ] = 300,
+    sessions: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Recorded sessions to answer from.")] = None,
+    tool_calls: Annotated[
+        bool, typer.Option("--tool-calls", help="Answer questions that offer tools with a tool call.")
+    ] = False,
+    fault: Annotated[
+        list[str] | None, typer.Option(metavar="KIND=P", help="Such as 529=0.05; may be repeated.")
+    ] = None,
+    idle_exit_s: Annotated[float | None, typer.Option(metavar="S", help="End after so long without a request.")] = None,
 ) -> None:
     """Serve the simulated provider: real wire formats and real limits, for load tests that spend nothing."""
     from headgate.cli.simulated import ProviderOptions, serve_provider  # noqa: PLC0415 - only this command needs it

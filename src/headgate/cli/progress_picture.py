@@ -274,7 +274,7 @@ def _most_binding(now: Snapshot) -> tuple[str, int]:
 
 def _used(usage: Sequence[UsageRow], limit: LimitRow) -> int | None:
     """Sum what the limit counted of the usage; None where the groups do not tell its scope."""
-    kind, _, value = limit["scope"].partition(":")
+    kind, _, value = limit["scope"].partition("|")[0].partition(":")  # beyond the bar: whose claimed scope it is
     total = 0
     for row in usage:
         if kind not in row or "model" not in row:

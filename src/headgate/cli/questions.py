@@ -5,13 +5,13 @@ One rule: they read the store, so they work beside a running gateway and without
 
 import asyncio
 import json
-import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from headgate.cli.wording import amount_text, limit_text, per_text
+from headgate.cli.tables import print_table
+from headgate.cli.wording import amount_text, limit_text, per_text, usd_text
 from headgate.compose import WallClock, open_house, read_config
 from headgate.gateway.control import limits_json, usage_json, usage_query
 from headgate.runtime.manager import Manager
@@ -32,10 +32,10 @@ def show_usage(config_path: Path | None, by: str, since: str | None, until: str 
     if as_json:
         _print_json(shape)
         return
-    columns = [*query.group_by, "requests", "input", "cache read", "cache write", "output", "cost", "waited"]
+    columns = [*query.group_by, "requests", "input", "output", "cost", "waited", "cache read", "cache write"]
     total = [*("total" if not index else "" for index in range(len(query.group_by))), *_usage_cells(shape["total"])]
     rows = [[*(str(row[name] or "-") for name in query.group_by), *_usage_cells(row)] for row in shape["groups"]]
-    _print_table(columns, [*rows, total] if query.group_by else [total], left=len(query.group_by))
+    print_table(columns, [*rows, total] if query.group_by else [total], names=len(query.group_by))
 
 
 def show_limits(config_path: Path | None, *, as_json: bool) -> None:
@@ -44,18 +44,19 @@ def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         _print_json(shape)
         return
-    columns = ["limit", "amount", "used", "held", "free", "resets"]
+    columns = ["limit", "amount", "used", "free", "resets", "held"]
     rows = [
         [
             limit_text(view["scope"], view["models"], view["dimension"]),
             amount_text(view["dimension"], view["amount"]) + per_text(view["per"]),
-            *(amount_text(view["dimension"], view[name]) for name in ("used", "held", "free")),
+            *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
+            amount_text(view["dimension"], view["held"]),
         ]
         for view in shape["limits"]
     ]
     if rows:
-        _print_table(columns, rows, left=1)
+        print_table(columns, rows, names=1)
     else:
         print("no limits are configured")  # noqa: T201 - the answer
 
@@ -69,23 +70,14 @@ def _ask(config_path: Path | None, question: Callable[[Manager], Awaitable[T]]) 
 
 
 def _usage_cells(sums: dict[str, Any]) -> list[str]:
-    cost = f"${sums['cost_micro_usd'] / 1_000_000:,.4f}"
-    names = ("requests", "input_tokens", "cache_read_tokens", "cache_write_tokens", "output_tokens")
+    requests, given, written, read, cached = (
+        f"{sums[name]:,}"
+        for name in ("requests", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    )
     unknown = f" + {sums['unknown_cost']} unknown" if sums["unknown_cost"] else ""
-    return [*(f"{sums[name]:,}" for name in names), cost + unknown, f"{sums['wait_ms'] / 1000:,.1f} s"]
+    cost = usd_text(sums["cost_micro_usd"]) + unknown
+    return [requests, given, written, cost, f"{sums['wait_ms'] / 1000:,.1f} s", read, cached]
 
 
 def _print_json(shape: dict[str, Any]) -> None:
     print(json.dumps(shape))  # noqa: T201 - the answer
-
-
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> None:
-    from rich.console import Console  # noqa: PLC0415 - heavy, and --json does not need it
-    from rich.table import Table  # noqa: PLC0415 - as above
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold", no_wrap=index >= left)
-    for row in rows:
-        table.add_row(*row)
-    Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty()).print(table)

@@ -1,4 +1,4 @@
-"""`headgate run`, `resume` and `runs`: a fleet of agents behind a gateway of its own, and what became of it.
+"""`headgate run` and `resume`: a fleet of agents behind a gateway of its own.
 
 One rule: all that a run needs to go on is in the store and in its folder, so that it can be resumed after any end.
 """
@@ -21,26 +21,24 @@ from headgate.adapters.agents.function import FunctionAgent, load_function
 from headgate.adapters.agents.replay import ReplayAgent
 from headgate.adapters.config import Config
 from headgate.adapters.owners import owner_is_alive
-from headgate.adapters.providers.http import parse_url
 from headgate.adapters.server import run as run_loop
 from headgate.adapters.tasks import TaskList, folder_name, jobs_of, read_tasks
 from headgate.cli.demo.stage import Stage, open_stage
+from headgate.cli.other_gateway import OtherGateway
 from headgate.cli.progress import ProgressConsole, show_progress
 from headgate.cli.reporting import FleetWatch, report_run
+from headgate.cli.run_gateway import OwnGateway, RunGateway
 from headgate.cli.serving import gateway_of, require_accounts
 from headgate.compose import House, open_house, open_stores, read_config
-from headgate.core.errors import CallerError, ProviderError, StoreError
+from headgate.core.errors import CallerError, StoreError
 from headgate.core.jobs import Job
-from headgate.gateway.control import rfc3339
 from headgate.ports import Agent, Desk, Run
-from headgate.runtime.fleet import Fleet, FleetEnd, FleetEvent, FleetRules
-from headgate.runtime.keys import make_key
+from headgate.runtime.fleet import Fleet, FleetEnd, FleetEvent, FleetRules, reopen_failed
 from headgate.testing.provider.recorded import load_session
 
 EXIT_DONE, EXIT_FAILED, EXIT_UNFINISHED = 0, 1, 75
 
-KEY_LIFE_S = 7 * 86_400.0
-"""How long an attempt's key lasts at the most: one of a runner that was killed ends by itself."""
+_RUNS_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,20 @@ class RunSettings:
         return cls(**fields)
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A run, and the configuration whose store it is in."""
+
+    run: Run
+    settings: RunSettings
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Where its agents work and its report lies."""
+        return Path(self.settings.folder) / self.run.id
+
+
 def start_run(settings: RunSettings, *, as_json: bool) -> int:
     """Start a run and work through it; gives the exit code.
 
@@ -88,31 +100,18 @@ def start_run(settings: RunSettings, *, as_json: bool) -> int:
     return run_loop(_run(run_id, settings, tasks, as_json=as_json))
 
 
-def resume_run(run_id: str, config_path: Path | None, agents: int | None, *, as_json: bool) -> int:
-    """Go on with a run where it was; gives the exit code.
+def resume_run(run_id: str, config_path: Path | None, agents: int | None, *, retry_failed: bool, as_json: bool) -> int:
+    """Go on with a run where it was, its failed jobs too if they are to be tried again; gives the exit code.
 
     Raises:
         CallerError: there is no such run.
     """
-    run, settings = asyncio.run(_find_run(run_id, config_path))
+    settings = asyncio.run(find_run(run_id, config_path)).settings
     if agents is not None:
         settings = replace(settings, agents=agents)
     if config_path is not None:
         settings = replace(settings, config=str(config_path.resolve()))
-    return run_loop(_run(run.id, settings, None, as_json=as_json))
-
-
-def show_runs(config_path: Path | None, *, as_json: bool) -> None:
-    """Print the runs of the store, newest first."""
-    shape = asyncio.run(_list_runs(config_path))
-    if as_json:
-        print(json.dumps({"runs": shape}))  # noqa: T201 - the answer
-        return
-    if not shape:
-        print("no runs; start one with `headgate run`")  # noqa: T201 - the answer
-    for row in shape:
-        counts = ", ".join(f"{count} {state}" for state, count in row["jobs"].items())
-        print(f"{row['run']}  {row['created']}  {counts}  {row['tasks']}")  # noqa: T201 - the answer
+    return run_loop(_run(run_id, settings, None, retry_failed=retry_failed, as_json=as_json))
 
 
 def agent_kind(settings: RunSettings, tasks: TaskList) -> Literal["command", "function", "replay"]:
@@ -137,29 +136,37 @@ def agent_kind(settings: RunSettings, tasks: TaskList) -> Literal["command", "fu
     return "command"
 
 
-async def _run(run_id: str, settings: RunSettings, tasks: TaskList | None, *, as_json: bool) -> int:
+async def _run(
+    run_id: str, settings: RunSettings, tasks: TaskList | None, *, retry_failed: bool = False, as_json: bool
+) -> int:
     folder = Path(settings.folder) / run_id
     _make(folder)
     async with AsyncExitStack() as stack:
         stage = await stack.enter_async_context(
             open_stage(folder, wanted=settings.demo, real=settings.real, note=_note)
         )
-        config = stage.config if stage is not None else read_config(_path(settings.config))
-        if settings.gateway is None:
+        # A gateway elsewhere has the providers' keys; this side needs none of them.
+        own = settings.gateway is None
+        config = stage.config if stage is not None else read_config(_path(settings.config), credentials=own)
+        if own:
             require_accounts(config)
-        house = await stack.enter_async_context(open_house(config, warm=True))
-        gateway = settings.gateway
-        if gateway is None:
+        house = await stack.enter_async_context(open_house(config, warm=own))
+        gateway: OwnGateway | OtherGateway
+        if settings.gateway is None:
             server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0, open_to_all=False))
-            gateway = f"http://127.0.0.1:{server.address[1]}"
+            gateway = OwnGateway(house, run_id, f"http://127.0.0.1:{server.address[1]}")
         else:
-            await _check_gateway(house, gateway)
+            gateway = OtherGateway(house.client, settings.gateway, run_id, os.environ.get("HEADGATE_KEY"))
+            await gateway.check()
         if tasks is not None:
             settings = replace(settings, kind=agent_kind(settings, tasks))
         agent = _agent(settings.kind, settings, house)
         if tasks is not None:
             run = Run(run_id, house.clock.now_s(), json.dumps(asdict(settings)))
             await house.stores.jobs.add_run(run, jobs_of(tasks.tasks, run_id, settings.attempts))
+        if retry_failed:
+            again = await reopen_failed(house.stores.jobs, run_id, settings.attempts, house.clock)
+            _note(f"failed jobs queued again: {again}, for up to {settings.attempts} attempts each")
         return await _work(run_id, settings, house, agent, gateway, folder, stage, as_json=as_json)
 
 
@@ -168,14 +175,14 @@ async def _work(
     settings: RunSettings,
     house: House,
     agent: Agent,
-    gateway: str,
+    gateway: RunGateway,
     folder: Path,
     stage: Stage | None,
     *,
     as_json: bool,
 ) -> int:
     console = ProgressConsole(stderr=as_json)
-    watch = FleetWatch(house, run_id, stage)
+    watch = FleetWatch(gateway, house.stores.jobs, run_id, stage)
     if not as_json:
         again = f"{_program()} resume {run_id}" + (f" --config {settings.config}" if settings.config else "")
         console.print(f"run {run_id}: {settings.agents} agents; after any end, go on with: {again}", highlight=False)
@@ -190,7 +197,7 @@ async def _work(
         run_id,
         store=house.stores.jobs,
         agent=agent,
-        desks=lambda job: _desk(job, house, gateway, folder, shared=settings.gateway is not None),
+        desks=lambda job: _desk(job, gateway, folder),
         clock=house.clock,
         owner=house.owner,
         owner_is_alive=owner_is_alive,
@@ -203,6 +210,7 @@ async def _work(
     loop.add_signal_handler(signal.SIGTERM, fleet.drain)
     async with show_progress(run_id, watch.snapshot, console, "none" if as_json else None):
         end = await fleet.run()
+        gateway.look_anew()
     if stage is not None:
         stage.keep = end.why != "finished"
     # What a killed runner left in flight may have become known meanwhile.
@@ -222,7 +230,8 @@ def _agent(kind: str, settings: RunSettings, house: House) -> Agent:
         case "command":
             command = Command(settings.command, Path(settings.here))
             keys = {entry.api_key.reveal() for entry in house.config.accounts}
-            secret_names = {name for name, value in os.environ.items() if value in keys}
+            keys.add(os.environ.get("HEADGATE_KEY", ""))
+            secret_names = {name for name, value in os.environ.items() if value and value in keys}
             return CommandAgent(command, environ=os.environ, secrets=secret_names)
         case "function":
             assert settings.function is not None, "a function was named"
@@ -238,57 +247,44 @@ def _agent(kind: str, settings: RunSettings, house: House) -> Agent:
 
 
 @asynccontextmanager
-async def _desk(job: Job, house: House, gateway: str, folder: Path, *, shared: bool) -> AsyncIterator[Desk]:
-    """Set an attempt's desk up: a key of its own on our gateway, or the user's key on another."""
-    place = folder / "agents" / folder_name(job)
-    if shared:
-        yield Desk(gateway, os.environ.get("HEADGATE_KEY", "none"), place)
-        return
-    now_s = house.clock.now_s()
-    scopes = json.dumps({"run": job.run, "agent": job.name})
-    name = f"{job.run}/{job.index}.{job.attempt}"
-    new = make_key(name, now_s, scopes=scopes, expires_s=now_s + KEY_LIFE_S, fleet=True)
-    await house.manager.keys.add([new.stored])
+async def _desk(job: Job, gateway: RunGateway, folder: Path) -> AsyncIterator[Desk]:
+    """Set an attempt's desk up, with a key of its own that ends with it."""
+    key = await gateway.lend_key(job)
     try:
-        yield Desk(gateway, new.secret, place)
+        yield Desk(gateway.url, key.secret, folder / "agents" / folder_name(job))
     finally:
-        await house.manager.keys.revoke(new.stored.id)
+        await gateway.end_key(key)
 
 
-async def _find_run(run_id: str, config_path: Path | None) -> tuple[Run, RunSettings]:
-    looked_in = []
-    for config in _configs(config_path):
-        if not config.store.path.exists():
-            continue
+async def find_run(run_id: str, config_path: Path | None) -> Found:
+    """Find a run in the stores that it may be in.
+
+    Raises:
+        CallerError: it is in none of them; says which they are, what runs they have, and how to name another.
+    """
+    looked_in, known = [], []
+    for config in stores_of_runs(config_path):
         looked_in.append(str(config.store.path))
         async with open_stores(config) as stores:
             for run in await stores.jobs.runs():
                 if run.id == run_id:
-                    return run, RunSettings.of(run.settings)
-    raise CallerError(f"no run {run_id!r} in {' or '.join(looked_in) or 'any store'}; see `headgate runs`")
+                    return Found(run, RunSettings.of(run.settings), config)
+                known.append(run.id)
+    another = (
+        "if it is in another, name its configuration with --config (its [store] url says which), or type this in the "
+        "folder where you started it"
+    )
+    if not looked_in:
+        missing = " or ".join(str(config.store.path) for config in _configs(config_path))
+        raise CallerError(f"no run {run_id!r}: there is no store {missing}; {another}")
+    more = f" and {len(known) - _RUNS_NAMED} more" if len(known) > _RUNS_NAMED else ""
+    there = f"has the runs {', '.join(known[:_RUNS_NAMED])}{more}" if known else "has no runs"
+    raise CallerError(f"no run {run_id!r} in the store {' or '.join(looked_in)}, which {there}; {another}")
 
 
-async def _list_runs(config_path: Path | None) -> list[dict[str, Any]]:
-    rows = []
-    for config in _configs(config_path):
-        if not config.store.path.exists():
-            continue
-        async with open_stores(config) as stores:
-            for run in await stores.jobs.runs():
-                counts: dict[str, int] = {}
-                for job in await stores.jobs.jobs(run.id):
-                    counts[job.state] = counts.get(job.state, 0) + 1
-                settings = RunSettings.of(run.settings)
-                rows.append(
-                    {
-                        "run": run.id,
-                        "created": rfc3339(run.created_s),
-                        "jobs": counts,
-                        "tasks": settings.tasks,
-                        "folder": str(Path(settings.folder) / run.id),
-                    }
-                )
-    return rows
+def stores_of_runs(config_path: Path | None) -> list[Config]:
+    """Give the configurations of the stores that there are and that may have runs."""
+    return [config for config in _configs(config_path) if config.store.path.exists()]
 
 
 def _configs(config_path: Path | None) -> list[Config]:
@@ -322,19 +318,6 @@ def _make(folder: Path) -> None:
 def _program() -> str:
     """Give the command as it was typed: a new user's is not on the path yet."""
     return "headgate" if which("headgate") else os.path.relpath(sys.argv[0])
-
-
-async def _check_gateway(house: House, gateway: str) -> None:
-    """Raise CallerError when another gateway cannot be reached, or does not take our key."""
-    origin, _ = parse_url(gateway)
-    headers = [(b"x-api-key", os.environ.get("HEADGATE_KEY", "none").encode())]
-    try:
-        async with house.client.send("GET", origin, b"/api/v1/limits", headers=headers) as reply:
-            await reply.read(16 * 1024 * 1024)
-    except ProviderError as error:
-        raise CallerError(f"--gateway {gateway}: {error}") from error
-    if reply.status != 200:  # noqa: PLR2004 - HTTP's word for success
-        raise CallerError(f"--gateway {gateway} answered {reply.status}: put one of its keys into HEADGATE_KEY")
 
 
 def _what(settings: RunSettings) -> str:

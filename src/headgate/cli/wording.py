@@ -30,6 +30,7 @@ _PERIODS = {"1s": "/s", "60s": "/min", "3600s": "/h", "86400s": "/day", "lifetim
 _LENGTH = re.compile(r"(?:[a-z]+-)?(\d+)s(?:\+\d+)?")
 _SCALES = ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k"))
 _PRECISE_BELOW = 100
+_FOUR_DIGITS_FROM_MICRO_USD = 100
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 
@@ -44,12 +45,21 @@ def count_text(count: float) -> str:
 
 
 def usd_text(micro_usd: int | None, unknown: int = 0) -> str:
-    """Write dollars to the cent, and small sums to the hundredth of one; `unknown` calls make it a lower bound."""
+    """Write micro-dollars: to the cent from a dollar on, below it to as many digits as tell it from nothing.
+
+    `unknown` calls make it a lower bound.
+    """
     if micro_usd is None:
         return "?"
+    sign, micro_usd = ("-", -micro_usd) if micro_usd < 0 else ("", micro_usd)
     dollars = micro_usd / MICRO_USD_PER_USD
-    text = f"${dollars:,.2f}" if dollars >= 1 or not micro_usd else f"${dollars:.4f}"
-    return f"{text} + ?" if unknown else text
+    if not micro_usd or micro_usd >= MICRO_USD_PER_USD:
+        text = f"{dollars:,.2f}"
+    elif micro_usd >= _FOUR_DIGITS_FROM_MICRO_USD:
+        text = f"{dollars:.4f}"
+    else:
+        text = f"{dollars:.6f}".rstrip("0")
+    return f"{sign}${text} + ?" if unknown else f"{sign}${text}"
 
 
 def amount_text(dimension: str, amount: float) -> str:

@@ -6,6 +6,7 @@ The estimators keep bounded samples and are deterministic: the same history give
 
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator
 from math import ceil
 from typing import NamedTuple, TypeVar
 
@@ -46,6 +47,10 @@ class RollingQuantile:
 
     def __len__(self) -> int:
         return len(self._order)
+
+    def __iter__(self) -> Iterator[float]:
+        """Iterate over the observations, oldest first."""
+        return iter(self._order)
 
     def observe(self, value: float) -> None:
         """Add an observation; the oldest leaves when there are too many."""
@@ -126,6 +131,14 @@ class Estimator:
                 )
         if output_tokens > 0:
             _of(self._outputs, size.model, self._max_models).observe(output_tokens)
+
+    def recall(self, model: str, output_tokens: Iterable[int]) -> None:
+        """Learn from outputs, oldest first, that came before all that was observed here."""
+        earlier = RollingQuantile()
+        for tokens in (*output_tokens, *self._outputs.get(model, ())):
+            earlier.observe(tokens)
+        if earlier:
+            _put(self._outputs, model, earlier, self._max_models)
 
     def _input(self, size: CallSize) -> tuple[int, int]:
         media_tokens = size.media * MEDIA_TOKENS

@@ -85,7 +85,15 @@ class OwnerDied:
     attempt: int
 
 
-Event = Claimed | Beat | Succeeded | Failed | GivenBack | OwnerDied
+@dataclass(frozen=True, slots=True)
+class Reopened:
+    """A person wants a job that failed in its last attempt, this one, tried up to `more_attempts` times again."""
+
+    attempt: int
+    more_attempts: int
+
+
+Event = Claimed | Beat | Succeeded | Failed | GivenBack | OwnerDied | Reopened
 Effect = Literal["start", "retry", "finished"]
 
 
@@ -100,19 +108,32 @@ def step(job: Job, event: Event, now_s: float) -> tuple[Job, tuple[Effect, ...]]
                 job, state="running", attempt=job.attempt + 1, owner=owner, lease_until_s=lease_until_s, started_s=now_s
             )
             return claimed, ("start",)
+        case Reopened():
+            return _reopened(job, event), ()
         case _ if job.state != "running" or event.attempt != job.attempt:
             return job, ()
         case Beat(_, lease_until_s):
             return replace(job, lease_until_s=max(job.lease_until_s, lease_until_s)), ()
         case Succeeded(_, output, exit_code):
             return _ended(job, "done", now_s, output, exit_code, None), ("finished",)
-        case Failed(_, error, output, exit_code, retryable):
-            if retryable and job.attempt < job.most_attempts:
-                again = replace(_freed(job), output=output, exit_code=exit_code, error=error)
-                return again, ("retry",)
-            return _ended(job, "failed", now_s, output, exit_code, error), ("finished",)
+        case Failed():
+            return _failed(job, event, now_s)
         case GivenBack() | OwnerDied():
             return replace(_freed(job), most_attempts=job.most_attempts + 1), ()
+
+
+def _failed(job: Job, event: Failed, now_s: float) -> tuple[Job, tuple[Effect, ...]]:
+    if event.retryable and job.attempt < job.most_attempts:
+        again = replace(_freed(job), output=event.output, exit_code=event.exit_code, error=event.error)
+        return again, ("retry",)
+    return _ended(job, "failed", now_s, event.output, event.exit_code, event.error), ("finished",)
+
+
+def _reopened(job: Job, event: Reopened) -> Job:
+    if job.state != "failed" or event.attempt != job.attempt or event.more_attempts < 1:
+        return job
+    # The numbers of attempts go on: an attempt's number is its fencing token, and names its logs.
+    return replace(_freed(job), most_attempts=job.attempt + event.more_attempts, ended_s=None)
 
 
 def _freed(job: Job) -> Job:

@@ -21,7 +21,8 @@ class Attempt:
     """One row of the ledger. Times are seconds since the epoch, None where the attempt did not get so far.
 
     `usage` of an attempt in flight is the estimate it was admitted with. `cost_micro_usd` is None where the price is
-    unknown. `held_micro_usd` is what was held of the money limits.
+    unknown. `held_micro_usd` is what was held of the money limits. `sent` is False when the provider certainly saw
+    nothing of it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Attempt:
     provider_request: str | None = None
     first_byte_s: float | None = None
     done_s: float | None = None
+    sent: bool = True
 
     @property
     def wait_s(self) -> float:
@@ -65,8 +67,9 @@ class UsageQuery:
 class UsageGroup:
     """Sums of one group.
 
-    `requests` counts attempts that were sent; `unknown_cost` those whose price is not known: where it is not 0,
-    `cost_micro_usd` is a lower bound. `estimated` counts rows whose usage the provider did not report.
+    `requests` counts attempts that were sent, so that it is the provider's own count; `attempts` and all other sums are
+    of every row. `unknown_cost` counts those whose price is not known: where it is not 0, `cost_micro_usd` is a lower
+    bound. `estimated` counts rows whose usage the provider did not report.
     """
 
     group: dict[str, str | None]
@@ -81,3 +84,4 @@ class UsageGroup:
     estimated: int = 0
     failed: int = 0
     wait_ms: int = 0
+    attempts: int = 0

@@ -6,11 +6,12 @@ The functions are pure: the store gives atomicity (`ports.LevelStore.transact`),
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
-from headgate.core.instants import to_ns, to_s
-from headgate.core.limits import FOREVER_NS, Booked, Level, Limit, Never, Rate, Reading
+from headgate.core.amounts import Amounts, Demand, Dimension
+from headgate.core.instants import NS_PER_S, to_ns, to_s
+from headgate.core.limits import FOREVER_NS, Level, Limit, Never, Rate, Reading
 
 Hold = tuple[str, int, int]
 """What a reservation holds of one limit: the level's name, the units, and the token that finds its place again."""
@@ -25,11 +26,18 @@ class Reservation(NamedTuple):
     lapsed: bool = False
 
 
+# A named tuple's own constructor takes three times as long.
+_reservation = partial(tuple.__new__, Reservation)
+
+
 class Admitted(NamedTuple):
     """The call may go now: the levels that changed, and what is held for it."""
 
     levels: dict[str, Level]
     reservation: Reservation
+
+
+_admitted = partial(tuple.__new__, Admitted)
 
 
 class Wait(NamedTuple):
@@ -52,6 +60,9 @@ class Refused(NamedTuple):
     free: int
 
 
+_ALL_THAT_IS_HELD = Amounts(*[None] * len(Amounts._fields))  # type: ignore[arg-type]  # unknown: each hold is spent
+
+
 def admit(
     limits: Sequence[Limit], levels: Mapping[str, Level], asked: Demand, now_s: float, *, lease_s: float = 600.0
 ) -> Admitted | Wait | Refused:
@@ -60,8 +71,9 @@ def admit(
     Rates hold the expected amounts (of a guess, at most what the limit can give), windows and gauges the upper bounds.
     The hold counts as lost `lease_s` after `now_s`. Cost: one pass over the limits.
     """
-    now_ns = to_ns(now_s)
-    expires_ns = now_ns + to_ns(lease_s)
+    now_ns = round(now_s * NS_PER_S)
+    expires_ns = now_ns + round(lease_s * NS_PER_S)
+    expected, at_most = asked
     changed: dict[str, Level] = {}
     holds: list[Hold] = []
     binding: Limit | None = None
@@ -69,74 +81,102 @@ def admit(
     for limit in limits:
         units: int | None
         if isinstance(limit, Rate):
-            units = getattr(asked.expected, limit.dimension)
+            units = expected[limit.place]
             if units is not None and units > limit.most_held:
                 units = limit.most_held
         else:
-            units = getattr(asked.at_most, limit.dimension)
+            units = at_most[limit.place]
         if not units:
             if units is None:
                 return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)
             continue
         name = limit.name
         outcome = limit.hold(levels.get(name), units, now_ns, expires_ns)
-        if isinstance(outcome, Booked):
+        if isinstance(outcome, tuple):
             changed[name], token = outcome
             holds.append((name, units, token))
         elif isinstance(outcome, Never):
             return Refused(limit, units, outcome.free)
         else:
-            short_until_ns, short_earliest_ns = outcome
-            earliest_ns = max(earliest_ns, short_earliest_ns)
-            if binding is None or short_until_ns > until_ns:
-                binding, until_ns = limit, short_until_ns
+            earliest_ns = max(earliest_ns, outcome.earliest_ns)
+            if binding is None or outcome.until_ns > until_ns:
+                binding, until_ns = limit, outcome.until_ns
     if binding is not None:
         return Wait(_instant_s(until_ns), _instant_s(earliest_ns), binding)
-    return Admitted(changed, Reservation(now_ns, expires_ns, tuple(holds)))
+    return _admitted((changed, _reservation((now_ns, expires_ns, tuple(holds), False))))
+
+
+def admit_behind(
+    limits: Sequence[Limit],
+    levels: Mapping[str, Level],
+    asked: Demand,
+    head_limits: Sequence[Limit],
+    head_asked: Demand,
+    now_s: float,
+    *,
+    lease_s: float = 600.0,
+) -> Admitted | Wait | Refused:
+    """Admit a call only if that does not delay another that waits: the head of its lane.
+
+    Not delayed: it is admitted at the same time at the latest, if nothing else is admitted, whether this call uses all
+    that it holds or is still on its way; and at the same time at the earliest.
+    """
+    before = admit(head_limits, levels, head_asked, now_s, lease_s=lease_s)
+    if not isinstance(before, Wait):  # the head may go, or never will: it comes first
+        return Wait(now_s, now_s, limits[0])
+    outcome = admit(limits, levels, asked, now_s, lease_s=lease_s)
+    if not isinstance(outcome, Admitted):
+        return outcome
+    on_its_way = {limit.name: levels[limit.name] for limit in head_limits if limit.name in levels} | outcome.levels
+    used, _rest = settle(limits, on_its_way, outcome.reservation, _ALL_THAT_IS_HELD, now_s)
+    for after in (on_its_way, on_its_way | used):
+        then = admit(head_limits, after, head_asked, now_s, lease_s=lease_s)
+        if not isinstance(then, Wait) or then.until_s > before.until_s or then.earliest_s > before.earliest_s:
+            return before
+    return outcome
 
 
 def settle(
     limits: Sequence[Limit],
     levels: Mapping[str, Level],
-    reserved: Reservation,
+    reserved: Reservation | None,
     actual: Amounts,
     now_s: float,
     dimensions: Collection[Dimension] | None = None,
-) -> tuple[dict[str, Level], Reservation]:
-    """Replace holds by what was used; give the levels that changed and what is still held.
+) -> tuple[dict[str, Level], Reservation | None]:
+    """Replace holds by what was used; give the levels that changed and what is still held (None: nothing).
 
     With `dimensions` only the holds in these are settled (a stream's first event tells the input long before the
     output is known); nothing stays held of those, and what a later settlement tells of them is added. An actual amount
-    of None (no price known) spends the hold. A hold whose limit is no longer configured is dropped.
+    of None (no price known) spends the hold. A hold whose limit is no longer configured is dropped. Settling what is
+    not held any more changes nothing.
     """
-    now_ns = to_ns(now_s)
-    lapsed = reserved.lapsed
-    by_name = {limit.name: limit for limit in limits}
+    if reserved is None:
+        return {}, None
+    now_ns = round(now_s * NS_PER_S)
+    at_ns, expires_ns, holds, lapsed = reserved
+    by_name: dict[str, Limit] | None = None
+    in_order = iter(limits)
     changed: dict[str, Level] = {}
     kept: list[Hold] = []
-    for hold in reserved.holds:
-        name, units, token = hold
-        limit = by_name.get(name)
-        if limit is None:
-            continue
-        if dimensions is not None and limit.dimension not in dimensions:
-            kept.append(hold)
-            continue
-        used: int | None = getattr(actual, limit.dimension)
-        if used is None:
-            used = units
-        changed[name] = limit.settle(levels.get(name), units, used, token, now_ns, lapsed=lapsed)
+    for name, units, token in holds:
+        limit = next(in_order, None)
+        if limit is None or limit.name != name:  # holds stand in the order of the limits, but for what has changed
+            if by_name is None:
+                by_name = {limit.name: limit for limit in limits}
+            limit = by_name.get(name)
+            if limit is None:
+                continue
         if dimensions is not None:
+            if limit.dimension not in dimensions:
+                kept.append((name, units, token))
+                continue
             kept.append((name, 0, token))  # its place stays: the last word may tell more
-    return changed, Reservation(reserved.at_ns, reserved.expires_ns, tuple(kept), lapsed)
-
-
-def release(
-    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, now_s: float
-) -> dict[str, Level]:
-    """Give everything back: settle with nothing used."""
-    changed, _rest = settle(limits, levels, reserved, NOTHING, now_s)
-    return changed
+        used = actual[limit.place]
+        changed[name] = limit.settle(
+            levels.get(name), units, units if used is None else used, token, now_ns, lapsed=lapsed
+        )
+    return changed, None if dimensions is None else _reservation((at_ns, expires_ns, tuple(kept), lapsed))
 
 
 def expire(

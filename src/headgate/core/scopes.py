@@ -18,7 +18,11 @@ SCOPE_KINDS: tuple[ScopeKind, ...] = get_args(ScopeKind)
 
 
 class Scopes(NamedTuple):
-    """The scopes of one call; None where it has none. `parent` is the agent that started this one."""
+    """The scopes of one call; None where it has none. `parent` is the agent that started this one.
+
+    `claimed` has the kinds (of a tag `tag:name`) that a key's bearer said of itself, and nobody who vouches for it:
+    such a scope is the bearer's own, however others call theirs. The names stay plain for reading.
+    """
 
     account: str | None = None
     key: str | None = None
@@ -28,9 +32,20 @@ class Scopes(NamedTuple):
     session: str | None = None
     parent: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    claimed: tuple[str, ...] = ()
+
+    @property
+    def bearer(self) -> str | None:
+        """Whose a claimed scope is: the run that the key was made for, with all its keys, or else the key."""
+        if self.run is not None and "run" not in self.claimed:
+            return f"run:{self.run}"
+        return None if self.key is None else f"key:{self.key}"
 
     def path(self) -> tuple[str, ...]:
-        """The scopes in words, from the widest to the narrowest; `parent` is attribution, not a scope of its own."""
+        """The scopes in words, from the widest to the narrowest; `parent` is attribution, not a scope of its own.
+
+        What is claimed reads `session:8c1f|key:ci`.
+        """
         pairs = (
             ("account", self.account),
             ("key", self.key),
@@ -39,11 +54,16 @@ class Scopes(NamedTuple):
             ("agent", self.agent),
             ("session", self.session),
         )
-        named = [f"{kind}:{value}" for kind, value in pairs if value is not None]
-        return (*named, *(f"tag:{name}={value}" for name, value in self.tags))
+        named = [(kind, f"{kind}:{value}") for kind, value in pairs if value is not None]
+        named += [(f"tag:{name}", f"tag:{name}={value}") for name, value in self.tags]
+        bearer = self.bearer
+        return tuple(f"{word}{_OF}{bearer}" if kind in self.claimed and bearer else word for kind, word in named)
 
 
 NO_SCOPES = Scopes()
+
+_OF = "|"
+"""Stands between a claimed scope and whose it is; no name has one (see `_UNFIT`), so none can pass for another's."""
 
 MOST_NAME_CHARS = 200
 _UNFIT = re.compile(r"[^\w.:@/#+=-]", re.ASCII)
@@ -58,7 +78,7 @@ def scope_name(value: str) -> str:
 @lru_cache(maxsize=10_000)
 def fit(scopes: Scopes) -> Scopes:
     """Give scopes with names that can stand in them."""
-    account, key, team, run, agent, session, parent, tags = scopes
+    account, key, team, run, agent, session, parent, tags, claimed = scopes
     return Scopes(
         _fit(account),
         _fit(key),
@@ -68,11 +88,18 @@ def fit(scopes: Scopes) -> Scopes:
         _fit(session),
         _fit(parent),
         tuple((scope_name(name), scope_name(value)) for name, value in tags),
+        claimed,
     )
 
 
 def _fit(value: str | None) -> str | None:
     return None if value is None else scope_name(value)
+
+
+def is_own(scope: str, owned: Scopes) -> bool:
+    """Whether a scope in words is one of a bearer's `owned`, or one that the bearer claimed."""
+    named, _, bearer = scope.partition(_OF)
+    return bearer == owned.bearer if bearer else named in owned.path()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +117,7 @@ class LimitRule:
         if self.template.models is not None and not fnmatchcase(model, self.template.models):
             return None
         for scope in path:
-            if fnmatchcase(scope, self.scope):
+            if fnmatchcase(scope.partition(_OF)[0], self.scope):
                 return replace(self.template, name=level_name(scope, self.template), scope=scope)
         return None
 

@@ -53,10 +53,18 @@ class Calendar:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Windows of `period_s` laid end to end from `anchor_s` (seconds since the epoch)."""
+    """Windows of `period_s` laid end to end from `anchor_s` (seconds since the epoch), whatever the clocks on walls do.
+
+    Anchors that are whole periods apart lay the same windows, but name other levels: see `anchored`.
+    """
 
     period_s: int
     anchor_s: int = 0
+
+    @classmethod
+    def anchored(cls, period_s: int, at_s: int) -> "Fixed":
+        """Give the windows of which one begins at `at_s`, the same for every such instant."""
+        return cls(period_s, at_s % period_s)
 
     @property
     def name(self) -> str:

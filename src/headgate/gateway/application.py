@@ -26,12 +26,16 @@ from headgate.core.errors import (
 )
 from headgate.core.scopes import Scopes
 from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, own_scopes, scopes_of
-from headgate.gateway.control import PATHS, answer_control
+from headgate.gateway.control import PATHS, NothingThereError, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.relay import relay_metered, relay_unmetered
+from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 
 log = logging.getLogger("headgate.gateway")
+
+RESTART_S = 5.0
+"""When a call that was refused because this gateway ends may come again: another has usually begun by then."""
 
 _JSON = [(b"content-type", b"application/json")]
 
@@ -77,12 +81,12 @@ class Gateway:
         endpoint = endpoint_of(exchange.path, exchange.headers)
         if endpoint is not None:
             await self._relay(exchange, endpoint)
-        elif exchange.path in PATHS:
+        elif methods := methods_of(exchange.path):
             caller = await self._identify(exchange)
             if caller.key is None and not caller.is_admin:
                 raise NoKeyError("this needs the admin token, or a Headgate key, which sees its own")
-            if exchange.method not in {"GET", "HEAD"}:
-                raise WrongMethodError(exchange, "GET")
+            if exchange.method not in methods:
+                raise WrongMethodError(exchange, methods[0])
             await answer_control(exchange, self._manager, caller, own_scopes(caller, self._settings.keys))
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
@@ -130,7 +134,7 @@ class Gateway:
             raise AbortedError(str(error)) from error
         if kind in {"internal", "overloaded"}:
             log.error("%s %s: %s", exchange.method, exchange.path[:200], error)
-        retry_after_s = error.retry_after_s if isinstance(error, LimitError) else None
+        retry_after_s = _retry_after_s(error)
         request_id = f"req_{secrets.token_hex(10)}"
         status, headers, body = error_answer(
             dialect_of(exchange.path, exchange.headers),
@@ -166,6 +170,16 @@ class WrongMethodError(CallerError):
         self.allowed = allowed
 
 
+def _retry_after_s(error: HeadgateError) -> float | None:
+    match error:
+        case LimitError():
+            return error.retry_after_s
+        case ShuttingDownError():
+            return RESTART_S
+        case _:
+            return None
+
+
 def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for each family of errors
     match error:
         case NoKeyError():
@@ -174,8 +188,10 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "too_large"
         case WrongMethodError():
             return "method"
-        case NoSuchPathError():
+        case NoSuchPathError() | NothingThereError():
             return "not_found"
+        case NotAllowedError():
+            return "permission"
         case UnknownModelError():
             return "unknown_model"
         case CallerError():

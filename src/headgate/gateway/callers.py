@@ -80,12 +80,14 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
     """Give whom a call belongs to.
 
     What the configuration says of a key of this name goes first, then what was stored with the key, then the headers.
+    What a key's bearer says in headers is marked as claimed, lest it be charged to others who go by the same names.
     """
     key_name = caller.key.name if caller.key is not None else None
     owner = configured.get(key_name, _NOBODY) if key_name is not None else _NOBODY
     said = msgspec.json.decode(caller.key.scopes, type=KeyScopes) if caller.key is not None else _NOBODY
-    tags = {**_tags(exchange.header(b"x-headgate-tags")), **said.tags, **owner.tags}
-    return Scopes(
+    stated = {**said.tags, **owner.tags}
+    tags = {**_tags(exchange.header(b"x-headgate-tags")), **stated}
+    scopes = Scopes(
         key=key_name,
         team=owner.team or said.team or _named(exchange, b"x-headgate-team"),
         run=said.run or _named(exchange, b"x-headgate-run"),
@@ -94,6 +96,17 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
         parent=_named(exchange, b"x-claude-code-parent-agent-id", b"x-headgate-parent"),
         tags=tuple(sorted(tags.items())),
     )
+    if caller.key is None:
+        return scopes
+    by_parent = caller.key.parent is not None  # whose bearer named the run and the agent, and vouches for no other's
+    vouched = {
+        "team": owner.team or said.team,
+        "run": None if by_parent else said.run,
+        "agent": None if by_parent else said.agent,
+        "session": None,
+    }
+    kinds = [kind for kind, value in vouched.items() if not value and getattr(scopes, kind) is not None]
+    return scopes._replace(claimed=(*kinds, *(f"tag:{name}" for name, _ in scopes.tags if name not in stated)))
 
 
 def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:
@@ -102,7 +115,9 @@ def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:
         return Scopes()
     owner = configured.get(caller.key.name, _NOBODY)
     said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
-    return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=owner.team or said.team)
+    claimed = () if caller.key.parent is None else ("run", "agent")
+    team = owner.team or said.team
+    return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=team, claimed=claimed)
 
 
 def _named(exchange: HttpExchange, *names: bytes) -> str | None:

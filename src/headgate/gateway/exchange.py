@@ -30,6 +30,7 @@ class HttpExchange:
     receive: Receive
     send: Send
     started: bool = False
+    ended: bool = False
     named: dict[bytes, bytes] = field(default_factory=dict)
 
     @classmethod
@@ -84,6 +85,7 @@ class HttpExchange:
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:
         """Send a piece of the answer's body."""
+        self.ended = not more
         await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:

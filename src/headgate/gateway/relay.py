@@ -14,6 +14,7 @@ from headgate.adapters.providers.refusals import error_event
 from headgate.core.accounts import choose_account
 from headgate.core.errors import CallerGoneError, ProviderError
 from headgate.core.scopes import Scopes
+from headgate.gateway.ending import Ending
 from headgate.gateway.exchange import HttpExchange
 from headgate.ports import Answer, Request
 from headgate.runtime.calls import Call, Exchange
@@ -37,10 +38,9 @@ async def relay_metered(
     head = read_call(endpoint, exchange.headers, body)
     call = describe_call(head, endpoint, scopes, max_wait_s)
     request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
-    async with _cancelled_with_client(exchange), manager.carry(call, request) as carried:
-        await _pass_on(exchange, manager, endpoint, carried, stream=head.stream)
-    # The end of the body goes out when the call is settled: whoever has read it all finds it in the ledger.
-    await exchange.write(b"", more=False)
+    async with Ending(exchange) as ending, _cancelled_with_client(exchange), manager.carry(call, request) as carried:
+        await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
+        await ending.whole()
 
 
 async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: Endpoint, body: bytes) -> None:
@@ -84,24 +84,29 @@ def describe_call(head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s
 
 
 async def _pass_on(
-    exchange: HttpExchange, manager: Manager, endpoint: Endpoint, carried: Exchange, *, stream: bool
+    exchange: HttpExchange, ending: Ending, manager: Manager, endpoint: Endpoint, carried: Exchange, *, stream: bool
 ) -> None:
-    chunks = manager.read(carried)
-    if not stream or carried.answer.failure is not None:
+    answer, chunks = carried.answer, manager.read(carried)
+    if not stream or answer.failure is not None:
         first = [chunk async for chunk in _bounded(chunks)]
-        await exchange.start(carried.answer.status, _head(manager, carried, carried.answer))
-        for chunk in first:
+        await exchange.start(answer.status, _head(manager, carried, answer))
+        for chunk in first[:-1]:
             await exchange.write(chunk)
+        if first:
+            await ending.hold(first[-1])
     else:
-        await exchange.start(carried.answer.status, _head(manager, carried, None))
+        await exchange.start(answer.status, _head(manager, carried, None))
     try:
         async for chunk in chunks:
-            await exchange.write(chunk)
+            # All is told with the last event or the last but one, so that no more than these are ever held.
+            told = answer.usage
+            is_last = (told is not None and told.reported) or answer.failure is not None
+            await (ending.hold(chunk) if is_last else ending.write(chunk))
     except ProviderError as error:
         if not stream:
             raise
         carried.grant.failed(error.failure)
-        await exchange.write(error_event(endpoint, "upstream_failed", str(error), request_id=carried.grant.call_id))
+        await ending.hold(error_event(endpoint, "upstream_failed", str(error), request_id=carried.grant.call_id))
 
 
 async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -143,8 +148,9 @@ async def _cancelled_with_client(exchange: HttpExchange) -> AsyncIterator[None]:
         nonlocal gone
         while (await exchange.receive())["type"] != "http.disconnect":
             pass
-        gone = True
-        carrying.cancel()
+        if not exchange.ended:  # else it has all it came for
+            gone = True
+            carrying.cancel()
 
     watcher = asyncio.create_task(watch(), name="client")
     try:

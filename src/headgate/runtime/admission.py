@@ -1,106 +1,77 @@
 """Admission: calls go now, wait in a lane, or are told that they cannot go.
 
-One rule: nobody overtakes: a call waits behind whoever waits for a limit that it meets too. A lane's head is tried when
-something is settled and at the exact time its wait ends; there is no polling. Who goes next in a lane is first in,
-first out. The arithmetic is the core's, the record of what is held is `reservations`'.
+One rule: nobody overtakes a call that waits for a limit that it meets too, unless the lane's policy says so or it does
+not delay that one. A lane's head is tried when something is settled and at the exact time its wait ends; there is no
+polling. The arithmetic and the order are the core's, the record of what is held is `reservations`'.
 """
 
 import asyncio
-import heapq
 import logging
-import math
+import random
+from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from headgate.core.amounts import MICRO_USD_PER_USD, NOTHING, Amounts, Demand, Dimension
-from headgate.core.errors import BudgetError, DeadlineError, LimitError, ShuttingDownError, StoreError, UnpricedError
-from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.amounts import NOTHING, Amounts, Dimension
+from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
+from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
-from headgate.core.scopes import Scopes, lane_of
+from headgate.core.scopes import lane_of
+from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
+from headgate.runtime.lanes import Lane, Scheduling, Ticket, Waiting
 from headgate.runtime.reservations import Reservations
+from headgate.runtime.telling import describe, never_fits, too_late
 
 log = logging.getLogger("headgate.admission")
 
 MOST_WAITING = 20_000
 """Calls that may wait at once: 1,000 agents with 20 calls each."""
 
-MINUTE_S = 60
+MOST_LANES = 1_000
+"""Lanes that are remembered with what their sharers have had; those that nobody waits in leave first."""
+
+MOST_BEHIND = 4
+"""Calls behind a head that are tried when it has to wait."""
+
+LATE_BY = 0.25
+"""A call is told at once that it will be late when it would be by more than this part of its way: that is a guess."""
 
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
 
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait."""
-
-    attempt: str
-    limits: tuple[Limit, ...]
-    asked: Demand
-    scopes: Scopes
-    model: str
-    queued_s: float
-    deadline_s: float
+LISTEN_AGAIN_S = 1.0
+"""After a trouble of the store, other processes' changes are looked for again within this."""
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A ticket in a lane; `wait` is what the core said last. It has left when `admitted` is done, however it ended."""
+class _Charged:
+    """What an admitted call was charged in the lanes it meets, until it is settled."""
 
-    ticket: Ticket
-    order: int
-    wait: Wait
-    admitted: asyncio.Future[None]
-
-    def __lt__(self, other: "Waiting") -> bool:
-        return self.order < other.order
-
-
-class _Lane:
-    """The calls waiting for one scope and pool of models, first come first. Those that left are dropped lazily."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.heap: list[Waiting] = []
-        self.nudged = asyncio.Event()
-        self.pump: asyncio.Task[None] | None = None
-
-    def head(self) -> Waiting | None:
-        """Give the first that still waits; amortised O(log n)."""
-        while self.heap and self.heap[0].admitted.done():
-            heapq.heappop(self.heap)
-        return self.heap[0] if self.heap else None
-
-    def ahead_of(self, waiting: Waiting) -> int:
-        """Count those that go before a waiting call; O(n)."""
-        return sum(1 for other in self.heap if other.order < waiting.order and not other.admitted.done())
-
-    def leave(self, waiting: Waiting) -> None:
-        """Give up a place, to wait in another lane; O(n)."""
-        self.heap.remove(waiting)
-        heapq.heapify(self.heap)
-
-    def enter(self, waiting: Waiting) -> None:
-        """Take a place by order of arrival."""
-        heapq.heappush(self.heap, waiting)
-        if len(self.heap) > 2 * MOST_WAITING:  # mostly those that left: the lane is bounded by what lives
-            self.heap = [entry for entry in self.heap if not entry.admitted.done()]
-            heapq.heapify(self.heap)
+    places: list[tuple[Lane, Waiter, float]]
+    told: Amounts = NOTHING
 
 
 class Admission:
     """The lanes of one process over a level store that other processes may share."""
 
     def __init__(
-        self, store: LevelStore, reservations: Reservations, clock: Clock, *, most_waiting: int = MOST_WAITING
+        self,
+        store: LevelStore,
+        reservations: Reservations,
+        clock: Clock,
+        *,
+        scheduling: Scheduling | None = None,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
         """Start with empty lanes."""
         self._store = store
         self._reservations = reservations
         self._clock = clock
+        self._scheduling = scheduling or Scheduling()
         self._most_waiting = most_waiting
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._charged: dict[str, _Charged] = {}
         self._order = 0
         self._waiting = 0
         self._draining = False
@@ -125,9 +96,10 @@ class Admission:
         if wait is None:
             outcome = await self._take(ticket)
             if isinstance(outcome, Admitted):
+                self._charge(ticket, order)
                 return
             if isinstance(outcome, Refused):
-                raise _refusal(outcome, ticket)
+                raise never_fits(outcome, ticket)
             self._check_deadline(ticket, outcome)
             wait = outcome
         await self._wait(ticket, order, wait)
@@ -141,12 +113,14 @@ class Admission:
     ) -> bool:
         """Replace what an attempt holds by what it used, and let the lanes look; False if it was settled before."""
         settled = await self._reservations.settle(attempt, limits, actual, dimensions)
+        if attempt in self._charged:
+            self._correct(attempt, limits, actual, final=dimensions is None)
         self.nudge(limits)
         return settled
 
     def nudge(self, limits: Sequence[Limit] | None = None) -> None:
         """Let the heads of the lanes of these limits (or of all) try again: something may have become free."""
-        if not self._lanes:
+        if not self._waiting:
             return
         names = self._lanes.keys() if limits is None else {lane_of(limit) for limit in limits}
         for name in names:
@@ -155,15 +129,28 @@ class Admission:
 
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""
-        return [
-            waiting for lane in self._lanes.values() for waiting in sorted(lane.heap) if not waiting.admitted.done()
-        ]
+        now_s = self._clock.now_s()
+        found: list[Waiting] = []
+        for lane in self._lanes.values():
+            head = lane.head(now_s)
+            if head is not None:
+                found += [head, *lane.behind(now_s, len(lane))]
+        return found
+
+    def reason(self, waiting: Waiting) -> str:
+        """Say in words what places a waiting call where it is."""
+        lane, place = waiting.lane, waiting.place
+        if lane is None or place is None or place not in lane.line:
+            return "it has left its lane"
+        return lane.line.reason(place, self._clock.now_s())
 
     async def drain(self) -> None:
         """Admit no new call, and refuse those that wait."""
         self._draining = True
         for waiting in self.waiting():
-            _fail(waiting, ShuttingDownError("Headgate is shutting down; the call was not sent; try again in a moment"))
+            self._fail(
+                waiting, ShuttingDownError("Headgate is shutting down; the call was not sent; try again in a moment")
+            )
         self.nudge()
         # A pump ends by itself once nobody waits; cancelling one could lose a hold that was just taken.
         pumps = [lane.pump for lane in self._lanes.values() if lane.pump is not None]
@@ -192,11 +179,14 @@ class Admission:
             log.error("a hold stays until its lease ends: %s", error)
 
     def _wait_behind(self, ticket: Ticket) -> Wait | None:
+        if not self._waiting:
+            return None
+        now_s = self._clock.now_s()
         for limit in ticket.limits:
             lane = self._lanes.get(lane_of(limit))
-            head = lane.head() if lane is not None else None
+            head = lane.head(now_s) if lane is not None else None
             if head is not None:
-                return Wait(head.wait.until_s, self._clock.now_s(), head.wait.limit)
+                return Wait(head.wait.until_s, now_s, head.wait.limit)
         return None
 
     async def _wait(self, ticket: Ticket, order: int, wait: Wait) -> None:
@@ -208,10 +198,13 @@ class Admission:
             )
         loop = asyncio.get_running_loop()
         waiting = Waiting(ticket, order, wait, loop.create_future())
-        self._enter(lane_of(wait.limit), waiting)
         self._waiting += 1
-        timer = loop.call_later(max(0.0, ticket.deadline_s - self._clock.now_s()), self._too_late, waiting)
+        timer = None
         try:
+            self._enter(waiting)
+            if not waiting.admitted.done():
+                left_s = max(0.0, ticket.deadline_s - self._clock.now_s())
+                timer = loop.call_later(left_s, self._too_late, waiting)
             await waiting.admitted
         except asyncio.CancelledError:
             # Admitted in the same moment as it was cancelled: give back what it will never use.
@@ -219,33 +212,78 @@ class Admission:
                 self._give_back(ticket)
             raise
         finally:
-            timer.cancel()
-            self._waiting -= 1
+            if timer is not None:
+                timer.cancel()
+            self._leave(waiting)
             self.nudge(ticket.limits)
+            self._waiting -= 1
 
-    def _enter(self, name: str, waiting: Waiting) -> None:
-        lane = self._lanes.get(name)
+    def _enter(self, waiting: Waiting) -> None:
+        """Put a call into the lane of the limit that it waits for."""
+        now_s = self._clock.now_s()
+        limit = waiting.wait.limit
+        lane = self._lanes.get(lane_of(limit))
         if lane is None:
-            lane = self._lanes[name] = _Lane(name)
-            lane.pump = asyncio.create_task(self._pump(lane), name=f"lane {name}")
+            lane = self._lanes[lane_of(limit)] = Lane(limit, self._scheduling)
+            self._forget_lanes()
+        self._lanes.move_to_end(lane.name)
         lane.enter(waiting)
-        if lane.head() is waiting:
+        late = self._late(lane, waiting, now_s)
+        if late is not None:
+            self._fail(waiting, late)
+            return
+        if lane.pump is None:
+            lane.pump = asyncio.create_task(self._pump(lane), name=f"lane {lane.name}")
+        if lane.head(now_s) is waiting:
             lane.nudged.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="lanes of other processes")
 
-    async def _pump(self, lane: _Lane) -> None:
+    def _late(self, lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:
+        """Say when a call can go at the earliest with those before it, if that is too late for it."""
+        ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
+        if not isinstance(limit, Rate) or place is None or len(lane) == 1:
+            return None
+        left_s = ticket.deadline_s - now_s
+        if lane.waiting_cost_s <= left_s:
+            return None
+        head = lane.head(now_s)
+        if head is None or head is waiting or head.place is None:
+            return None
+        head_s = max(0.0, head.wait.earliest_s - now_s)
+        wait_s = head_s + lane.line.cost_ahead_s(place) - head.place.cost_s + place.cost_s
+        if wait_s <= left_s * (1 + LATE_BY):
+            return None
+        return DeadlineError(
+            f"limit reached: {describe(limit)}; the call may wait for {left_s:.3f} s, and behind the "
+            f"{len(lane) - 1} that wait already it could run in about {wait_s:.3f} s",
+            limit=limit.name,
+            retry_after_s=wait_s,
+        )
+
+    def _leave(self, waiting: Waiting) -> None:
+        if waiting.lane is not None:
+            waiting.lane.leave(waiting)
+
+    def _forget_lanes(self) -> None:
+        if len(self._lanes) > MOST_LANES:
+            for name in [name for name, lane in self._lanes.items() if lane.pump is None][: MOST_LANES // 10]:
+                del self._lanes[name]
+
+    async def _pump(self, lane: Lane) -> None:
         """Try the lane's head until nobody waits."""
         try:
-            while (head := lane.head()) is not None:
+            while (head := lane.head(self._clock.now_s())) is not None:
                 await self._serve(lane, head)
         finally:
             # Whatever ended it, nobody must be left in a lane that nobody serves.
-            for waiting in lane.heap:
-                _fail(waiting, ShuttingDownError("the lane was closed; the call was not sent; try again in a moment"))
-            del self._lanes[lane.name]
+            lane.pump = None
+            for waiting in lane:
+                self._fail(
+                    waiting, ShuttingDownError("the lane was closed; the call was not sent; try again in a moment")
+                )
 
-    async def _serve(self, lane: _Lane, head: Waiting) -> None:
+    async def _serve(self, lane: Lane, head: Waiting) -> None:
         """Try a lane's head, and wait until it is worth another try."""
         lane.nudged.clear()
         wait = await self._try(head)
@@ -253,130 +291,123 @@ class Admission:
             return
         if lane_of(wait.limit) != lane.name:
             lane.leave(head)
-            self._enter(lane_of(wait.limit), head)
+            self._enter(head)
             return
+        if len(lane) > 1 and not (lane.uniform and isinstance(wait.limit, Rate | Gauge)):
+            await self._backfill(lane, head)
         delay_s = min(LONGEST_TIMER_S, max(0.0, wait.until_s - self._clock.now_s()))
         timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
         await lane.nudged.wait()
         timer.cancel()
 
-    async def _try(self, head: Waiting) -> Wait | None:
-        """Try to admit a lane's head; None when it has left the lane, else how long it still waits."""
+    async def _backfill(self, lane: Lane, head: Waiting) -> None:
+        """Let those behind a head go that do not delay it: they ask nothing of what it waits for, or what it leaves."""
+        for waiting in lane.behind(self._clock.now_s(), MOST_BEHIND):
+            if self._older(waiting, unless=head) is None:
+                await self._try(waiting, ahead=head)
+
+    async def _try(self, head: Waiting, *, ahead: Waiting | None = None) -> Wait | None:
+        """Try to admit a call, behind one that it must not delay; None when it has left, else how long it waits."""
         ticket = head.ticket
-        older = self._older(head)
+        older = self._older(head) if ahead is None else None
         if older is not None:
             head.wait = Wait(older.wait.until_s, self._clock.now_s(), older.wait.limit)
             return head.wait
         try:
-            outcome = await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+            if ahead is None:
+                outcome = await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+            else:
+                outcome = await self._reservations.take_behind(
+                    ticket.attempt, ticket.limits, ticket.asked, ahead.ticket.limits, ahead.ticket.asked
+                )
         except StoreError as broken:
-            _fail(head, broken)
+            self._fail(head, broken)
             return None
         if isinstance(outcome, Admitted):
             if head.admitted.done():  # it gave up while it was tried
                 self._give_back(ticket)
             else:
+                self._charge(ticket, head.order)
                 head.admitted.set_result(None)
             return None
         if isinstance(outcome, Refused):
-            _fail(head, _refusal(outcome, ticket))
+            self._fail(head, never_fits(outcome, ticket))
             return None
+        if ahead is not None:
+            return outcome
         head.wait = outcome
         if head.admitted.done():
             return None
         try:
             self._check_deadline(ticket, outcome)
-        except DeadlineError as too_late:
-            _fail(head, too_late)
+        except DeadlineError as late:
+            self._fail(head, late)
             return None
         return outcome
 
-    def _older(self, head: Waiting) -> Waiting | None:
-        """Give the first of another lane that came before this lane's head and waits for a limit that it meets too."""
+    def _older(self, head: Waiting, *, unless: Waiting | None = None) -> Waiting | None:
+        """Give the first of another lane that came before this one and waits for a limit that it meets too."""
+        now_s = self._clock.now_s()
         for limit in head.ticket.limits:
             lane = self._lanes.get(lane_of(limit))
-            first = lane.head() if lane is not None else None
-            if first is not None and first.order < head.order:
+            if lane is None or lane is head.lane:
+                continue
+            first = lane.head(now_s)
+            if first is not None and first is not unless and first.order < head.order:
                 return first
         return None
 
     def _too_late(self, waiting: Waiting) -> None:
-        lane = self._lanes.get(lane_of(waiting.wait.limit))
-        ahead = lane.ahead_of(waiting) if lane is not None else 0
-        first = lane.head() if lane is not None else None
+        lane = waiting.lane
+        now_s = self._clock.now_s()
+        first = lane.head(now_s) if lane is not None else None
         wait = waiting.wait if first is None else first.wait
-        _fail(waiting, _deadline_error(waiting.ticket, wait, self._clock.now_s(), ahead))
+        ahead = 0 if lane is None or first is waiting else sum(1 for other in lane if other.order < waiting.order)
+        self._fail(waiting, too_late(waiting.ticket, wait, now_s, ahead))
 
     def _check_deadline(self, ticket: Ticket, wait: Wait) -> None:
         if wait.earliest_s > ticket.deadline_s:
-            raise _deadline_error(ticket, wait, self._clock.now_s())
+            raise too_late(ticket, wait, self._clock.now_s())
+
+    def _fail(self, waiting: Waiting, error: Exception) -> None:
+        self._leave(waiting)
+        if not waiting.admitted.done():
+            waiting.admitted.set_exception(error)
+
+    def _charge(self, ticket: Ticket, order: int) -> None:
+        """Count an admission in each lane that the call meets and that keeps shares."""
+        if not self._lanes:
+            return
+        now_s = self._clock.now_s()
+        found = {lane_of(limit): limit for limit in ticket.limits}
+        lanes = [self._lanes[name] for name in found if name in self._lanes]
+        if lanes:
+            places = [(lane, *lane.admitted(ticket, order, now_s)) for lane in lanes]
+            self._charged[ticket.attempt] = _Charged(places)
+
+    def _correct(self, attempt: str, limits: Sequence[Limit], actual: Amounts, *, final: bool) -> None:
+        """Let the shares follow what a call really used; the early word on its input is kept until the last."""
+        charged = self._charged[attempt]
+        if not final:
+            charged.told = actual
+            return
+        del self._charged[attempt]
+        used = actual._replace(input_tokens=actual.input_tokens + charged.told.input_tokens)
+        for lane, place, cost_s in charged.places:
+            lane.line.settled(place, cost_s, lane.cost_s(limits, used))
 
     async def _listen(self) -> None:
         """Let the lanes look again when another process has changed a level, while there are lanes."""
-        while self._lanes:
-            await self._store.wait_changed()
-            self.nudge()
-
-
-def _fail(waiting: Waiting, error: Exception) -> None:
-    if not waiting.admitted.done():
-        waiting.admitted.set_exception(error)
-
-
-def _deadline_error(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> DeadlineError:
-    waited_s = now_s - ticket.queued_s
-    allowed_s = ticket.deadline_s - ticket.queued_s
-    if math.isinf(wait.until_s):
-        retry_after_s, when = max(1.0, wait.earliest_s - now_s), "when calls on their way settle"
-    else:
-        retry_after_s = max(0.0, wait.until_s - now_s)
-        when = f"in {retry_after_s:.3f} s at the latest"
-    if ahead:
-        # How long those before it take is not known: each of them needs the limit that binds too.
-        retry_after_s = max(1.0, retry_after_s)
-        when = f"after {ahead} others that came before it, and not before {retry_after_s:.3f} s"
-    return DeadlineError(
-        f"limit reached: {describe(wait.limit)}; the call waited {waited_s:.3f} s of the {allowed_s:.3f} s it may, "
-        f"and would be admitted {when}",
-        limit=wait.limit.name,
-        retry_after_s=retry_after_s,
-    )
-
-
-def _refusal(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
-    limit = refused.limit
-    if refused.asked is None:
-        return UnpricedError(
-            f"no price is known for model {ticket.model!r}, so it cannot be held to {describe(limit)}; "
-            "give it one with [[price]] in the configuration"
-        )
-    asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
-    message = (
-        f"limit reached: {describe(limit)}; the call may use {asked}, and at most {free} can be had; "
-        "ask for less (max_tokens, a shorter prompt) or raise the limit"
-    )
-    return BudgetError(message, limit=limit.name, retry_after_s=None)
-
-
-def describe(limit: Limit) -> str:
-    """Name a limit for people: how much of what, over what time, and where."""
-    models = f" ({limit.models})" if limit.models else ""
-    match limit:
-        case Rate():
-            over = "per minute" if limit.period_s == MINUTE_S else f"per {limit.period_s} s"
-        case Rolling():
-            over = f"in any {limit.period_s} s"
-        case Window():
-            over = "in all" if limit.span.name == "lifetime" else f"per {limit.span.name}"
-        case Gauge():
-            over = "at once"
-    return f"{amount_in_words(limit.dimension, limit.amount)} {over} for {limit.scope}{models}"
-
-
-def amount_in_words(dimension: Dimension, amount: int) -> str:
-    """Write an amount of a dimension: $0.001, 50,000 output tokens."""
-    if dimension != "micro_usd":
-        return f"{amount:,} {dimension.replace('_', ' ')}"
-    digits = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
-    whole, _, cents = digits.partition(".")
-    return f"${whole}.{cents.ljust(2, '0')}"
+        troubled = False
+        while self._waiting:
+            try:
+                await self._store.wait_changed()
+            except StoreError as error:
+                # The lanes are not nudged: their heads would meet the same trouble, which ends a wait.
+                if not troubled:
+                    log.warning("what other processes change is not seen for now: %s", error)
+                troubled = True
+                await asyncio.sleep(LISTEN_AGAIN_S * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
+            else:
+                troubled = False
+                self.nudge()

@@ -20,8 +20,10 @@ from headgate.core.limits import Limit
 from headgate.core.retries import Failure, RetryRule, retry_delay_s
 from headgate.core.scopes import NO_SCOPES, Scopes, fit
 from headgate.core.usage import CHARGES, NO_USAGE, Dialect, Usage
-from headgate.ports import Answer, Clock, LedgerStore, Prices, Provider, Request
-from headgate.runtime.admission import Admission, Ticket
+from headgate.ports import Answer, Clock, LedgerStore, LevelStore, Prices, Provider, Request
+from headgate.runtime.admission import Admission
+from headgate.runtime.lanes import Ticket
+from headgate.runtime.plan_windows import PlanWindows
 
 DEFAULT_MAX_WAIT_S = 600.0
 """How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
@@ -121,6 +123,7 @@ class Calls:
         self,
         *,
         admission: Admission,
+        levels: LevelStore,
         ledger: LedgerStore,
         prices: Prices,
         clock: Clock,
@@ -142,6 +145,7 @@ class Calls:
         self._limits_for = limits_for
         self._retries = retries
         self._chooser = chooser
+        self._plan_windows = PlanWindows(levels, clock, admission.nudge)
         self._estimator = Estimator()
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
@@ -233,7 +237,8 @@ class Calls:
                                 self._ended(grant, answer)
                             return
                 except CallerError:
-                    grant.failed(Failure("rejected", "invalid_request", sent=False))
+                    if not begun:  # else it is the caller's own
+                        grant.failed(Failure("rejected", "invalid_request", sent=False))
                     raise
                 except ProviderError as error:
                     grant.failed(error.failure)
@@ -269,6 +274,7 @@ class Calls:
         """Wait until everything that was admitted is settled and recorded."""
         while self._finishing:
             await asyncio.wait(self._finishing)
+        await self._plan_windows.close()
 
     def in_flight(self) -> list[Grant]:
         """Give the attempts that were admitted and are not settled yet."""
@@ -309,6 +315,7 @@ class Calls:
 
     def _answered(self, grant: Grant, answer: Answer, attempt: int, deadline_s: float) -> float | None:
         grant.describe(status=answer.status, first_byte_s=self._clock.now_s(), provider_request=answer.provider_request)
+        self._plan_windows.follow(grant.limits, answer)
         if answer.failure is None:
             return None
         if answer.failure.kind == "limited":
@@ -383,6 +390,7 @@ class Calls:
             price_version=cost.version,
             error_type=grant.failure.error_type if grant.failure is not None else row.error_type,
             done_s=self._clock.now_s(),
+            sent=grant.failure is None or grant.failure.sent,
         )
 
     def _actual(self, grant: Grant) -> Amounts:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from headgate.core.errors import StoreError
-from headgate.core.jobs import FINAL, Beat, Event, Failed, GivenBack, Job, JobState, OwnerDied, Succeeded
+from headgate.core.jobs import FINAL, Beat, Event, Failed, GivenBack, Job, JobState, OwnerDied, Reopened, Succeeded
 from headgate.ports import Agent, Clock, Ended, JobStore
 from headgate.runtime.fleet_rules import Desks, FleetEnd, FleetEvent, FleetRules
 from headgate.runtime.unbroken import unbroken, work_or_end
 
-__all__ = ["Fleet", "FleetEnd", "FleetEvent", "FleetRules"]
+__all__ = ["Fleet", "FleetEnd", "FleetEvent", "FleetRules", "free_of_the_dead", "reopen_failed"]
 
 _T = TypeVar("_T")
 
@@ -356,6 +356,21 @@ class Fleet:
                 self._listen(FleetEvent("not_ended", detail=task.get_name()))
         beats.cancel()
         await asyncio.wait({beats})
+
+
+async def reopen_failed(store: JobStore, run: str, more_attempts: int, clock: Clock) -> int:
+    """Queue the failed jobs of a run again, each for up to so many attempts; gives how many there were."""
+    failed = [job for job in await store.jobs(run) if job.state == "failed"]
+    for job in failed:
+        await store.step(run, job.index, Reopened(job.attempt, more_attempts), clock.now_s())
+    return len(failed)
+
+
+async def free_of_the_dead(store: JobStore, run: str, owner_is_alive: Callable[[str], bool], clock: Clock) -> None:
+    """Take the jobs of a run away from runners that are known to be dead, as the next runner would."""
+    for job in await store.jobs(run):
+        if job.state == "running" and job.owner is not None and not owner_is_alive(job.owner):
+            await store.step(run, job.index, OwnerDied(job.attempt), clock.now_s())
 
 
 def _fit_text(text: str, key: str) -> str:

@@ -6,17 +6,37 @@ nothing); it is compared in constant time. What a key may do is in its limits, w
 
 import hashlib
 import hmac
+import json
 import secrets
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from headgate.core.errors import CallerError
 from headgate.ports import Clock, HashedKey, KeyStore
 
 PREFIX = "hg"
 CACHED_S = 1.0
 """How long a key that was found is trusted before the store is asked again: another process may have revoked it."""
 MOST_CACHED = 10_000
+
+MOST_LENT = 100_000
+"""Fleet's keys in force under one key: more than agents can be at work, with those that killed runners left behind."""
+MOST_LENT_S = 7 * 86_400.0
+"""How long a fleet's key lasts at the most: one of a runner that was killed ends by itself."""
+
+
+class NotAllowedError(CallerError):
+    """The key is in force, but it may not do this."""
+
+
+class Holder(NamedTuple):
+    """Whom a fleet's key is for; `name` is the key's own, where it is made under none."""
+
+    run: str
+    agent: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +55,20 @@ def make_key(
     scopes: str = "{}",
     expires_s: float | None = None,
     fleet: bool = False,
+    parent: str | None = None,
 ) -> NewKey:
     """Make a key; it counts once its stored half was added to a store."""
     key_id, secret = secrets.token_hex(6), secrets.token_hex(32)
     stored = HashedKey(
-        key_id, name, _digest(secret), now_s, limits=limits, scopes=scopes, expires_s=expires_s, fleet=fleet
+        key_id,
+        name,
+        _digest(secret),
+        now_s,
+        limits=limits,
+        scopes=scopes,
+        expires_s=expires_s,
+        fleet=fleet,
+        parent=parent,
     )
     return NewKey(f"{PREFIX}-{key_id}-{secret}", stored)
 
@@ -61,8 +90,65 @@ class Keys:
             self._cached.pop(key.id, None)
         self._standing = None
 
+    async def lend(self, parent: HashedKey | None, holders: Sequence[Holder], life_s: float) -> list[NewKey]:
+        """Make keys for a fleet's agents under a key, or (None) under none, and let them in; all or none.
+
+        They are attributed to and limited by what `parent` is, and end with it.
+
+        Raises:
+            NotAllowedError: `parent` is a fleet's key itself.
+            CallerError: there would be more than `MOST_LENT`.
+        """
+        if parent is not None and parent.fleet:
+            raise NotAllowedError(
+                "the key of a fleet's agent makes no keys; use the key that the fleet was started with"
+            )
+        now_s = self._clock.now_s()
+        in_force_now = await self._store.prune_fleet(None if parent is None else parent.id, now_s)
+        # Two processes that count at once may pass the bound by one call's keys each: it bounds the store, no budget.
+        if in_force_now + len(holders) > MOST_LENT:
+            raise CallerError(
+                f"{in_force_now:,} fleet's keys are in force here and {len(holders):,} more were asked for; at most "
+                f"{MOST_LENT:,} may be: end some, or let them expire"
+            )
+        expires_s = now_s + min(life_s, MOST_LENT_S)
+        if parent is not None and parent.expires_s is not None:
+            expires_s = min(expires_s, parent.expires_s)
+        said = {} if parent is None else json.loads(parent.scopes)
+        made = [
+            make_key(
+                holder.name if parent is None else parent.name,
+                now_s,
+                scopes=json.dumps({**said, "run": holder.run, "agent": holder.agent}),
+                expires_s=expires_s,
+                fleet=True,
+                parent=None if parent is None else parent.id,
+            )
+            for holder in holders
+        ]
+        await self.add([key.stored for key in made])
+        return made
+
+    async def take_back(self, key_id: str, lender: HashedKey | None) -> bool:
+        """End a fleet's key for the bearer of the key it was made under (None: for the owner of all); False if none is.
+
+        Raises:
+            NotAllowedError: `lender` is a fleet's key itself.
+        """
+        if lender is not None and lender.fleet:
+            raise NotAllowedError(
+                "the key of a fleet's agent ends no keys; use the key that the fleet was started with"
+            )
+        key = await self._store.find(key_id)
+        if key is None or not key.fleet:
+            return False
+        # By name: a key that was replaced by another of its name still has the run that was begun with it.
+        if lender is not None and (key.parent is None or key.name != lender.name):
+            return False
+        return await self.revoke(key_id)
+
     async def check(self, presented: str) -> HashedKey | None:
-        """Give the key that was presented, or None when it is unknown, wrong, expired or revoked."""
+        """Give the key that was presented, or None when it is unknown, wrong, expired or revoked, or its parent is."""
         prefix, _, rest = presented.partition("-")
         key_id, _, secret = rest.partition("-")
         if prefix != PREFIX or not secret or len(presented) > 200:  # noqa: PLR2004 - longer than any key we make
@@ -70,7 +156,14 @@ class Keys:
         key = await self._find(key_id)
         known_digest = key.digest if key is not None else _digest("")
         matches = hmac.compare_digest(_digest(secret), known_digest)
-        return key if key is not None and matches and in_force(key, self._clock.now_s()) else None
+        if key is None or not matches or not in_force(key, self._clock.now_s()):
+            return None
+        parent = await self.parent_of(key)
+        return key if parent is None or in_force(parent, self._clock.now_s()) else None
+
+    async def parent_of(self, key: HashedKey) -> HashedKey | None:
+        """Give the key that a fleet's key was made under; None if under none."""
+        return None if key.parent is None else await self._find(key.parent)
 
     async def any_standing(self) -> bool:
         """Whether anybody ever made a key to stay, in force or not: ending the last one must not open the door.

@@ -7,23 +7,25 @@ and does the housekeeping that keeps leases alive and cleans up after processes 
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError, UnknownModelError
-from headgate.core.ledger import UsageGroup, UsageQuery
+from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.limits import Limit
 from headgate.core.retries import RetryRule
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.usage import Dialect, Usage
-from headgate.ports import Clock, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
+from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls, Exchange, Grant
+from headgate.runtime.forgetting import forget_idle
 from headgate.runtime.keys import Keys, in_force
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
-from headgate.runtime.recovery import Recovered, Recovery
+from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
 
@@ -31,6 +33,12 @@ log = logging.getLogger("headgate")
 
 LEASE_S = 120.0
 """How long a hold may go without a sign of life. A living process renews at a third of it."""
+
+MOST_RECALLED = 1_000
+"""Rows of the ledger that a start learns from, read in a thread in 20 ms; an estimator keeps 500 for each model."""
+
+FORGET_EVERY_S = 3_600.0
+"""How often the levels that say nothing any more are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Manager:
         self._admission = Admission(parts.levels, self._reservations, parts.clock)
         self._calls = Calls(
             admission=self._admission,
+            levels=parts.levels,
             ledger=parts.ledger,
             prices=parts.prices,
             clock=parts.clock,
@@ -107,8 +116,15 @@ class Manager:
         await self.know_keys()
         recovered = await self._recovery.sweep()
         # Each by itself: a provider that is slow to say what became of a call must not let our own leases lapse.
-        work = (self._renew, self._calls.keep_unkept, self.recover)
-        self._housekeeping = [asyncio.create_task(self._repeat(each), name=f"housekeeping {each}") for each in work]
+        often_s = self._lease_s / 6
+        work = {
+            "renew": self._repeat(self._renew, often_s, after_s=often_s),
+            "keep unkept": self._repeat(self._calls.keep_unkept, often_s, after_s=often_s),
+            "recover": self._repeat(self.recover, often_s, after_s=often_s),
+            "forget": self._repeat(self._forget, FORGET_EVERY_S),
+            "recall": self._try(self._recall),
+        }
+        self._housekeeping = [asyncio.create_task(each, name=f"housekeeping: {name}") for name, each in work.items()]
         return recovered
 
     def admit(self, call: Call) -> AbstractAsyncContextManager[Grant]:
@@ -149,8 +165,11 @@ class Manager:
     async def authenticate(self, presented: str) -> HashedKey | None:
         """Give the Headgate key that was presented, with its limits in force; None if it is not one."""
         key = await self.keys.check(presented)
-        if key is not None and self._ruled.get(key.id) != key:
-            self._rule(key)
+        if key is not None:
+            # A child meets its parent's limits, and the parent itself may never have come to this process.
+            limited = key if key.parent is None else await self.keys.parent_of(key) or key
+            if self._ruled.get(limited.id) != limited:
+                self._rule(limited)
         return key
 
     async def needs_key(self) -> bool:
@@ -182,12 +201,26 @@ class Manager:
         """Sum the ledger, over all processes."""
         return await self._ledger.usage(query)
 
+    async def attempts(self, run: str) -> list[Attempt]:
+        """Give the ledger's rows of a run in the order of their admission, at most 1,000,000."""
+        return await self._ledger.attempts(run)
+
     async def recover(self) -> Recovered:
         """Clean up now after processes that died."""
         recovered = await self._recovery.sweep()
         if recovered.expired or recovered.reconciled:
             self._admission.nudge()
         return recovered
+
+    async def lost(self) -> list[Attempt]:
+        """Give the calls of processes that died whose use nobody knows, oldest first, at most 10,000."""
+        return await self._recovery.lost()
+
+    async def settle_lost(self, row: Attempt, fate: Fate, cost: Cost) -> Settled:
+        """Settle a lost call by what somebody knows of it; what was held and is not used comes back to its budgets."""
+        settled = await self._recovery.settle(row, fate, cost)
+        self._admission.nudge()
+        return settled
 
     async def drain(self) -> None:
         """Admit nothing more and refuse what waits; what was sent goes on."""
@@ -209,13 +242,29 @@ class Manager:
         self._rules.set_key(key.name, self._rules_of_key(key) if in_force(key, self.clock.now_s()) else ())
         self._ruled[key.id] = key
 
-    async def _repeat(self, work: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, work: Callable[[], Awaitable[object]], every_s: float, *, after_s: float = 0.0) -> None:
+        await asyncio.sleep(after_s)
         while True:
-            await asyncio.sleep(self._lease_s / 6)
-            try:
-                await work()
-            except HeadgateError as error:
-                log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again
+            await self._try(work)
+            await asyncio.sleep(every_s)
+
+    async def _try(self, work: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await work()
+        except HeadgateError as error:
+            log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again, or can be done without
+
+    async def _forget(self) -> None:
+        await forget_idle(self._levels, self._rules, self.clock)
+
+    async def _recall(self) -> None:
+        """Learn from the ledger how long answers are: a new estimator would hold too much until it has seen some."""
+        outputs: defaultdict[str, list[int]] = defaultdict(list)
+        for row in await self._ledger.attempts(None, MOST_RECALLED):
+            if row.state == "done" and row.usage.reported:
+                outputs[row.model].append(row.usage.output_tokens)
+        for model, tokens in outputs.items():
+            self._calls._estimator.recall(model, [count for count in tokens if count])  # noqa: SLF001 - made there
 
     async def _renew(self) -> None:
         for grant in self._calls.in_flight():

@@ -12,7 +12,7 @@ from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import lane_of
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.admission import Admission
-from headgate.runtime.reservations import HOLD_PREFIX, levels_of
+from headgate.runtime.reservations import HOLD_PREFIX
 from headgate.runtime.rules import Rules
 
 MOST_LIMITS = 5_000
@@ -111,10 +111,10 @@ class Monitor:
         records = await self._store.transact(
             names, lambda found: ({}, {name: found[name] for name in names if name in found})
         )
-        levels, now_s = levels_of(records), self._clock.now_s()
+        now_s = self._clock.now_s()
         views = []
         for limit in limits:
-            reading = quota.read(limit, levels, now_s)
+            reading = quota.read(limit, records, now_s)
             views.append(
                 LimitView(
                     name=limit.name,

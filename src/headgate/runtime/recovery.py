@@ -7,13 +7,15 @@ asked what really happened; every step may be done twice, by two processes at on
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 from headgate.core.amounts import NOTHING
 from headgate.core.errors import ProviderError
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt
 from headgate.core.usage import CHARGES, Dialect
-from headgate.ports import Clock, LedgerStore, Prices, Provider
+from headgate.ports import Clock, Cost, Fate, LedgerStore, Prices, Provider
 from headgate.runtime.reservations import HOLD_PREFIX, Held, Reservations, Resolve
 
 log = logging.getLogger("headgate.recovery")
@@ -33,6 +35,13 @@ class Recovered:
     expired: int = 0
     lost: int = 0
     reconciled: int = 0
+
+
+class Settled(NamedTuple):
+    """What a settlement of a lost call found to settle: its hold, its row; False where another was first."""
+
+    hold: bool
+    row: bool
 
 
 class Recovery:
@@ -64,13 +73,7 @@ class Recovery:
 
     async def sweep(self) -> Recovered:
         """Expire the holds and mark the rows of dead processes, then ask their providers what became of them."""
-        alive: dict[str, bool] = {}
-
-        def dead(owner: str) -> bool:
-            if owner not in alive:
-                alive[owner] = owner == self._owner or self._owner_is_alive(owner)
-            return not alive[owner]
-
+        dead = self._dead()
         # The holds first: a call whose hold is seen has its row by the time the rows are read, or was never sent.
         late_ns = to_ns(self._clock.now_s() - LATE_S)
         holds = await self._reservations.of_others()
@@ -80,16 +83,41 @@ class Recovery:
         in_flight = await self._ledger.in_flight()
         rows = {row.id: row for row in in_flight if dead(row.owner) or row.id in silent_attempts}
         lost = reconciled = 0
+        unreachable: set[str] = set()
         for row in rows.values():
             if row.state == "in_flight":
                 cost = self._prices.cost(row.model, row.usage, row.admitted_s)
                 lost += await self._ledger.finish(
                     replace(row, state="lost", cost_micro_usd=row.held_micro_usd, price_version=cost.version)
                 )
-            reconciled += await self._reconcile(row)
+            reconciled += await self._reconcile(row, unreachable)
         # What the provider told is settled exactly by now; only what it did not tell counts as lost.
         expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, rows, in_flight)
         return Recovered(expired, lost, reconciled)
+
+    async def lost(self) -> list[Attempt]:
+        """Give the calls of dead processes whose use nobody knows, oldest first, at most 10,000."""
+        dead = self._dead()
+        return [row for row in await self._ledger.in_flight() if row.state == "lost" or dead(row.owner)]
+
+    async def settle(self, row: Attempt, fate: Fate, cost: Cost) -> Settled:
+        """Settle a lost call by what became of it; a cost of None spends what was held. The first to say so counts."""
+        # Without its account the dialect that counts more.
+        charge = CHARGES[self._dialects.get(row.scopes.account or "", "openai")]
+        actual = charge(fate.usage, cost.micro_usd) if fate.arrived else NOTHING
+        # The hold first: a row that is final while its hold is open would look like a call that never left.
+        hold = await self._reservations.reconcile(f"{HOLD_PREFIX}{row.owner}/{row.id}", self._resolve, actual)
+        final = replace(
+            row,
+            state="reconciled",
+            usage=fate.usage,
+            cost_micro_usd=cost.micro_usd,
+            price_version=cost.version,
+            provider_request=fate.provider_request,
+            done_s=row.done_s or self._clock.now_s(),
+            sent=fate.arrived,
+        )
+        return Settled(hold, await self._ledger.finish(final))
 
     async def _expire(
         self, holds: Mapping[str, Held], rows: Mapping[str, Attempt], in_flight: Sequence[Attempt]
@@ -103,30 +131,30 @@ class Recovery:
                 expired += await self._reservations.reconcile(held.name, self._resolve, NOTHING)
         return expired
 
-    async def _reconcile(self, row: Attempt) -> bool:
+    async def _reconcile(self, row: Attempt, unreachable: set[str]) -> bool:
+        """Settle a row by what its provider tells; an account that nobody answers for is not asked again."""
         account = row.scopes.account or ""
-        provider, dialect = self._providers.get(account), self._dialects.get(account)
-        if provider is None or dialect is None:
+        provider = self._providers.get(account)
+        if provider is None or account in unreachable:
             return False
         try:
             fate = await provider.look_up(row.id)
         except ProviderError as error:
-            log.warning("cannot learn what became of call %s: %s", row.id, error)
+            if error.failure.kind == "connection":  # each further call would wait out the same time-out
+                unreachable.add(account)
+                log.warning("account %s cannot tell now what became of lost calls: %s", account, error)
+            else:
+                log.warning("cannot learn what became of call %s: %s", row.id, error)
             return False
         if fate is None:
             return False
-        cost = self._prices.cost(row.model, fate.usage, row.admitted_s)
-        # The hold first: a row that is final while its hold is open would look like a call that never left.
-        actual = CHARGES[dialect](fate.usage, cost.micro_usd) if fate.arrived else NOTHING
-        await self._reservations.reconcile(f"{HOLD_PREFIX}{row.owner}/{row.id}", self._resolve, actual)
-        return await self._ledger.finish(
-            replace(
-                row,
-                state="reconciled",
-                usage=fate.usage,
-                cost_micro_usd=cost.micro_usd,
-                price_version=cost.version,
-                provider_request=fate.provider_request,
-                done_s=row.done_s or self._clock.now_s(),
-            )
-        )
+        return (await self.settle(row, fate, self._prices.cost(row.model, fate.usage, row.admitted_s))).row
+
+    def _dead(self) -> Callable[[str], bool]:
+        """Give the question whether an owner is dead, which looks at each process once."""
+
+        @cache
+        def dead(owner: str) -> bool:
+            return owner != self._owner and not self._owner_is_alive(owner)
+
+        return dead

@@ -5,7 +5,10 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, cast
+from itertools import chain
+from operator import attrgetter
+from types import MappingProxyType
+from typing import NamedTuple
 
 from headgate.core import quota
 from headgate.core.amounts import Amounts, Demand, Dimension
@@ -14,6 +17,10 @@ from headgate.core.quota import Admitted, Refused, Reservation, Wait
 from headgate.ports import Clock, LevelStore, Record
 
 HOLD_PREFIX = "hold/"
+
+_UNCHANGED: Mapping[str, Record | None] = MappingProxyType({})
+
+_name_of: Callable[[Limit], str] = attrgetter("name")
 
 Resolve = Callable[[Sequence[str]], Sequence[Limit]]
 """Names of levels in, the limits that keep them out."""
@@ -38,40 +45,61 @@ class Reservations:
         self._store = store
         self._clock = clock
         self._owner = owner
+        self._hold_prefix = f"{HOLD_PREFIX}{owner}/"
         self._lease_s = lease_s
 
     async def take(self, attempt: str, limits: Sequence[Limit], asked: Demand) -> Admitted | Wait | Refused:
         """Admit an attempt now or say when; what is admitted is held under the attempt's id."""
-        hold_name = self._hold_name(attempt)
+        hold_name = self._hold_prefix + attempt
+        now_s, lease_s = self._clock.now_s, self._lease_s
 
-        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], Admitted | Wait | Refused]:
-            outcome = quota.admit(limits, levels_of(records), asked, self._clock.now_s(), lease_s=self._lease_s)
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
+            outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
+            if type(outcome) is not Admitted:
+                return _UNCHANGED, outcome
+            levels, reservation = outcome
+            levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
+            return levels, outcome
+
+        return await self._store.transact(map(_name_of, limits), step)
+
+    async def take_behind(
+        self,
+        attempt: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        head_limits: Sequence[Limit],
+        head_asked: Demand,
+    ) -> Admitted | Wait | Refused:
+        """As `take`, but only if that does not delay another that waits."""
+        hold_name = self._hold_prefix + attempt
+
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
+            now_s = self._clock.now_s()
+            outcome = quota.admit_behind(limits, records, asked, head_limits, head_asked, now_s, lease_s=self._lease_s)
             if not isinstance(outcome, Admitted):
-                return {}, outcome
-            changed = cast("dict[str, Record | None]", outcome.levels)
-            changed[hold_name] = packed(outcome.reservation)
-            return changed, outcome
+                return _UNCHANGED, outcome
+            return {**outcome.levels, hold_name: outcome.reservation}, outcome
 
-        return await self._store.transact([limit.name for limit in limits], step)
+        return await self._store.transact(chain(map(_name_of, limits), map(_name_of, head_limits)), step)
 
     async def settle(
         self, attempt: str, limits: Sequence[Limit], actual: Amounts, dimensions: Collection[Dimension] | None = None
     ) -> bool:
         """Replace an attempt's holds (in `dimensions`, or all) by what was used; False if there are none any more."""
-        hold_name = self._hold_name(attempt)
+        hold_name = self._hold_prefix + attempt
         now_s = self._clock.now_s()
 
         # As `_change` does, in one step less: this is on the way of every call.
-        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], bool]:
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
             record = records.get(hold_name)
             if record is None:
-                return {}, False
-            settled, rest = quota.settle(limits, levels_of(records), unpacked(record), actual, now_s, dimensions)
-            changed = cast("dict[str, Record | None]", settled)
-            changed[hold_name] = packed(rest) if dimensions is not None else None
+                return _UNCHANGED, False
+            changed, rest = quota.settle(limits, records, record, actual, now_s, dimensions)  # type: ignore[arg-type]  # as taken
+            changed[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
             return changed, True
 
-        return await self._store.transact([hold_name, *[limit.name for limit in limits]], step)
+        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
@@ -79,7 +107,7 @@ class Reservations:
         def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
             return quota.renew(limits, levels, reserved, self._clock.now_s(), lease_s=self._lease_s)
 
-        return await self._change(self._hold_name(attempt), limits, change)
+        return await self._change(self._hold_prefix + attempt, limits, change)
 
     async def expire(self, hold_name: str, resolve: Resolve) -> bool:
         """Count the reservation of a dead process as lost, by the rule for lost holds; False if it was already."""
@@ -97,8 +125,7 @@ class Reservations:
         def change(
             limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation
         ) -> tuple[dict[str, Level], Reservation | None]:
-            changed, _rest = quota.settle(limits, levels, reserved, actual, self._clock.now_s())
-            return changed, None
+            return quota.settle(limits, levels, reserved, actual, self._clock.now_s())
 
         return await self._change_of_another(hold_name, resolve, change)
 
@@ -110,7 +137,7 @@ class Reservations:
         for name, record in kept.items():
             _prefix, owner, attempt = name.split("/", 2)
             if record is not None:
-                held.append(Held(name, owner, attempt, unpacked(record).expires_ns))
+                held.append(Held(name, owner, attempt, Reservation(*record).expires_ns))
         return held
 
     async def _change_of_another(
@@ -124,47 +151,17 @@ class Reservations:
         unless_lapsed: bool = False,
     ) -> bool:
         record = await self._store.transact([hold_name], lambda records: ({}, records.get(hold_name)))
-        if record is None or (unless_lapsed and unpacked(record).lapsed):
+        if record is None or (unless_lapsed and Reservation(*record).lapsed):
             return False
-        limits = resolve([name for name, _units, _token in unpacked(record).holds])
+        limits = resolve([name for name, _units, _token in Reservation(*record).holds])
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
     async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:
-        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], bool]:
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
             record = records.get(hold_name)
             if record is None:
-                return {}, False
-            levels, rest = change(levels_of(records), unpacked(record))
-            changed: dict[str, Record | None] = {**levels}
-            changed[hold_name] = packed(rest) if rest is not None else None
-            return changed, True
+                return _UNCHANGED, False
+            levels, rest = change(records, Reservation(*record))
+            return {**levels, hold_name: rest}, True
 
-        return await self._store.transact([hold_name, *(limit.name for limit in limits)], step)
-
-    def _hold_name(self, attempt: str) -> str:
-        return f"{HOLD_PREFIX}{self._owner}/{attempt}"
-
-
-def packed(reservation: Reservation) -> Record:
-    """Give a reservation as a store's record: its three numbers, then the names, units and tokens of its holds."""
-    at_ns, expires_ns, holds, lapsed = reservation
-    return (
-        at_ns,
-        expires_ns,
-        int(lapsed),
-        *[hold[0] for hold in holds],
-        *[hold[1] for hold in holds],
-        *[hold[2] for hold in holds],
-    )
-
-
-def unpacked(record: Record) -> Reservation:
-    """Give the reservation of a store's record; what `packed` wrote is trusted."""
-    count = len(record) // 3
-    holds = zip(record[3 : count + 2], record[count + 2 : 2 * count + 1], record[2 * count + 1 :], strict=True)
-    return Reservation(record[0], record[1], tuple(holds), record[2] != 0)  # type: ignore[arg-type]  # as packed
-
-
-def levels_of(records: Mapping[str, Record]) -> Mapping[str, Level]:
-    """Give a store's records as levels; a store keeps holds beside them, under names that no limit has."""
-    return cast("Mapping[str, Level]", records)
+        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)

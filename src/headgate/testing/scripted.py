@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from headgate.core.errors import ProviderError
+from headgate.core.notices import NO_NOTICES, Notices
 from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 from headgate.ports import Cost, Fate, Headers, Request
@@ -32,6 +33,7 @@ class Reply:
     failure: Failure | None = None
     breaks_after: int | None = None
     restated_input: int | None = None
+    notices: Notices = NO_NOTICES
 
 
 @dataclass(slots=True)
@@ -46,6 +48,10 @@ class ScriptedAnswer:
     output_seen_tokens: int = 0
     model_served: str | None = None
     provider_request: str | None = None
+
+    def notices(self, now_s: float) -> Notices:  # noqa: ARG002 - the script knows no clock
+        """Tell of limits what the script says."""
+        return self.reply.notices
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Give the pieces in virtual or real time."""

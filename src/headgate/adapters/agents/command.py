@@ -28,7 +28,8 @@ _LEASH = Path(__file__).with_name("leash.py")
 _FIELD = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 # Linux, MAX_ARG_STRLEN: 32 pages in one argument, its end included.
 _MOST_ARGUMENT_BYTES = 128 * 1024 - 1
-_PROBLEMS_SHOWN = 20
+# A field that one task lacks is mostly lacked by all: more lines than these would say the same.
+_PROBLEMS_SHOWN = 5
 _TAIL_BYTES = 48 * 1024
 _ERROR_TAIL_BYTES = 16 * 1024
 _LAST_LINE_CHARACTERS = 300

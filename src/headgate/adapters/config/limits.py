@@ -4,9 +4,9 @@ One rule: the span alone decides the kind of limit (see SPANS), whatever the dim
 known here.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -23,6 +23,10 @@ __all__ = ["LIMIT_WORDS", "ReadRule", "limit_rules", "limits_in_words", "read_li
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
+WEEK_S = 7 * DAY_S
+
+A_MONDAY_S = 4 * DAY_S
+"""Midnight (UTC) of the first Monday after the epoch: where fixed windows are counted from when nobody says."""
 
 MOST_SCOPE_CHARS = 200
 
@@ -43,7 +47,14 @@ class _Sliding:
     period_s: int
 
 
-_Manner = _Refilled | _Sliding | CalendarUnit | OpenedByUse | Lifetime
+@dataclass(frozen=True, slots=True)
+class _EndToEnd:
+    """Windows of exactly the period, one after the other from the entry's anchor."""
+
+    period_s: int
+
+
+_Manner = _Refilled | _Sliding | _EndToEnd | CalendarUnit | OpenedByUse | Lifetime
 
 SPANS: Mapping[str, _Manner] = {
     "second": _Refilled(1),
@@ -54,7 +65,11 @@ SPANS: Mapping[str, _Manner] = {
     "month": "month",
     "rolling_hour": _Sliding(HOUR_S),
     "rolling_day": _Sliding(DAY_S),
-    "rolling_week": _Sliding(7 * DAY_S),
+    "rolling_week": _Sliding(WEEK_S),
+    "fixed_minute": _EndToEnd(60),
+    "fixed_hour": _EndToEnd(HOUR_S),
+    "fixed_day": _EndToEnd(DAY_S),
+    "fixed_week": _EndToEnd(WEEK_S),
     "5h": OpenedByUse(5 * HOUR_S),
     "7d": OpenedByUse(7 * DAY_S),
     "lifetime": Lifetime(),
@@ -77,10 +92,24 @@ LIMIT_WORDS: Mapping[str, tuple[Dimension, str]] = {
 }
 """Each limit word, with its dimension and the name of its span; `slots` is the only one beside these."""
 
+_RATE_SPANS = [span for span, manner in SPANS.items() if isinstance(manner, _Refilled)]
 _HINTS = {
     word: f"over which span? Expected a word such as {word}_per_{'day' if word == 'usd' else 'minute'}"
     for word in DIMENSION_WORDS
-} | {f"usd_per_{span}": "money has no rate; expected usd_per_hour or a longer span" for span in ("second", "minute")}
+}
+_HINTS |= {
+    f"usd_per_{span}": "money has no rate; expected usd_per_hour or a longer span" for span in ("second", "minute")
+}
+_HINTS |= {
+    f"{word}_per_{manner}_month": f"months differ in length; expected {word}_per_month, the calendar's"
+    for word in DIMENSION_WORDS
+    for manner in ("rolling", "fixed")
+}
+_HINTS |= {
+    f"{word}_per_calendar_{unit}": f"spans without a word before them are the calendar's; expected {word}_per_{unit}"
+    for word in DIMENSION_WORDS
+    for unit in ("hour", "day", "week", "month")
+}
 
 # A provider's bucket is as deep as its period is long. Calls arrive with jitter, so a sixth of it stays unused; the
 # depth costs no throughput, because the bucket refills at the full rate all the same.
@@ -120,22 +149,26 @@ def limit_rules(scope: str, entries: Iterable[Mapping[str, object]]) -> tuple[Li
 
 
 def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[ReadRule]:
-    """Read every limit word of a table, and the words that say how: burst_s, quantum_s, timezone."""
-    burst_s = table.take("burst_s", _burst_s, None)
-    quantum_s = table.take("quantum_s", _quantum, None)
-    zone = table.take("timezone", _timezone, _UTC)
+    """Read every limit word of a table, and the words that say how: burst_s, quantum_s, timezone, anchor."""
+    said = _Qualifiers(
+        burst_s=table.take("burst_s", _burst_s, None),
+        quantum_s=table.take("quantum_s", _quantum, None),
+        zone=table.take("timezone", _timezone, _UTC),
+        anchor_s=table.take("anchor", _anchor, A_MONDAY_S),
+    )
     templates: list[tuple[str, Limit]] = []
     for word, (dimension, span) in LIMIT_WORDS.items():
         if table.has(word):
             read = dollars() if dimension == "micro_usd" else whole()
             shape = _Shape(scope, models, dimension, table.take(word, read, 1))
-            templates += [(word, limit) for limit in _limits(shape, SPANS[span], burst_s, quantum_s, zone)]
+            templates += [(word, limit) for limit in _limits(shape, SPANS[span], said)]
     if table.has("slots"):
         templates.append(("slots", Gauge("", scope, "slots", table.take("slots", whole(most=1_000_000), 1), models)))
     limits = [limit for _word, limit in templates]
     _expect(table, "burst_s", "a rate such as requests_per_minute", any(isinstance(each, Rate) for each in limits))
     _expect(table, "quantum_s", "requests_per_minute", table.has("requests_per_minute"))
-    _expect(table, "timezone", "a calendar span such as usd_per_day", any(map(_is_calendar, limits)))
+    _expect(table, "timezone", "a calendar span such as usd_per_day", any(_spans(limits, Calendar)))
+    _expect(table, "anchor", "a fixed span such as usd_per_fixed_day", any(_spans(limits, Fixed)))
     return [ReadRule(LimitRule(scope, limit), word, (*table.path, word)) for word, limit in templates]
 
 
@@ -198,25 +231,32 @@ class _Shape:
     amount: int
 
 
-def _limits(
-    shape: _Shape,
-    manner: _Manner,
-    burst_s: float | None,
-    quantum_s: int | None,
-    zone: tzinfo,
-) -> list[Limit]:
+@dataclass(frozen=True, slots=True)
+class _Qualifiers:
+    """What an entry says of how its limits work."""
+
+    burst_s: float | None
+    quantum_s: int | None
+    zone: tzinfo
+    anchor_s: int
+
+
+def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
     match manner:
         case _Refilled(period_s):
-            rates: list[Limit] = [_rate(shape, period_s, burst_s)]
+            rates: list[Limit] = [_rate(shape, period_s, said.burst_s)]
+            quantum_s = said.quantum_s
             if quantum_s is not None and period_s > quantum_s and shape.dimension == "requests":
                 rates.append(_quantum_rate(shape, period_s, quantum_s))
             return rates
         case _Sliding(period_s):
             return [Rolling("", shape.scope, shape.dimension, shape.amount, period_s, shape.models)]
+        case _EndToEnd(period_s):
+            return [_window(shape, Fixed.anchored(period_s, said.anchor_s))]
         case OpenedByUse() | Lifetime():
             return [_window(shape, manner)]
         case "hour" | "day" | "week" | "month":
-            return [_window(shape, Calendar(manner, zone))]
+            return [_window(shape, Calendar(manner, said.zone))]
         case _:
             assert_never(manner)
 
@@ -266,8 +306,8 @@ def _quantum_rate(shape: _Shape, period_s: int, quantum_s: int) -> Rate:
     )
 
 
-def _is_calendar(limit: Limit) -> bool:
-    return isinstance(limit, Window) and isinstance(limit.span, Calendar)
+def _spans(limits: Iterable[Limit], kind: type[Span]) -> Iterator[bool]:
+    return (isinstance(limit, Window) and isinstance(limit.span, kind) for limit in limits)
 
 
 def _expect(table: Table, word: str, needed: str, present: bool) -> None:  # noqa: FBT001 - the answer to a question
@@ -292,6 +332,19 @@ def _timezone(value: object) -> tzinfo:
     raise Unfit('expected a time zone such as "Europe/Berlin"')
 
 
+def _anchor(value: object) -> int:
+    """Read an instant; a text will do, because JSON, in which keys keep their limits, has no instants."""
+    try:
+        at = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(at, datetime) and at.tzinfo is not None:
+            at_s = at.timestamp()
+            if at_s.is_integer():
+                return int(at_s)
+    except (ValueError, OverflowError):
+        pass  # no instant, or one at the edge of what can be counted
+    raise Unfit("expected an instant in whole seconds with its offset, such as 2026-01-05T06:00:00Z")
+
+
 def _in_words(limit: Limit) -> str:
     amount = _amount_in_words(limit.dimension, limit.amount)
     match limit:
@@ -313,8 +366,11 @@ def _span_in_words(span: Span) -> str:
             return f"per {unit}" if zone is UTC else f"per {unit} ({zone})"
         case OpenedByUse(period_s):
             return f"per {_period_in_words(period_s)} from the first call"
-        case Fixed(period_s):
-            return f"per {_period_in_words(period_s)}"
+        case Fixed(period_s, anchor_s):
+            begins = datetime.fromtimestamp(anchor_s, UTC)
+            if period_s == WEEK_S:
+                return f"per fixed week from {begins:%A %H:%M:%S} UTC"
+            return f"per fixed {_period_in_words(period_s)} from {begins:%H:%M:%S} UTC"
         case Lifetime():
             return "in all"
         case _:

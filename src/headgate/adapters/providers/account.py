@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from headgate.adapters.providers import anthropic, openai
+from headgate.adapters.providers import anthropic, headers_anthropic, headers_openai, openai
 from headgate.adapters.providers.answer import Sending, named_by_connection
 from headgate.adapters.providers.body import ask_for_usage
 from headgate.adapters.providers.endpoints import Endpoint, endpoint_of
@@ -70,6 +70,7 @@ class AccountProvider:
         self._credential = wire.credential(api_key)
         self._adds_oauth_beta = dialect == "anthropic" and anthropic.is_oauth(api_key)
         self._request_id_header = wire.REQUEST_ID_HEADER
+        self._read_notices = (headers_anthropic if dialect == "anthropic" else headers_openai).read_notices
         self._client = client
         self._reconcile = reconcile
         self._timeouts = timeouts
@@ -94,7 +95,13 @@ class AccountProvider:
             body=request.body if body is None else body,
             timeouts=self._timeouts,
         )
-        return Sending(call, endpoint, request_id_header=self._request_id_header, hides_usage=body is not None)
+        return Sending(
+            call,
+            endpoint,
+            request_id_header=self._request_id_header,
+            hides_usage=body is not None,
+            read_notices=self._read_notices,
+        )
 
     async def look_up(self, call_id: str) -> Fate | None:
         """Ask what became of a call; None where the provider cannot say, or while the call still runs.

@@ -4,8 +4,9 @@ One rule: all that arrives goes on, but for half an event before a break; what i
 It retries and settles nothing.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from http import HTTPStatus
 from types import TracebackType
 
@@ -13,11 +14,15 @@ from headgate.adapters.providers.endpoints import Endpoint
 from headgate.adapters.providers.failures import read_failure
 from headgate.adapters.providers.http import CONNECTION_HEADERS, Broken, Reply
 from headgate.adapters.providers.meters import BodyDecoder, Meter, open_meter
+from headgate.core.notices import Notices
 from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 from headgate.ports import Headers
 
-__all__ = ["AccountAnswer", "Sending", "named_by_connection"]
+__all__ = ["AccountAnswer", "ReadNotices", "Sending", "named_by_connection"]
+
+ReadNotices = Callable[[Headers, float], Notices]
+"""A dialect's reader: the headers, and when they came."""
 
 # `set-cookie` is between the provider's edge and an account that many clients share.
 _NOT_PASSED_ON = (CONNECTION_HEADERS - {b"content-length"}) | {b"proxy-authenticate", b"set-cookie"}
@@ -34,15 +39,21 @@ class AccountAnswer:
     then its output is what was seen going by. `failure` may come while the body is read.
     """
 
-    __slots__ = ("_ended", "_meter", "_reply", "_request_id", "_unread", "failure", "headers", "status")
+    __slots__ = (
+        *("_ended", "_meter", "_read_notices", "_reply", "_request_id", "_unread"),
+        *("failure", "headers", "status"),
+    )
 
-    def __init__(self, reply: Reply, headers: Headers, meter: Meter, request_id: str | None) -> None:
+    def __init__(
+        self, reply: Reply, headers: Headers, meter: Meter, request_id: str | None, read_notices: ReadNotices
+    ) -> None:
         """Stand for a reply whose head is there."""
         self.status = reply.status
         self.headers = headers
         self.failure: Failure | None = None
         self._reply = reply
         self._meter = meter
+        self._read_notices = read_notices
         self._request_id = request_id
         self._unread: list[bytes] = []
         self._ended = False
@@ -71,6 +82,13 @@ class AccountAnswer:
     def provider_request(self) -> str | None:
         """The provider's id of the request or, where it has none, of what it answered."""
         return self._request_id or self._meter.reading.message_id
+
+    def notices(self, now_s: float) -> Notices:
+        """Read what the headers say of limits; what an error says of waiting is read with the error."""
+        notices = self._read_notices(self.headers, now_s)
+        if self.failure is None or self.failure.retry_after_s is None:
+            return notices
+        return replace(notices, retry_after_s=self.failure.retry_after_s)
 
     def __aiter__(self) -> "AccountAnswer":
         """Iterate over the body's bytes for the client."""
@@ -124,7 +142,7 @@ class AccountAnswer:
 class Sending:
     """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
 
-    __slots__ = ("_call", "_endpoint", "_hides_usage", "_request_id_header")
+    __slots__ = ("_call", "_endpoint", "_hides_usage", "_read_notices", "_request_id_header")
 
     def __init__(
         self,
@@ -133,12 +151,14 @@ class Sending:
         *,
         request_id_header: bytes,
         hides_usage: bool,
+        read_notices: ReadNotices,
     ) -> None:
         """Wrap the client's call; `hides_usage` when the body asks for a chunk that the client did not."""
         self._call = call
         self._endpoint = endpoint
         self._request_id_header = request_id_header
         self._hides_usage = hides_usage
+        self._read_notices = read_notices
 
     async def __aenter__(self) -> AccountAnswer:
         """Send; gives the answer when its head is there, and with all of its body where that is an error's."""
@@ -166,7 +186,8 @@ class Sending:
             _header(reply.headers, b"content-encoding"),
             hides_usage=hides_usage,
         )
-        answer = AccountAnswer(reply, _passed_on(reply.headers, without_length=hides_usage), meter, request_id)
+        headers = _passed_on(reply.headers, without_length=hides_usage)
+        answer = AccountAnswer(reply, headers, meter, request_id, self._read_notices)
         if not ok:
             await answer.read_error()
         return answer

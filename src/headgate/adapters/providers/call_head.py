@@ -1,7 +1,8 @@
 """What must be known of a call before it is sent: the few fields of its body and headers that admission needs.
 
 One rule: what a vendor would accept is accepted; what is wrong is named, with its value and what was expected.
-Everything else in the body is the provider's to judge.
+Everything else in the body is the provider's to judge. Whom the call belongs to is for the gateway to say, which knows
+the key.
 """
 
 import math
@@ -32,9 +33,6 @@ class CallHead(msgspec.Struct, frozen=True, gc=False):
     text_bytes: int
     media: int
     cache_write: str | None
-    session: str | None
-    agent: str | None
-    parent: str | None
     max_wait_s: float | None
     client_timeout_s: float | None
 
@@ -58,9 +56,6 @@ def read_call(endpoint: Endpoint, headers: Headers, body: bytes) -> CallHead:
         size.text_bytes,
         size.media,
         cache_life(body) if endpoint.name == "messages" else None,
-        _name_in(named, b"x-claude-code-session-id", b"x-headgate-session"),
-        _name_in(named, b"x-claude-code-agent-id", b"x-headgate-agent"),
-        _name_in(named, b"x-claude-code-parent-agent-id", b"x-headgate-parent"),
         _max_wait_s(named.get(b"x-headgate-max-wait")),
         _client_timeout_s(named),
     )
@@ -169,32 +164,12 @@ def _explain(endpoint: Endpoint, body: bytes) -> str:
     return ""
 
 
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= _MOST_NAME_CHARS and text.isprintable()
-
-
 def _clip(raw: bytes | msgspec.Raw) -> str:
     text = bytes(raw)[: _CLIP_CHARS * 4].decode(errors="replace")
     return text if len(text) <= _CLIP_CHARS else text[:_CLIP_CHARS] + "…"
 
 
 # --- headers
-
-
-def _name_in(headers: dict[bytes, bytes], theirs: bytes, ours: bytes) -> str | None:
-    value = headers.get(theirs)
-    if value:
-        # Undocumented, so that nothing about it may fail a call.
-        name = value.decode("latin-1")
-        return name if _is_name(name) else None
-    value = headers.get(ours)
-    if value is None:
-        return None
-    name = value.decode("latin-1")
-    if not _is_name(name):
-        expected = f"expected 1 to {_MOST_NAME_CHARS} printable characters"
-        raise CallerError(f"{ours.decode()} is {_clip(value) or 'empty'}: {expected}")
-    return name
 
 
 def _max_wait_s(value: bytes | None) -> float | None:

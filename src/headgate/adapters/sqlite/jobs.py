@@ -29,6 +29,10 @@ _CLAIMABLE = f"""
     WHERE run = ? AND state IN ('queued', 'running') AND (state = 'queued' OR lease_until_s <= ?)
     ORDER BY job_index LIMIT ?
 """  # noqa: S608 - our own columns
+_LEASED = """
+    SELECT 1 FROM jobs INDEXED BY jobs_open
+    WHERE run = ? AND state IN ('queued', 'running') AND state = 'running' AND lease_until_s > ? LIMIT 1
+"""
 _CHANGE = """
     UPDATE jobs SET state = ?, attempt = ?, most_attempts = ?, owner = ?, lease_until_s = ?, started_s = ?, ended_s = ?,
         exit_code = ?, output = ?, error = ?
@@ -79,6 +83,18 @@ class SqliteJobStore:
         """Give all runs, newest first."""
         query = "SELECT id, created_s, settings FROM runs ORDER BY created_s DESC, id"
         return [Run(*row) for row in await self._database.read(lambda connection: connection.execute(query).fetchall())]
+
+    async def delete_run(self, run: str, now_s: float) -> bool:
+        """Delete a run with its jobs, all or none; False if a lease on one of its jobs runs."""
+
+        def work(connection: sqlite3.Connection) -> bool:
+            if connection.execute(_LEASED, (run, now_s)).fetchone() is not None:
+                return False
+            connection.execute("DELETE FROM jobs WHERE run = ?", (run,))
+            connection.execute("DELETE FROM runs WHERE id = ?", (run,))
+            return True
+
+        return await self._database.run(work)
 
 
 def _add_run(run: Run, jobs: Sequence[Job], connection: sqlite3.Connection) -> bool:

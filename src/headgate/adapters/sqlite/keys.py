@@ -14,11 +14,14 @@ from headgate.adapters.sqlite.database import Database
 from headgate.ports import HashedKey
 
 # In the order of HashedKey.
-_COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet"
-_ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
+_COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet, parent"
+_ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608 - our own columns
 _ALL = f"SELECT {_COLUMNS} FROM keys WHERE fleet = 0 ORDER BY created_s, id"  # noqa: S608 - our own columns
 _REVOKE = "UPDATE keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL"
+# `fleet = 1` word for word as in the partial index: keys that stay are not looked at.
+_FORGET = "DELETE FROM keys WHERE fleet = 1 AND (revoked_s IS NOT NULL OR expires_s <= ?)"
+_IN_FORCE = "SELECT count(*) FROM keys WHERE fleet = 1 AND parent IS ?"
 
 
 class SqliteKeyStore:
@@ -49,10 +52,20 @@ class SqliteKeyStore:
         values = (now_s, key_id)
         return await self._database.run(lambda connection: connection.execute(_REVOKE, values).rowcount == 1)
 
+    async def prune_fleet(self, parent: str | None, now_s: float) -> int:
+        """Forget every fleet's keys that have ended; give how many are in force under a parent."""
+
+        def prune(connection: sqlite3.Connection) -> int:
+            connection.execute(_FORGET, (now_s,))
+            (count,) = connection.execute(_IN_FORCE, (parent,)).fetchone()
+            return int(count)
+
+        return await self._database.run(prune)
+
 
 def _key(row: tuple[Any, ...]) -> HashedKey:
-    key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet = row
-    return HashedKey(key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, bool(fleet))
+    key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, fleet, parent = row
+    return HashedKey(key_id, name, digest, created_s, limits, scopes, expires_s, revoked_s, bool(fleet), parent)
 
 
 def _add(keys: Sequence[HashedKey], connection: sqlite3.Connection) -> str | None:

@@ -46,8 +46,9 @@ _ALL = (*COLUMNS, *DERIVED)
 _MARKS = ", ".join("?" * len(_ALL))
 _BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) WHERE {_OPEN} DO NOTHING"  # noqa: S608 - our own columns
 _FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _ALL)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
-MOST_OF_A_RUN = 1_000_000
-_OF_RUN = f"SELECT {', '.join(COLUMNS)} FROM attempts WHERE run = ? ORDER BY admitted_s, seq LIMIT {MOST_OF_A_RUN}"  # noqa: S608 - our own columns
+MOST_ATTEMPTS = 1_000_000
+_NEWEST = f"SELECT {', '.join(COLUMNS)} FROM attempts ORDER BY admitted_s DESC, seq DESC LIMIT ?"  # noqa: S608 - our own columns
+_OF_RUN = _NEWEST.replace(" ORDER", " WHERE run = ? ORDER")
 _IN_FLIGHT = f"""
     SELECT {", ".join(COLUMNS)} FROM attempts INDEXED BY attempts_open WHERE {_OPEN}
     ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}
@@ -85,9 +86,9 @@ _UPSERTS = tuple((roll_up.reader(), roll_up.upsert()) for roll_up in _ROLL_UPS)
 
 # In the order of Figures.
 _OF_ROWS = f"""
-    count(*), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
+    sum(sent), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
     sum(cache_write_5m_tokens + cache_write_1h_tokens), sum(reasoning_tokens), sum(coalesce(cost_micro_usd, 0)),
-    sum(cost_micro_usd IS NULL), sum({_OPEN} OR NOT reported), sum(state = 'failed'), sum(wait_ms)
+    sum(cost_micro_usd IS NULL), sum({_OPEN} OR NOT reported), sum(state = 'failed'), sum(wait_ms), count(*)
 """
 _OF_ROLL_UPS = ", ".join(f"sum({name})" for name in Figures._fields)
 
@@ -119,11 +120,13 @@ class SqliteLedgerStore:
         parts = list(_parts(query))  # here, so that what is asked wrongly is told without a thread
         return await self._database.read_aside(partial(_sum, query.group_by, parts))
 
-    async def attempts(self, run: str) -> list[Attempt]:
-        """Give the rows of a run in the order of their admission, at most 1,000,000; read in a thread of its own."""
-        return await self._database.read_aside(
-            lambda connection: [to_attempt(row) for row in connection.execute(_OF_RUN, (run,))]
+    async def attempts(self, run: str | None, most: int = MOST_ATTEMPTS) -> list[Attempt]:
+        """Give the newest rows of a run (or of all) in the order of their admission; read in a thread of its own."""
+        query, values = (_NEWEST, (most,)) if run is None else (_OF_RUN, (run, most))
+        newest = await self._database.read_aside(
+            lambda connection: [to_attempt(row) for row in connection.execute(query, values)]
         )
+        return newest[::-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,19 +8,17 @@ written once, at its end.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
 from headgate.adapters.sqlite.database import Database
-from headgate.ports import Record, Step, T
+from headgate.ports import Record, SaysNothing, Step, T
 
 POLL_S = 0.05
 """How often other processes' commits are looked for while somebody waits for them."""
-
-FORGET_AFTER_S = 40 * 86_400
-"""Longer than the longest window that resets, a month of 31 days."""
 
 _MOST_CACHED = 20_000
 _MOST_NAMES_A_QUERY = 500  # SQLite takes at most 999 parameters before 3.32 (sqlite.org/limits.html)
@@ -31,7 +29,7 @@ _WRITE = """
 """
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(tuple[int | str, ...]).decode
+_decode = msgspec.json.Decoder(tuple[Any, ...]).decode
 
 
 class _Raised:
@@ -52,12 +50,13 @@ class SqliteLevelStore:
         self._known: set[str] = set()  # names that were read; those without a record are not in `_cached`
         self._cached_version: int | None = None
         self._changed: dict[str, Record | None] = {}
+        self._looked_at = ""  # the last name that `forget` has seen
         self._told_version = database.version_at_open
         database.join(self)
 
-    async def transact(self, names: Sequence[str], step: Step[T]) -> T:
+    async def transact(self, names: Iterable[str], step: Step[T]) -> T:
         """Run `step` on the named records in the transaction of this tick and keep what it changed."""
-        outcome = await self._database.run(partial(self._run, names, step))
+        outcome = await self._database.run(partial(self._run, tuple(names), step))
         if isinstance(outcome, _Raised):
             raise outcome.error
         return outcome
@@ -76,19 +75,11 @@ class SqliteLevelStore:
             await asyncio.sleep(POLL_S)
         self._told_version = version
 
-    async def forget_untouched(self, after_s: float = FORGET_AFTER_S) -> int:
-        """Forget levels that nobody has touched for so long that they say nothing; give how many."""
-        before_s = int(self._now_s() - after_s)
-
-        def forget(connection: sqlite3.Connection) -> int:
-            self.write(connection)
-            self._forget_cached()
-            return connection.execute(
-                "DELETE FROM levels WHERE touched_s < ? AND instr(name, 'lifetime') = 0 AND name NOT GLOB 'hold/*'",
-                (before_s,),
-            ).rowcount
-
-        return await self._database.run(forget)
+    async def forget(self, says_nothing: SaysNothing, most: int) -> bool:
+        """Delete those of the next `most` records that say nothing, by name; True at the end."""
+        last = await self._database.run(partial(self._forget, says_nothing, self._looked_at, most))
+        self._looked_at = last or ""
+        return last is None
 
     async def close(self) -> None:
         """Close the database, for all its stores."""
@@ -139,6 +130,19 @@ class SqliteLevelStore:
             self._known.add(name)
             self._changed[name] = record
         return result
+
+    def _forget(self, says_nothing: SaysNothing, after: str, most: int, connection: sqlite3.Connection) -> str | None:
+        """Look at the records that come after a name; give the last one's name, or None at the end."""
+        self.write(connection)
+        query = "SELECT name, value, touched_s FROM levels WHERE name > ? ORDER BY name LIMIT ?"
+        rows = connection.execute(query, (after, most)).fetchall()
+        now_s = self._now_s()
+        for name, value, touched_s in rows:
+            if says_nothing(name, _decode(value), max(0.0, now_s - touched_s)):
+                self._cached.pop(name, None)
+                self._known.add(name)
+                self._changed[name] = None
+        return rows[-1][0] if len(rows) == most else None
 
     def _load(self, names: Sequence[str], connection: sqlite3.Connection) -> None:
         missing = [name for name in names if name not in self._known]

@@ -46,6 +46,8 @@ COLUMNS = (
     "provider_request",
     "first_byte_s",
     "done_s",
+    "sent",
+    "claimed",
 )
 DERIVED = ("hour", "wait_ms")
 """Columns that follow from the others, kept so that sums of rows are the same whole numbers as the roll-ups'."""
@@ -56,7 +58,7 @@ _USAGE = slice(COLUMNS.index("input_tokens"), COLUMNS.index("reported"))
 
 def to_row(attempt: Attempt) -> tuple[object, ...]:
     """Give the values of COLUMNS and then of DERIVED."""
-    *scopes, tags = attempt.scopes
+    *scopes, tags, claimed = attempt.scopes
     *usage, reported = attempt.usage
     return (
         attempt.id,
@@ -81,6 +83,8 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
         attempt.provider_request,
         attempt.first_byte_s,
         attempt.done_s,
+        int(attempt.sent),
+        msgspec.json.encode(claimed).decode(),
         hour_of(attempt.admitted_s),
         wait_ms(attempt),
     )
@@ -90,10 +94,12 @@ def to_attempt(row: tuple[Any, ...]) -> Attempt:
     """Give the attempt of the values of COLUMNS."""
     named = dict(zip(COLUMNS, row, strict=True))
     tags = tuple((name, value) for name, value in msgspec.json.decode(named["tags"]))
-    for name in (*COLUMNS[_SCOPES], "tags", *COLUMNS[_USAGE], "reported"):
+    claimed = tuple(msgspec.json.decode(named["claimed"]))
+    for name in (*COLUMNS[_SCOPES], "tags", "claimed", *COLUMNS[_USAGE], "reported"):
         del named[name]
+    named["sent"] = bool(named["sent"])
     return Attempt(
         **named,
-        scopes=Scopes._make((*row[_SCOPES], tags)),
+        scopes=Scopes._make((*row[_SCOPES], tags, claimed)),
         usage=Usage._make((*row[_USAGE], bool(row[_USAGE.stop]))),
     )

@@ -168,6 +168,23 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX jobs_open ON jobs (run, job_index) WHERE state IN ('queued', 'running')",
         _KEYS,
     ),
+    (
+        "ALTER TABLE attempts ADD COLUMN sent INTEGER NOT NULL DEFAULT 1",
+        "ALTER TABLE attempts ADD COLUMN claimed TEXT NOT NULL DEFAULT '[]'",  # JSON: [kind or tag:name, ...]
+        # Until now every row counted as a request.
+        *(
+            statement
+            for table in ("usage_by_hour", "usage_by_agent_hour")
+            for statement in (
+                f"ALTER TABLE {table} ADD COLUMN attempts INTEGER NOT NULL DEFAULT 0",
+                f"UPDATE {table} SET attempts = requests",  # noqa: S608 - our own tables
+            )
+        ),
+    ),
+    (
+        "ALTER TABLE keys ADD COLUMN parent TEXT",  # the key that a fleet's key was made under
+        "CREATE INDEX keys_of_fleets ON keys (parent) WHERE fleet = 1",
+    ),
 )
 
 

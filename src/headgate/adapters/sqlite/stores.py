@@ -40,7 +40,6 @@ async def open_database(
     database = await Database.open(path, synchronous=synchronous, patience_s=patience_s)
     try:
         levels = SqliteLevelStore(database)
-        await levels.forget_untouched()
         yield SqliteStores(levels, SqliteLedgerStore(database), SqliteJobStore(database), SqliteKeyStore(database))
     finally:
         await database.close()

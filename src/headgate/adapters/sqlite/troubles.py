@@ -14,8 +14,11 @@ _PRIMARY = 0xFF
 
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
+_FULL = "the disk is full; free some space, what was acknowledged before is kept"
+
 _WAYS_OUT: dict[int, str] = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space, what was acknowledged before is kept",
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_IOERR_SHMSIZE: _FULL,  # the index of the log, a file beside it, had no room to grow
     sqlite3.SQLITE_READONLY: "it cannot be written; give this user write permission on the file and on its folder",
     sqlite3.SQLITE_PERM: "it may not be opened; give this user permission on the file and on its folder",
     sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check that its folder exists and that this user may write there",
@@ -43,7 +46,7 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 def explain(path: Path, error: sqlite3.Error) -> StoreError:
     """Say what is wrong with the database; raise it `from` the error."""
-    way_out = _WAYS_OUT.get(_primary(error))
+    way_out = _WAYS_OUT.get(_code(error)) or _WAYS_OUT.get(_primary(error))
     return StoreError(f"{path}: {way_out} ({error})" if way_out else f"{path}: the database failed: {error}")
 
 
@@ -62,5 +65,9 @@ def explain_os(path: Path, error: OSError) -> StoreError:
 
 
 def _primary(error: sqlite3.Error) -> int:
+    return _code(error) & _PRIMARY
+
+
+def _code(error: sqlite3.Error) -> int:
     # Errors of the module itself (a closed connection, a wrong thread) carry no code.
-    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY
+    return getattr(error, "sqlite_errorcode", 0)

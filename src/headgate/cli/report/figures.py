@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from headgate.cli.report.levels import Charge, LevelUse, charges_of, level_use
+from headgate.adapters.tasks import folder_name
+from headgate.cli.report.levels import Charge, LevelUse, charges_of, ended_s, level_use
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit
+from headgate.core.scopes import scope_name
 from headgate.core.usage import Dialect
 from headgate.runtime.monitor import per_of
 
@@ -22,7 +24,6 @@ __all__ = [
     "ProviderCount",
     "RunFigures",
     "RunReport",
-    "ended_s",
     "figures_of",
 ]
 
@@ -53,7 +54,8 @@ class ProviderCount:
 class RunReport:
     """All that a report is made of: every job of the run, every row of the ledger that carries its name.
 
-    `why` is how the fleet ended; `what` says in a few words what the agents did.
+    `why` is how the fleet ended; a report that is asked for earlier says unfinished. `what` says in a few words what
+    the agents did.
     """
 
     run: str
@@ -62,19 +64,23 @@ class RunReport:
     limits: Sequence[LimitShown] = ()
     provider: ProviderCount | None = None
     simulated: bool = False
-    why: Literal["finished", "drained", "stopped"] = "finished"
+    why: Literal["finished", "drained", "stopped", "unfinished"] = "finished"
     what: str = ""
 
 
 @dataclass(slots=True)
 class AgentFigures:
-    """One agent: its job, and the sums of its calls. `prompt_tokens` counts cached input too."""
+    """One agent: its job, and the sums of its calls. `prompt_tokens` counts cached input too.
+
+    `folder` is the name of its own among the agents' folders, None where it has no job.
+    """
 
     name: str
     state: str = "-"
     attempts: int = 0
     exit_code: int | None = None
     error: str | None = None
+    folder: str | None = None
     calls: int = 0
     failed_calls: int = 0
     prompt_tokens: int = 0
@@ -110,6 +116,7 @@ class AgentFigures:
     def of(self, job: Job) -> None:
         """Take over what the job says."""
         self.state, self.attempts, self.exit_code, self.error = job.state, job.attempt, job.exit_code, job.error
+        self.folder = folder_name(job)
         if job.state == "done":
             self.error = None
         if job.started_s is not None:
@@ -165,21 +172,27 @@ class RunFigures:
 
 def figures_of(report: RunReport) -> RunFigures:
     """Compute everything that is shown, in the time of the calls times the scopes that each has."""
-    agents: dict[str, AgentFigures] = {}
+    agents: list[AgentFigures] = []
+    by_name: dict[str, AgentFigures] = {}
     for job in report.jobs:
-        agents[job.name] = AgentFigures(job.name)
-        agents[job.name].of(job)
+        agents.append(AgentFigures(job.name))
+        agents[-1].of(job)
+        # The ledger has a name as it stands in a scope; of agents that are called alike there, the first has the calls.
+        by_name.setdefault(scope_name(job.name), agents[-1])
     total = AgentFigures("total")
     by_scope: dict[str, list[Attempt]] = {}
     for call in report.calls:
-        name = call.scopes.agent or "(no agent)"
-        agents.setdefault(name, AgentFigures(name)).add(call)
+        name = scope_name(call.scopes.agent or "")
+        if name not in by_name:
+            by_name[name] = AgentFigures(call.scopes.agent or "(no agent)")
+            agents.append(by_name[name])
+        by_name[name].add(call)
         total.add(call)
         for scope in call.scopes.path():
             by_scope.setdefault(scope, []).append(call)
-    total.attempts = sum(agent.attempts for agent in agents.values())
-    starts = [agent.started_s for agent in agents.values() if agent.started_s is not None]
-    ends = [agent.ended_s for agent in agents.values() if agent.ended_s is not None]
+    total.attempts = sum(agent.attempts for agent in agents)
+    starts = [agent.started_s for agent in agents if agent.started_s is not None]
+    ends = [agent.ended_s for agent in agents if agent.ended_s is not None]
     states = dict.fromkeys(("done", "failed", "running", "queued"), 0)
     for job in report.jobs:
         states[job.state] += 1
@@ -187,18 +200,13 @@ def figures_of(report: RunReport) -> RunFigures:
         report=report,
         began_s=min(starts, default=0.0),
         ended_s=max(ends, default=0.0),
-        agents=list(agents.values()),
+        agents=agents,
         total=total,
         limits=[_limit_figures(shown, by_scope.get(shown.limit.scope, ())) for shown in report.limits],
         waits_s=sorted(call.wait_s for call in report.calls),
         states=states,
         estimated_calls=sum(not call.usage.reported for call in report.calls),
     )
-
-
-def ended_s(call: Attempt) -> float:
-    """Give when a call ended; one whose process died ended, as far as is known, when it was admitted."""
-    return call.admitted_s if call.done_s is None else max(call.done_s, call.admitted_s)
 
 
 def _limit_figures(shown: LimitShown, calls: Iterable[Attempt]) -> LimitFigures:

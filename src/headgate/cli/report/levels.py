@@ -13,7 +13,7 @@ from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.usage import CHARGES, Dialect
 
-__all__ = ["Charge", "LevelUse", "Span", "charges_of", "level_use", "merged"]
+__all__ = ["Charge", "LevelUse", "Span", "charges_of", "ended_s", "level_use", "merged"]
 
 # Output flows; a piece for each second of an answer is near enough to a flow, and there are only so many.
 _MOST_PIECES = 64
@@ -74,7 +74,7 @@ def level_use(limit: Limit, charges: Sequence[Charge], calls: Sequence[Attempt])
     """Measure the use of a limit by charges that are sorted by time."""
     if not charges:
         return LevelUse()
-    under_way = merged(Span(call.queued_s, max(call.admitted_s, call.done_s or 0.0)) for call in calls)
+    under_way = merged(Span(call.queued_s, ended_s(call)) for call in calls)
     waiting = merged(Span(call.queued_s, call.admitted_s) for call in calls if call.admitted_s > call.queued_s)
     match limit:
         case Rate():
@@ -83,6 +83,16 @@ def level_use(limit: Limit, charges: Sequence[Charge], calls: Sequence[Attempt])
             return _gauge_use(limit, charges, under_way, waiting)
         case Window() | Rolling():
             return LevelUse(highest=_window_highest(limit, charges))
+
+
+def ended_s(call: Attempt) -> float:
+    """Give when a call ended; one whose process died ended, as far as is known, when it was admitted.
+
+    Its row says only when its end was learned: when the run was resumed.
+    """
+    if call.done_s is None or call.state in ("lost", "reconciled"):
+        return call.admitted_s
+    return max(call.done_s, call.admitted_s)
 
 
 def merged(spans: Iterable[Span]) -> list[Span]:

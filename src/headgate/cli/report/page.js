@@ -15,7 +15,11 @@
   const percent = (share) => (share == null ? "–" : `${Math.round(share * 100)} %`);
   const number = (n) => (n == null ? "–" : n >= 10 || Number.isInteger(n) ? Math.round(n).toLocaleString("en") : n.toFixed(1));
   const seconds = (s) => (s == null ? "–" : s < 10 ? `${s.toFixed(2)} s` : s < 60 ? `${Math.round(s)} s` : clock(s));
-  const dollars = (micro) => `$${(micro / 1e6).toFixed(micro >= 1e6 || micro === 0 ? 2 : 4)}`;
+  // For the ticks of an axis only: amounts come with their text, so that every place writes them alike.
+  const dollars = (micro) => {
+    if (micro >= 1e6 || micro === 0) return `$${(micro / 1e6).toFixed(2)}`;
+    return micro >= 100 ? `$${(micro / 1e6).toFixed(4)}` : `$${(micro / 1e6).toFixed(6).replace(/0+$/, "")}`;
+  };
   const compact = (n) => (n >= 1e9 ? `${(n / 1e9).toFixed(1)}G` : n >= 1e6 ? `${(n / 1e6).toFixed(1)}M` : n >= 1e4 ? `${(n / 1e3).toFixed(1)}k` : number(n));
 
   const axis = (more) => ({
@@ -51,9 +55,53 @@
       axis({ values: (_, ticks) => ticks.map(axisFormat), size: 58 }),
     ],
   });
-  const at = { label: "at", value: (_, s) => (s == null ? "–" : clock(s)) };
+  const at = { label: "at", value: (_, s) => (s == null ? "whole run" : clock(s)) };
+  // A legend says what was over the whole run until one points at an instant.
+  const told = (whole, format) => ({ value: (_, v, series, i) => (i == null ? whole : format(v)) });
 
-  // A line where a limit is used to the full: what a rate shows above it was saved up in its bucket before.
+  // The stretches in which no runner lived, from the last sign of one to the first of the next.
+  const pauses = {
+    hooks: {
+      drawClear: [(u) => {
+        u.ctx.save();
+        u.ctx.beginPath();
+        u.ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height);
+        u.ctx.clip();
+        u.ctx.fillStyle = `${color("--muted")}2e`;
+        for (const [from, to] of data.pauses) {
+          const left = u.valToPos(from, "x", true);
+          u.ctx.fillRect(left, u.bbox.top, u.valToPos(to, "x", true) - left, u.bbox.height);
+        }
+        u.ctx.restore();
+      }],
+      draw: [(u) => {
+        const ratio = devicePixelRatio, right = u.bbox.left + u.bbox.width;
+        let taken = -Infinity;
+        u.ctx.save();
+        u.ctx.strokeStyle = u.ctx.fillStyle = color("--ink");
+        u.ctx.lineWidth = ratio;
+        u.ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+        u.ctx.textBaseline = "top";
+        u.ctx.textAlign = "left";
+        const wide = u.ctx.measureText("resumed").width + 4 * ratio;
+        for (const [, to] of data.pauses) {
+          const x = Math.round(u.valToPos(to, "x", true));
+          if (x < u.bbox.left || x > right) continue;
+          u.ctx.beginPath();
+          u.ctx.moveTo(x, u.bbox.top);
+          u.ctx.lineTo(x, u.bbox.top + u.bbox.height);
+          u.ctx.stroke();
+          const begin = x + wide > right ? x - wide : x + 4 * ratio;
+          if (begin < taken) continue;
+          u.ctx.fillText("resumed", begin, u.bbox.top + 2 * ratio);
+          taken = begin + wide;
+        }
+        u.ctx.restore();
+      }],
+    },
+  };
+
+  // A line where a limit is used to the full.
   const fullLine = {
     hooks: {
       draw: [(u) => {
@@ -71,23 +119,23 @@
   };
 
   document.getElementById("limits-note").textContent = data.limits.length
-    ? `A rate: what was used over ${data.smooth_s} s, of what it refills; what its bucket had saved up goes beyond 100 %. A window or slots: how full it was.`
+    ? `A rate: over ${data.smooth_s} s, what was used of what it gave: its refill, and what was taken out of its bucket beside that. Beyond 100 % is debt: answers used more than was held for them. A window or slots: how full it was.`
     : "No limit was configured.";
   plot("limits-plot", {
-    height: 280, ...timed(percent, (max) => [0, Math.min(1.4, Math.max(1.1, max * 1.05))]), plugins: [fullLine],
-    series: [at, ...data.limits.map((limit, i) => series(limit.label, i, { value: (_, v) => percent(v) }))],
+    height: 280, ...timed(percent, (max) => [0, Math.max(1.1, max * 1.05)]), plugins: [fullLine, pauses],
+    series: [at, ...data.limits.map((limit, i) => series(limit.label, i, told(limit.whole, percent)))],
   }, [data.x, ...data.limits.map((limit) => limit.shares)]);
 
-  const value = { value: (_, v) => number(v) };
+  const whole = data.whole;
   plot("agents-plot", {
-    ...timed(number, (max) => [0, Math.max(1, max * 1.08)]),
-    series: [at, series("at work", 0, { ...value, ...filled(0) }), series("calls waiting", 1, value), series("calls under way", 2, value)],
+    ...timed(number, (max) => [0, Math.max(1, max * 1.08)]), plugins: [pauses],
+    series: [at, series("at work", 0, { ...told(whole.working, number), ...filled(0) }), series("calls waiting", 1, told(whole.waiting, number)),
+      series("calls under way", 2, told(whole.calling, number))],
   }, [data.x, data.working, data.waiting, data.calling]);
 
-  const span = { value: (_, v) => seconds(v) };
   plot("waits-plot", {
-    ...timed((s) => (s < 1 ? `${Math.round(s * 1000)} ms` : s < 60 ? `${Math.round(s * 10) / 10} s` : seconds(s)), (max) => [0, Math.max(0.01, max * 1.08)]),
-    series: [at, series("mean", 0, { ...span, ...filled(0) }), series("longest", 1, span)],
+    ...timed((s) => (s < 1 ? `${Math.round(s * 1000)} ms` : s < 60 ? `${Math.round(s * 10) / 10} s` : seconds(s)), (max) => [0, Math.max(0.01, max * 1.08)]), plugins: [pauses],
+    series: [at, series("mean", 0, { ...told(whole.mean_wait_s, seconds), ...filled(0) }), series("longest", 1, told(whole.longest_wait_s, seconds))],
   }, [data.x, data.mean_wait_s, data.longest_wait_s]);
 
   const bars = uPlot.paths.bars({ size: [0.8, 80] });
@@ -97,22 +145,24 @@
       axis({ splits: data.wait_labels.map((_, i) => i), values: (_, ticks) => ticks.map((i) => data.wait_labels[i] ?? ""), grid: { show: false }, size: 34 }),
       axis({ values: (_, ticks) => ticks.map(compact), size: 58 }),
     ],
-    series: [{ label: "waited", value: (_, i) => (i == null ? "–" : data.wait_labels[i] ?? "–") },
-      series("calls", 0, { ...value, ...filled(0), paths: bars, points: { show: false } })],
+    series: [{ label: "waited", value: (_, i) => (i == null ? "any time" : data.wait_labels[i] ?? "–") },
+      series("calls", 0, { ...told(whole.calls, number), ...filled(0), paths: bars, points: { show: false } })],
   }, [data.wait_labels.map((_, i) => i), data.wait_counts]);
 
   const known = data.costs.in_dollars;
   document.getElementById("costs-title").textContent = known ? "Cost by agent" : "Tokens by agent (no price is known)";
+  // No tick between two micro-dollars: there is nothing.
+  const wholes = Array.from({ length: 13 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
   const few = data.costs.values.length <= 120;
   plot("costs-plot", {
     scales: { x: { time: false, range: [-0.6, Math.max(0.6, data.costs.values.length - 0.4)] }, y: { range: (_, min, max) => [0, max * 1.08 || 1] } },
     axes: [
       axis({ values: (_, ticks) => ticks.map((i) => (Number.isInteger(i) ? i + 1 : "")), grid: { show: false }, size: 34 }),
-      axis({ values: (_, ticks) => ticks.map(known ? dollars : compact), size: 66 }),
+      axis({ values: (_, ticks) => ticks.map(known ? dollars : compact), size: 72, incrs: wholes }),
     ],
-    series: [{ label: "agent", value: (_, i) => (i == null ? "–" : data.costs.names[i]) },
+    series: [{ label: "agent", value: (_, i) => (i == null ? "all" : data.costs.names[i]) },
       series(known ? "cost" : "tokens", 2, {
-        ...filled(2), value: (_, v) => (v == null ? "–" : known ? dollars(v) : compact(v)),
+        ...filled(2), value: (_, v, series, i) => (i == null ? data.costs.total : data.costs.texts[i] ?? "–"),
         paths: few ? bars : uPlot.paths.stepped({ align: 1 }),
       })],
   }, [data.costs.names.map((_, i) => i), data.costs.values]);
@@ -123,7 +173,7 @@
   const columns = [
     ["agent", "word fold", (a) => a.name], ["state", "word", (a) => a.state], ["tries", "", (a) => a.tries, number],
     ["calls", "", (a) => a.calls, compact], ["tokens in", "", (a) => a.prompt, compact], ["cached", "", (a) => (a.prompt ? a.cached / a.prompt : null), percent],
-    ["out", "", (a) => a.output, compact], ["cost", "", (a) => a.cost, (v) => dollars(v)], ["waited", "", (a) => a.wait_s, seconds],
+    ["out", "", (a) => a.output, compact], ["cost", "", (a) => a.cost], ["waited", "", (a) => a.wait_s, seconds],
     ["longest", "", (a) => a.longest_s, seconds], ["took", "", (a) => a.took_s, seconds],
   ];
   const table = document.getElementById("agents"), head = table.tHead.rows[0], body = table.tBodies[0];
@@ -148,13 +198,20 @@
       cell.className = classes;
       const shown = of(agent);
       cell.textContent = format ? (shown == null ? "–" : format(shown)) : shown;
-      if (name === "cost" && agent.unknown) cell.textContent += " + ?";
+      if (name === "cost") cell.textContent = agent.cost_text;
       if (name === "state" && (shown === "done" || shown === "failed")) cell.classList.add(shown === "done" ? "good" : "bad");
       if (name === "agent" && agent.error) {
         const error = document.createElement("div");
         error.className = "error";
         error.textContent = agent.error;
         cell.append(error);
+        if (agent.log) {
+          const log = document.createElement("a");
+          log.className = "log";
+          log.href = agent.log;
+          log.textContent = agent.log;
+          cell.append(log);
+        }
       }
       made.append(cell);
     }

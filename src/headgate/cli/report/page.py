@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from headgate.cli.report.figures import AgentFigures, LimitFigures, RunFigures
-from headgate.cli.report.series import Series, series_of
+from headgate.cli.report.logs import log_of
+from headgate.cli.report.series import LimitSeries, Series, series_of
 from headgate.cli.wording import (
     amount_text,
     count_text,
@@ -34,20 +35,20 @@ _ERROR_CHARACTERS = 300
 
 
 def write_page(figures: RunFigures, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page into the run's folder, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(page_of(figures))
+            file.write(page_of(figures, path.parent))
         Path(unfinished).replace(path)
     except OSError:
         Path(unfinished).unlink(missing_ok=True)
         raise
 
 
-def page_of(figures: RunFigures) -> str:
-    """Give the page."""
+def page_of(figures: RunFigures, folder: Path | None = None) -> str:
+    """Give the page; with the run's `folder`, in which it will lie, it leads to the logs of what failed."""
     report = figures.report
     what = f"{report.what} · " if report.what else ""
     began = datetime.fromtimestamp(figures.began_s, UTC).strftime("began %Y-%m-%d %H:%M:%S UTC")
@@ -62,7 +63,7 @@ def page_of(figures: RunFigures) -> str:
         "FOOTER": "Made by Headgate from its ledger. Plots by uPlot.",
         "LICENCE": _file("vendor/uplot-LICENSE").replace("--", "- -"),
         "STYLE": _file("vendor/uplot-1.6.32.min.css") + _file("page.css"),
-        "DATA": _script_safe(json.dumps(_data(figures, series_of(figures)), ensure_ascii=False)),
+        "DATA": _script_safe(json.dumps(_data(figures, series_of(figures), folder), ensure_ascii=False)),
         "UPLOT": _file("vendor/uplot-1.6.32.min.js"),
         "SCRIPT": _file("page.js"),
     }
@@ -151,13 +152,16 @@ def _limit_row(limit: LimitFigures) -> str:
     return f'<tr><td class="word">{name}</td>{"".join(shown)}</tr>'
 
 
-def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
+def _data(figures: RunFigures, series: Series, folder: Path | None) -> dict[str, Any]:
+    total = figures.total
     in_dollars = figures.total.cost_micro_usd > 0
     dearest = sorted(figures.agents, key=lambda agent: -_weight(agent, in_dollars=in_dollars))[:_MOST_AGENTS]
     return {
         "took_s": round(figures.took_s, 1),
         "smooth_s": series.smooth_s,
         "x": series.bins.middles_s() if figures.took_s else [],
+        "pauses": [[round(at_s - figures.began_s, 3) for at_s in pause] for pause in series.pauses],
+        "whole": _whole(figures, series),
         "working": _rounded(series.working),
         "waiting": _rounded(series.waiting),
         "calling": _rounded(series.calling),
@@ -168,6 +172,7 @@ def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
                 "label": f"{limit_text(each.limit.scope, each.limit.models, each.limit.dimension)}"
                 f"{per_text(each.limit.per)}",
                 "shares": _rounded(each.shares),
+                "whole": _whole_of_limit(each),
             }
             for each in series.limits
         ],
@@ -177,8 +182,10 @@ def _data(figures: RunFigures, series: Series) -> dict[str, Any]:
             "in_dollars": in_dollars,
             "names": [agent.name for agent in dearest] if figures.total.calls else [],
             "values": [_weight(agent, in_dollars=in_dollars) for agent in dearest],
+            "texts": [_weight_text(agent, in_dollars=in_dollars) for agent in dearest],
+            "total": f"{_weight_text(total, in_dollars=in_dollars)} in all",
         },
-        "agents": [_agent(agent) for agent in figures.agents[:_MOST_AGENTS]],
+        "agents": [_agent(agent, folder) for agent in figures.agents[:_MOST_AGENTS]],
     }
 
 
@@ -186,18 +193,49 @@ def _weight(agent: AgentFigures, *, in_dollars: bool) -> int:
     return agent.cost_micro_usd if in_dollars else agent.prompt_tokens + agent.output_tokens
 
 
-def _agent(agent: AgentFigures) -> dict[str, Any]:
+def _weight_text(agent: AgentFigures, *, in_dollars: bool) -> str:
+    if in_dollars:
+        return usd_text(agent.cost_micro_usd, agent.unknown_cost)
+    return count_text(_weight(agent, in_dollars=False))
+
+
+def _whole(figures: RunFigures, series: Series) -> dict[str, str]:
+    """Say of each series what it was over the whole run: what its legend shows while nobody points at the plot."""
+    total = figures.total
+
+    def mean(values: Sequence[float]) -> str:
+        return f"{sum(values) * series.bins.step_s / figures.took_s:.1f} on average" if figures.took_s else "-"
+
+    return {
+        "working": mean(series.working),
+        "waiting": mean(series.waiting),
+        "calling": mean(series.calling),
+        "mean_wait_s": duration_text(total.wait_s / total.calls) if total.calls else "-",
+        "longest_wait_s": duration_text(total.longest_wait_s),
+        "calls": f"{count_text(total.calls)} in all",
+    }
+
+
+def _whole_of_limit(series: LimitSeries) -> str:
+    if series.limit.use.average is None:
+        return f"{share_text(series.shares[-1])} at the end"
+    return f"{share_text(series.limit.use.average)} on average"
+
+
+def _agent(agent: AgentFigures, folder: Path | None) -> dict[str, Any]:
+    log = log_of(folder, agent) if folder is not None else None
     return {
         "name": agent.name,
         "state": agent.state,
         "tries": agent.attempts,
         "error": None if agent.error is None else agent.error[:_ERROR_CHARACTERS],
+        "log": None if folder is None or log is None else log.relative_to(folder).as_posix(),
         "calls": agent.calls,
         "prompt": agent.prompt_tokens,
         "cached": agent.cached_tokens,
         "output": agent.output_tokens,
         "cost": agent.cost_micro_usd,
-        "unknown": agent.unknown_cost,
+        "cost_text": usd_text(agent.cost_micro_usd, agent.unknown_cost),
         "wait_s": round(agent.wait_s, 3),
         "longest_s": round(agent.longest_wait_s, 3),
         "took_s": round(agent.took_s, 3),

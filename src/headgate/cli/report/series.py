@@ -4,16 +4,19 @@ One rule: a point stands for a bin of equal length and is its exact average (of 
 sum (of what happens at an instant), so that coarse and fine plots tell the same story.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from headgate.cli.report.figures import LimitFigures, RunFigures, ended_s
-from headgate.cli.report.levels import Charge, Span
+from headgate.cli.report.figures import LimitFigures, RunFigures
+from headgate.cli.report.levels import Charge, Span, ended_s
 from headgate.core.instants import to_ns
+from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Rate, Rolling, Window
+from headgate.core.scopes import scope_name
 
-__all__ = ["Bins", "LimitSeries", "Series", "bins_of", "series_of"]
+__all__ = ["Bins", "LimitSeries", "Series", "bins_of", "pauses", "series_of"]
 
 _MOST_BINS = 240
 _STEPS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 86_400)
@@ -42,7 +45,11 @@ class Bins:
 
 @dataclass(frozen=True, slots=True)
 class LimitSeries:
-    """The use of one limit, as shares of 1: of a rate what was used of it, of a window how full it was."""
+    """The use of one limit, as shares of 1: of a window or slots how full it was.
+
+    Of a rate it is what was used of all that it gave in that time: its refill, and what was taken out of its bucket
+    beside that. Only a debt goes beyond 1: an answer that used more than was held for it.
+    """
 
     limit: LimitFigures
     shares: list[float]
@@ -50,9 +57,13 @@ class LimitSeries:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """All series of a run. `wait_counts` counts calls by wait: up to each edge, and beyond the last."""
+    """All series of a run. `wait_counts` counts calls by wait: up to each edge, and beyond the last.
+
+    `pauses` are the stretches between a runner's last sign of life and the first of the one that resumed the run.
+    """
 
     bins: Bins
+    pauses: list[Span]
     working: list[float]
     waiting: list[float]
     calling: list[float]
@@ -76,6 +87,7 @@ def series_of(figures: RunFigures) -> Series:
     calls = figures.report.calls
     bins = bins_of(figures.began_s, figures.ended_s)
     means, longest = _waits(figures, bins)
+    still = pauses(calls)
     smooth_s = max(_SMOOTH_OVER_S, bins.step_s)
     plotted = sorted(figures.limits, key=lambda limit: -(limit.use.highest or 0.0))[:_LIMITS_PLOTTED]
     counts = [0] * (len(_WAIT_EDGES_S) + 1)
@@ -83,7 +95,8 @@ def series_of(figures: RunFigures) -> Series:
         counts[next((at for at, edge in enumerate(_WAIT_EDGES_S) if wait_s <= edge), len(_WAIT_EDGES_S))] += 1
     return Series(
         bins=bins,
-        working=occupancy(_lives(figures), bins),
+        pauses=still,
+        working=occupancy(_outside(_lives(figures), still), bins),
         waiting=occupancy((Span(call.queued_s, call.admitted_s) for call in calls), bins),
         calling=occupancy((Span(call.admitted_s, ended_s(call)) for call in calls), bins),
         mean_wait_s=means,
@@ -93,6 +106,28 @@ def series_of(figures: RunFigures) -> Series:
         wait_edges_s=_WAIT_EDGES_S,
         wait_counts=counts,
     )
+
+
+def pauses(calls: Sequence[Attempt]) -> list[Span]:
+    """Give when the run stood still between two runners, as its calls show: each runner's carry its own name.
+
+    Runners that work side by side make no pause.
+    """
+    began_s: dict[str, float] = {}
+    admitted_s: dict[str, float] = {}
+    for call in calls:
+        began_s[call.owner] = min(call.queued_s, began_s.get(call.owner, call.queued_s))
+        admitted_s[call.owner] = max(call.admitted_s, admitted_s.get(call.owner, call.admitted_s))
+    signs_s = sorted(sign_s for call in calls for sign_s in (call.admitted_s, ended_s(call)))
+    found: list[Span] = []
+    owners = sorted(began_s, key=began_s.__getitem__)
+    last_admitted_s = float("inf")
+    for number, owner in enumerate(owners):
+        start_s = began_s[owner]
+        if number and last_admitted_s < start_s:
+            found.append(Span(signs_s[bisect_left(signs_s, start_s) - 1], start_s))
+        last_admitted_s = admitted_s[owner] if not number else max(last_admitted_s, admitted_s[owner])
+    return found
 
 
 def occupancy(spans: Iterable[Span], bins: Bins) -> list[float]:
@@ -120,17 +155,30 @@ def _lives(figures: RunFigures) -> list[Span]:
     last_start_s: dict[str, float] = {}
     for job in figures.report.jobs:
         if job.started_s is not None:
-            last_start_s[job.name] = job.started_s
+            last_start_s[scope_name(job.name)] = job.started_s
             lives.append(Span(job.started_s, figures.ended_s if job.ended_s is None else job.ended_s))
     earlier: dict[str, Span] = {}
     for call in figures.report.calls:
-        name = call.scopes.agent or ""
+        name = scope_name(call.scopes.agent or "")
         start_s = last_start_s.get(name)
         if start_s is None or call.queued_s < start_s:
             before = earlier.get(name, Span(call.queued_s, call.queued_s))
             until_s = ended_s(call) if start_s is None else min(ended_s(call), start_s)
             earlier[name] = Span(min(before.from_s, call.queued_s), max(before.to_s, until_s))
     return [*lives, *earlier.values()]
+
+
+def _outside(spans: Iterable[Span], gaps: Sequence[Span]) -> list[Span]:
+    """Give what of the stretches lies outside of gaps that are sorted: a dead runner's agents were not at work."""
+    parts: list[Span] = []
+    for span in spans:
+        from_s = span.from_s
+        for gap in gaps:
+            if gap.to_s > from_s and gap.from_s < span.to_s:
+                parts.append(Span(from_s, gap.from_s))
+                from_s = gap.to_s
+        parts.append(Span(from_s, span.to_s))
+    return [part for part in parts if part.to_s > part.from_s]
 
 
 def _waits(figures: RunFigures, bins: Bins) -> tuple[list[float | None], list[float | None]]:
@@ -148,10 +196,7 @@ def _limit_shares(figures: LimitFigures, bins: Bins, smooth_s: float) -> list[fl
     limit = figures.limit
     match limit:
         case Rate():
-            window = max(1, round(smooth_s / bins.step_s))
-            used = _per_bin(figures.charges, bins)
-            whole = limit.amount / limit.period_s * bins.step_s
-            return [share / whole for share in _trailing_mean(used, window)]
+            return _rate_shares(limit, figures.charges, bins, max(1, round(smooth_s / bins.step_s)))
         case Gauge():
             return [in_use / limit.amount for in_use in occupancy(_held(figures.charges), bins)]
         case Rolling():
@@ -160,6 +205,36 @@ def _limit_shares(figures: LimitFigures, bins: Bins, smooth_s: float) -> list[fl
             return [share * min(window, at + 1) / limit.amount for at, share in enumerate(_trailing_mean(used, window))]
         case Window():
             return [used / limit.amount for used in _filled(figures.charges, limit, bins)]
+
+
+def _rate_shares(limit: Rate, charges: Sequence[Charge], bins: Bins, window: int) -> list[float]:
+    rate = limit.amount / limit.period_s
+    used = [0.0, *accumulate(_per_bin(charges, bins))]
+    free = _free_at_edges(limit, charges, bins)
+    shares = []
+    for end in range(1, bins.count + 1):
+        begin = max(0, end - window)
+        taken_out = max(0.0, max(0.0, free[begin]) - max(0.0, free[end]))
+        gave = (end - begin) * bins.step_s * rate + taken_out
+        shares.append((used[end] - used[begin] + max(0.0, -free[begin])) / gave)
+    return shares
+
+
+def _free_at_edges(limit: Rate, charges: Sequence[Charge], bins: Bins) -> list[float]:
+    """Give how full a rate's bucket was at each edge of the bins; below 0 it was in debt."""
+    rate = limit.amount / limit.period_s
+    free, at_s, next_charge = float(limit.burst), bins.from_s, 0
+    edges = [free]
+    for index in range(bins.count):
+        while next_charge < len(charges) and bins.at(charges[next_charge].at_s) <= index:
+            charge = charges[next_charge]
+            now_s = max(at_s, charge.at_s)
+            free = min(limit.burst, free + (now_s - at_s) * rate) - charge.units
+            at_s, next_charge = now_s, next_charge + 1
+        edge_s = max(at_s, bins.from_s + (index + 1) * bins.step_s)
+        free, at_s = min(limit.burst, free + (edge_s - at_s) * rate), edge_s
+        edges.append(free)
+    return edges
 
 
 def _per_bin(charges: Sequence[Charge], bins: Bins) -> list[float]:

@@ -4,6 +4,7 @@ One rule: however many agents there were, it fits a screen or two; the page and 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from headgate.cli.report.figures import AgentFigures, LimitFigures, RunFigures
+from headgate.cli.report.logs import log_of, shown_path
 from headgate.cli.wording import (
     amount_text,
     count_text,
@@ -29,15 +31,18 @@ _FAILURES_SHOWN = 10
 _ERROR_CHARACTERS = 200
 # What a narrow terminal can do without: the page and the JSON have it.
 _WIDE_CELLS = 100
+_LEAST_NAME_CELLS = 12
 _ONLY_WHERE_WIDE = frozenset({"tries", "longest", "cached"})
 _STATE_STYLES = {"done": "green", "failed": "red", "running": "cyan"}
 
 
-def print_report(figures: RunFigures, console: Console, *, page: str | None = None) -> None:
-    """Print agents, limits and totals; `page` is where the page lies."""
+def print_report(figures: RunFigures, console: Console, *, page: str | None = None, folder: Path | None = None) -> None:
+    """Print agents, limits and totals; `page` is where the page lies, `folder` the run's, which else is the page's."""
+    if folder is None and page is not None:
+        folder = Path(page).parent
     console.print()
     console.print(_agents_table(figures, console.width))
-    for text in _failures(figures.agents):
+    for text in _failures(figures.agents, folder):
         console.print(text, soft_wrap=True)
     if figures.limits:
         console.print()
@@ -46,11 +51,11 @@ def print_report(figures: RunFigures, console: Console, *, page: str | None = No
     for text in _closing(figures):
         console.print(text, soft_wrap=True)
     if page is not None:
-        console.print(Text.assemble(("report ", "dim"), page), soft_wrap=True)
+        console.print(Text.assemble(("report ", "dim"), shown_path(Path(page))), soft_wrap=True)
 
 
-def as_json(figures: RunFigures) -> dict[str, Any]:
-    """Give the whole report as JSON has it; what is unknown is null."""
+def as_json(figures: RunFigures, folder: Path | None = None) -> dict[str, Any]:
+    """Give the whole report as JSON has it; what is unknown is null. With the run's `folder`, where the logs are."""
     report, total = figures.report, figures.total
     return {
         "run": report.run,
@@ -97,6 +102,7 @@ def as_json(figures: RunFigures) -> dict[str, Any]:
                 "exit_code": agent.exit_code,
                 "error": agent.error,
                 "took_s": round(agent.took_s, 3),
+                **_log(agent, folder),
                 **_sums(agent),
             }
             for agent in figures.agents
@@ -117,6 +123,11 @@ def _sums(agent: AgentFigures) -> dict[str, Any]:
     }
 
 
+def _log(agent: AgentFigures, folder: Path | None) -> dict[str, str]:
+    log = log_of(folder, agent) if folder is not None else None
+    return {} if log is None else {"log": str(log)}
+
+
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
@@ -129,10 +140,12 @@ def _agents_table(figures: RunFigures, width: int) -> Table:
     for name in columns:
         words = name in ("agent", "state")
         table.add_column(name, total[name], justify="left" if words else "right", no_wrap=True, overflow="ellipsis")
-    table.columns[0].min_width = 12
     shown = _shown(figures.agents)
-    for agent in shown:
-        cells = _agent_cells(agent)
+    rows = [_agent_cells(agent) for agent in shown]
+    # Names give way to figures: a name that is cut still tells which one it is, half a number tells a lie.
+    taken = sum(2 + max(len(name), *(row[name].cell_len for row in [total, *rows])) for name in columns[1:])
+    table.columns[0].max_width = max(_LEAST_NAME_CELLS, width - taken)
+    for cells in rows:
         table.add_row(*(cells[name] for name in columns))
     more = len(figures.agents) - len(shown)
     if more:
@@ -140,14 +153,16 @@ def _agents_table(figures: RunFigures, width: int) -> Table:
     return table
 
 
-def _failures(agents: Sequence[AgentFigures]) -> list[Text]:
+def _failures(agents: Sequence[AgentFigures], folder: Path | None) -> list[Text]:
     failed = [agent for agent in agents if agent.state == "failed" and agent.error]
-    lines = [
-        Text.assemble((f"{agent.name} failed: ", "red"), (agent.error or "")[:_ERROR_CHARACTERS])
-        for agent in failed[:_FAILURES_SHOWN]
-    ]
-    if len(failed) > len(lines):
-        lines.append(Text(f"and {len(failed) - len(lines)} more failed", style="red"))
+    lines = []
+    for agent in failed[:_FAILURES_SHOWN]:
+        lines.append(Text.assemble((f"{agent.name} failed: ", "red"), (agent.error or "")[:_ERROR_CHARACTERS]))
+        log = log_of(folder, agent) if folder is not None else None
+        if log is not None:
+            lines.append(Text.assemble(("  log ", "dim"), shown_path(log)))
+    if len(failed) > _FAILURES_SHOWN:
+        lines.append(Text(f"and {len(failed) - _FAILURES_SHOWN} more failed", style="red"))
     return lines
 
 
@@ -156,8 +171,8 @@ def _shown(agents: Sequence[AgentFigures]) -> list[AgentFigures]:
     if len(agents) <= _AGENTS_SHOWN:
         return list(agents)
     ranked = sorted(agents, key=lambda agent: (agent.state != "failed", -agent.cost_micro_usd, -agent.prompt_tokens))
-    chosen = {agent.name for agent in ranked[:_AGENTS_SHOWN]}
-    return [agent for agent in agents if agent.name in chosen]
+    chosen = {id(agent) for agent in ranked[:_AGENTS_SHOWN]}
+    return [agent for agent in agents if id(agent) in chosen]
 
 
 def _agent_cells(agent: AgentFigures) -> dict[str, Text]:
@@ -183,7 +198,7 @@ def _cached(agent: AgentFigures) -> str:
 def _limits_table(figures: RunFigures) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("limit", min_width=20, overflow="fold")
-    for name in ("amount", "used", "fullest", "average", "while waiting"):
+    for name in ("amount", "used", "fullest", "average", "while\nwaiting"):
         table.add_column(name, justify="right", no_wrap=True)
     ranked = sorted(figures.limits, key=lambda limit: -(limit.use.highest or 0.0))
     shown = {id(limit) for limit in ranked[:_LIMITS_SHOWN]}
@@ -225,6 +240,8 @@ def _closing(figures: RunFigures) -> list[Text]:
         f"the longest {duration_text(total.longest_wait_s)}"
     )
     lines = [outcome, waits] if total.calls else [outcome]
+    if states["failed"]:
+        lines.append(Text(f"to try what failed again: headgate resume {report.run} --retry-failed"))
     if figures.estimated_calls:
         lines.append(Text(f"{figures.estimated_calls} calls told no usage: they count as estimated", style="yellow"))
     provider = report.provider

@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import replace
 
 from headgate.core.errors import CallerError
-from headgate.core.jobs import Beat, Claimed, Event, Failed, GivenBack, Job, OwnerDied, Succeeded, step
+from headgate.core.jobs import Beat, Claimed, Event, Failed, GivenBack, Job, OwnerDied, Reopened, Succeeded, step
 from headgate.ports import JobStore, Run
 from headgate.testing.exercises import Exercise, OpenStore
 
@@ -109,9 +109,14 @@ async def a_job_changes_as_the_table_says(open_store: OpenStore[JobStore]) -> No
         Claimed("c", NOW_S + LEASE_S),
         OwnerDied(3),
         Claimed("d", NOW_S + LEASE_S),
-        Succeeded(4, "all of it", 0),
-        Claimed("e", NOW_S + LEASE_S),
         Failed(4, "no", retryable=False),
+        Reopened(3, 2),
+        Reopened(4, 2),
+        Claimed("e", NOW_S + LEASE_S),
+        Succeeded(5, "all of it", 0),
+        Reopened(5, 2),
+        Claimed("f", NOW_S + LEASE_S),
+        Failed(5, "no", retryable=False),
     ]
     (job,) = jobs_of(RUN, 1)
     async with open_store() as store:
@@ -121,6 +126,24 @@ async def a_job_changes_as_the_table_says(open_store: OpenStore[JobStore]) -> No
             assert await store.step(RUN.id, 0, event, NOW_S + second) == job
             assert await store.jobs(RUN.id) == [job]
     assert job.state == "done"
+
+
+async def a_run_is_deleted_whole_and_not_while_it_lives(open_store: OpenStore[JobStore]) -> None:
+    """A lease that runs keeps it; other runs stay, what is not there is gone already, and its id is free again."""
+    other = replace(RUN, id="run-2")
+    async with open_store() as store:
+        await store.add_run(RUN, jobs_of(RUN, 3))
+        await store.add_run(other, jobs_of(other, 1))
+        assert await claim(store, "a", 1) == [0]
+        assert not await store.delete_run(RUN.id, NOW_S + LEASE_S - 1)
+        assert len(await store.jobs(RUN.id)) == 3  # noqa: PLR2004 - as added
+        assert await store.delete_run(RUN.id, NOW_S + LEASE_S)
+        assert await store.delete_run(RUN.id, NOW_S)
+    async with open_store() as store:
+        assert [run.id for run in await store.runs()] == [other.id]
+        assert (await store.jobs(RUN.id), await store.jobs(other.id)) == ([], jobs_of(other, 1))
+        await store.add_run(RUN, jobs_of(RUN, 1))
+        assert await store.jobs(RUN.id) == jobs_of(RUN, 1)
 
 
 async def a_job_that_is_not_there_is_the_callers_mistake(open_store: OpenStore[JobStore]) -> None:
@@ -143,5 +166,6 @@ JOB_EXERCISES: tuple[Exercise[JobStore], ...] = (
     jobs_are_claimed_lowest_first_and_once,
     a_lease_that_is_over_can_be_claimed,
     a_job_changes_as_the_table_says,
+    a_run_is_deleted_whole_and_not_while_it_lives,
     a_job_that_is_not_there_is_the_callers_mistake,
 )

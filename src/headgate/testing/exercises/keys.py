@@ -80,9 +80,28 @@ async def a_key_ends_once(open_store: OpenStore[KeyStore]) -> None:
         assert await other.find("key-2") == a_key(2)
 
 
+async def a_fleets_keys_are_forgotten_when_they_have_ended(open_store: OpenStore[KeyStore]) -> None:
+    """And only they; those in force are counted by the key that they were made under."""
+    lent = [replace(a_key(number), fleet=True, parent="key-9") for number in range(1, 5)]
+    own = replace(a_key(5), fleet=True, expires_s=None)
+    ended = replace(a_key(8), expires_s=NOW_S)
+    async with open_store() as store, open_store() as other:
+        await store.add([*lent, own, replace(a_key(6), fleet=True, parent="other"), ended, a_key(9)])
+        assert await store.find("key-1") == lent[0]
+        assert await store.revoke("key-1", NOW_S + 9)
+        assert await store.revoke("key-9", NOW_S + 9)
+        # key-2 expires at 1002 s after the start: at that instant it is over.
+        counts = [await other.prune_fleet(parent, NOW_S + 1002) for parent in ("key-9", "other", None, "nobody")]
+        assert counts == [2, 1, 1, 0]
+        assert [await store.find(f"key-{number}") for number in (1, 2)] == [None, None]
+        assert await store.find("key-3") == lent[2]
+        assert [key.id for key in await store.all()] == ["key-8", "key-9"]
+
+
 KEY_EXERCISES: tuple[Exercise[KeyStore], ...] = (
     a_key_is_found_as_it_was_given,
     all_keys_come_oldest_first,
     keys_are_added_all_or_none,
     a_key_ends_once,
+    a_fleets_keys_are_forgotten_when_they_have_ended,
 )

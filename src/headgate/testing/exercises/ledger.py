@@ -27,6 +27,9 @@ STATES: tuple[AttemptState, ...] = get_args(AttemptState)
 FIELDS: tuple[GroupBy, ...] = get_args(GroupBy)
 _SUMS = [field.name for field in fields(UsageGroup) if field.name != "group"]
 _SEED = 42
+_EVERY_SCOPE = Scopes(
+    "main", "ci", "search", "run-1", "agent-1", "session-1", "parent-1", (("a", "b"), ("ü", '"')), ("session", "tag:a")
+)
 
 
 def an_attempt(number: int = 1, *, admitted_s: float = START_S + 10, account: str | None = "main") -> Attempt:
@@ -51,7 +54,7 @@ def a_full_attempt() -> Attempt:
     return replace(
         an_attempt(7),
         attempt=3,
-        scopes=Scopes("main", "ci", "search", "run-1", "agent-1", "session-1", "parent-1", (("a", "b"), ("ü", '"'))),
+        scopes=_EVERY_SCOPE,
         usage=Usage(1, 2, 3, 4, 5, 6, reported=True),
         cost_micro_usd=123,
         price_version="2026-11-01",
@@ -62,6 +65,7 @@ def a_full_attempt() -> Attempt:
         provider_request="req_1",
         first_byte_s=START_S + 11.25,
         done_s=START_S + 12.5,
+        sent=False,
     )
 
 
@@ -92,6 +96,7 @@ def random_attempts(chooser: random.Random, most: int, *, hours: int = 4) -> lis
                 model=chooser.choice(("sonnet", "opus")),
                 endpoint=chooser.choice(("messages", "responses")),
                 state=chooser.choice(STATES),
+                sent=chooser.random() < 0.9,  # noqa: PLR2004 - most are
                 cost_micro_usd=chooser.choice((None, 0, chooser.randrange(5_000_000))),
             )
         )
@@ -217,6 +222,24 @@ async def an_unknown_price_is_not_nothing(open_store: OpenStore[LedgerStore]) ->
         assert (group.cost_micro_usd, group.unknown_cost, group.estimated, group.failed) == (5, 1, 1, 1)
 
 
+async def what_never_left_is_no_request(open_store: OpenStore[LedgerStore]) -> None:
+    """It is an attempt all the same, whether its failure or the provider told; in flight, it counts as sent."""
+    never_left = replace(an_attempt(2), sent=False, usage=Usage())
+    async with open_store() as store:
+        await keep(
+            store,
+            [
+                an_attempt(1),
+                replace(never_left, state="failed"),
+                replace(never_left, id="attempt-3", state="reconciled"),
+                replace(an_attempt(4), state="done"),
+            ],
+        )
+        for query in (UsageQuery(), UsageQuery(group_by=("session",)), UsageQuery(until_s=START_S + 11)):
+            (group,) = await store.usage(query)
+            assert (group.requests, group.attempts, group.failed) == (2, 4, 1)
+
+
 async def an_attempt_cannot_be_begun_twice(open_store: OpenStore[LedgerStore]) -> None:
     """While it is in flight; and what never began cannot be finished."""
     async with open_store() as store:
@@ -230,16 +253,18 @@ async def an_attempt_cannot_be_begun_twice(open_store: OpenStore[LedgerStore]) -
 
 async def the_rows_of_a_run_come_in_the_order_of_their_admission(open_store: OpenStore[LedgerStore]) -> None:
     """Whatever their state, in every field; those of other runs and of none do not."""
-    own = Scopes("main", run="run-1")
+    own, other = Scopes("main", run="run-1"), Scopes(run="run-2")
     rows = [
         replace(a_full_attempt(), admitted_s=START_S + 1),
         replace(an_attempt(1, admitted_s=START_S + 2), scopes=own, state="lost"),
         replace(an_attempt(2, admitted_s=START_S + 3), scopes=own),
     ]
     async with open_store() as store:
-        await keep(store, [*rows[::-1], an_attempt(3), replace(an_attempt(4), scopes=Scopes(run="run-2"))])
+        await keep(store, [*rows[::-1], an_attempt(3), replace(an_attempt(4), scopes=other)])
         assert await store.attempts("run-1") == rows
+        assert await store.attempts("run-1", 2) == rows[1:]
         assert await store.attempts("none") == []
+        assert await store.attempts(None, 3) == [rows[2], an_attempt(3), replace(an_attempt(4), scopes=other)]
 
 
 async def an_empty_ledger_answers(open_store: OpenStore[LedgerStore]) -> None:
@@ -291,6 +316,7 @@ LEDGER_EXERCISES: tuple[Exercise[LedgerStore], ...] = (
     of_many_outcomes_at_once_one_counts,
     a_lost_attempt_can_be_reconciled_once,
     an_unknown_price_is_not_nothing,
+    what_never_left_is_no_request,
     an_attempt_cannot_be_begun_twice,
     the_rows_of_a_run_come_in_the_order_of_their_admission,
     an_empty_ledger_answers,
@@ -320,7 +346,8 @@ def _value(attempt: Attempt, field: GroupBy) -> str | None:
 def _counted(attempt: Attempt) -> dict[str, int]:
     usage, final = attempt.usage, attempt.state not in ("in_flight", "lost")
     return {
-        "requests": 1,
+        "requests": 1 if attempt.sent else 0,
+        "attempts": 1,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
         "cache_read_tokens": usage.cache_read_tokens,

@@ -175,6 +175,49 @@ async def a_thousand_records_can_be_asked_for_at_once(open_store: OpenStore[Leve
         assert await store.names("session:") == names
 
 
+async def records_that_say_nothing_are_forgotten_piece_by_piece(open_store: OpenStore[LevelStore]) -> None:
+    """Each is looked at once before it begins anew; those that stay, stay as they were."""
+    looked_at: list[str] = []
+
+    def is_odd(name: str, record: Record, untouched_s: float) -> bool:
+        assert untouched_s >= 0
+        looked_at.append(name)
+        return bool(record[0] % 2)
+
+    names = [f"session:{number} * requests day" for number in range(7)]
+    async with open_store() as store:
+        assert await store.forget(is_odd, 3)
+        await write(store, {name: (number,) for number, name in enumerate(names)})
+        assert [await store.forget(is_odd, 3) for _ in range(3)] == [False, False, True]
+        assert sorted(looked_at) == names
+        assert await store.names("") == names[::2]
+        assert await read(store, *names) == {name: (2 * number,) for number, name in enumerate(names[::2])}
+        await write(store, {names[0]: (1,)})
+        while not await store.forget(is_odd, 3):
+            pass
+    async with open_store() as store:
+        assert await store.names("") == names[2::2]
+
+
+async def forgetting_in_one_tick_with_changes_sees_them(open_store: OpenStore[LevelStore]) -> None:
+    """Whatever comes first, a change that was acknowledged is not undone, and what was forgotten is not read."""
+    seen: list[int] = []
+
+    def is_old(_name: str, record: Record, _untouched_s: float) -> bool:
+        seen.append(record[0])
+        return bool(record[0] == 1)
+
+    async with open_store() as store:
+        await write(store, {"a": (1,)})
+        counts = await asyncio.gather(add_one(store, "a"), store.forget(is_old, 9), add_one(store, "a"))
+        assert [*counts] == [2, True, 3]
+        assert seen == [2]
+        await write(store, {"b": (1,)})
+        forgotten, count = await asyncio.gather(store.forget(is_old, 9), add_one(store, "b"))
+        assert (forgotten, count) == (True, 1)
+        assert await read(store, "a", "b") == {"a": (3,), "b": (1,)}
+
+
 LEVEL_EXERCISES: tuple[Exercise[LevelStore], ...] = (
     a_record_is_read_as_it_was_written,
     a_step_sees_what_it_asked_for,
@@ -187,6 +230,8 @@ LEVEL_EXERCISES: tuple[Exercise[LevelStore], ...] = (
     a_store_sees_what_another_one_wrote,
     a_caller_that_is_cancelled_harms_nobody,
     a_thousand_records_can_be_asked_for_at_once,
+    records_that_say_nothing_are_forgotten_piece_by_piece,
+    forgetting_in_one_tick_with_changes_sees_them,
 )
 
 

@@ -1,0 +1,318 @@
+"""Planned reservations: so much of a limit for one scope between two instants, accepted or denied with a reason.
+
+One rule: what was accepted can be honoured: all that is reserved of a limit at an instant is within it. How calls are
+admitted beside reservations is `set_aside`'s affair (decision 0013).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
+from headgate.core.instants import NS_PER_S, to_ns
+from headgate.core.limits import FOREVER_NS, Gauge, Level, Limit, Rate, Rolling, Window
+from headgate.core.scopes import SCOPE_KINDS
+from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
+
+MOST_PLANS = 100
+"""Reservations in force or to come; a call looks at those of the limits that it meets."""
+
+MOST_AHEAD_S = 31 * 86_400
+"""How far ahead one may end. Its level must live so long, and stores forget what is untouched for 40 days."""
+
+MOST_PERCENT_OF_RATE = 90
+"""Of a rate: what is reserved and unused flows to others through the rest of the bucket, so some must be left."""
+
+PAST_S = 5
+"""A beginning that is longer ago is a mistake; a shorter one is the time that a request takes."""
+
+
+class Plan(NamedTuple):
+    """A planned reservation; `limit` is the name of the level it is carved out of. Instants are whole seconds."""
+
+    id: str
+    scope: str
+    limit: str
+    units: int
+    from_s: int
+    until_s: int
+    made_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What somebody wants to reserve, under an id that nobody has used."""
+
+    id: str
+    scope: str
+    units: int
+    from_s: int
+    until_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """It was accepted. A call of up to `at_once` units is certain to fit; a larger one takes the common way."""
+
+    plan: Plan
+    at_once: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """It cannot be honoured; the reason has the value, and what would be possible."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A reservation beside the limit that it is carved out of, its parent.
+
+    What of it the holder's calls use is counted in a level of its own, beside the parent's, which counts everything.
+    From `begins_ns` others leave it alone (a window: once the window in which it begins is open); from `from_ns` its
+    holder may use it.
+    """
+
+    limit: Rate | Window
+    parent: Limit
+    begins_ns: int
+    from_ns: int
+    until_ns: int
+
+    def level(self, levels: Mapping[str, Level], now_ns: int) -> Level | None:
+        """Give its level; a rate's begins used up at `begins_ns`, for until then others could use all."""
+        level = levels.get(self.limit.name)
+        if level is None and isinstance(self.limit, Rate):
+            return (self.begins_ns, self.limit.burst * self.limit.period_ns, 0, 0, now_ns)
+        return level
+
+    def is_open(self, now_ns: int) -> bool:
+        """Whether its holder may use it."""
+        return self.from_ns <= now_ns < self.until_ns
+
+    def untaken(self, levels: Mapping[str, Level], now_ns: int) -> int:
+        """Give what others have to leave alone at an instant; nothing before it begins and when it is over."""
+        if not self.begins_ns <= now_ns < self.until_ns or not self._is_near(levels, now_ns):
+            return 0
+        reading = self.limit.read(self.level(levels, now_ns), now_ns)
+        # What of a rate was used is in its parent's backlog, and drains there; only what is held stands for itself.
+        return self.limit.burst - reading.held if isinstance(self.limit, Rate) else reading.free
+
+    def _is_near(self, levels: Mapping[str, Level], now_ns: int) -> bool:
+        """Whether what is used now would be missing when it begins."""
+        match self.parent:
+            case Window():
+                level = levels.get(self.parent.name)
+                end_ns = level[1] if level is not None and now_ns < level[1] else self.parent.span.end_ns(now_ns)
+                return end_ns is None or self.from_ns < end_ns
+            case Rolling():
+                return self.from_ns < now_ns + self.parent.period_s * NS_PER_S
+            case _:
+                return True
+
+
+def part_of(plan: Plan, parent: Limit) -> Part:
+    """Give the part of a limit that a reservation is."""
+    name = f"{plan.scope} {parent.models or '*'} {parent.dimension} plan-{plan.id}"
+    from_ns, until_ns = plan.from_s * NS_PER_S, plan.until_s * NS_PER_S
+    if not isinstance(parent, Rate):
+        whole = Window(name, plan.scope, parent.dimension, plan.units, Lifetime(), parent.models)
+        return Part(whole, parent, plan.made_s * NS_PER_S, from_ns, until_ns)
+    duration_s = plan.until_s - plan.from_s
+    # As deep, compared with its pace, as the whole bucket.
+    burst = max(1, parent.burst * plan.units * parent.period_s // (duration_s * parent.amount))
+    fills_ns = burst * duration_s * NS_PER_S // plan.units
+    paced = Rate(
+        name,
+        plan.scope,
+        parent.dimension,
+        plan.units,
+        duration_s,
+        burst,
+        parent.models,
+        charged_at_start=parent.charged_at_start,
+    )
+    return Part(paced, parent, max(plan.made_s * NS_PER_S, from_ns - fills_ns), from_ns, until_ns)
+
+
+def plan(
+    existing: Iterable[Plan],
+    wanted: Wanted,
+    limit: Limit | None,
+    now_s: float,
+    levels: Mapping[str, Level],
+) -> Planned | Denied:
+    """Accept a reservation of a limit, or say why not.
+
+    `levels` has the level of the limit and of the reservations that exist of it.
+    """
+    standing = [each for each in existing if each.until_s > now_s]
+    denied = _unfit(wanted, limit, now_s) or _too_many(standing, wanted)
+    if denied is not None:
+        return Denied(denied)
+    assert limit is not None
+    new = Plan(
+        wanted.id,
+        wanted.scope,
+        limit.name,
+        wanted.units,
+        max(wanted.from_s, int(now_s)),
+        wanted.until_s,
+        int(now_s),
+    )
+    others = [each for each in standing if each.limit == limit.name]
+    if isinstance(limit, Rate):
+        reason = _beyond_rate(new, others, limit)
+    else:
+        reason = _beyond_amount(new, others, limit) or _beyond_what_is_left(new, others, limit, now_s, levels)
+    if reason is not None:
+        return Denied(reason)
+    part = part_of(new, limit)
+    return Planned(new, part.limit.burst if isinstance(part.limit, Rate) else new.units)
+
+
+def amount_in_words(dimension: Dimension, amount: int) -> str:
+    """Write an amount for people: $12.50, 3,000 output tokens."""
+    if dimension == "micro_usd":
+        exact = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
+        return "$" + exact + "0" * max(0, 2 - len(exact.partition(".")[2]))
+    return f"{amount:,} {dimension.replace('_', ' ')}"
+
+
+def _unfit(wanted: Wanted, limit: Limit | None, now_s: float) -> str | None:
+    """Say what is wrong with a wish by itself."""
+    kind, _, name = wanted.scope.partition(":")
+    if kind not in SCOPE_KINDS or kind == "account" or not name or any(char in " *?[]" for char in wanted.scope):
+        kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
+        return f"{wanted.scope!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
+    if limit is None:
+        return "there is no such limit; `headgate limits` lists those that can be reserved of"
+    if isinstance(limit, Gauge):
+        return f"{limit.name} is of slots, which cannot be reserved; expected a limit of requests, tokens or dollars"
+    if limit.scope == wanted.scope:
+        return f"{limit.name} is {wanted.scope}'s own, nobody else draws from it; expected a limit that is shared"
+    if wanted.units < 1:
+        return f"{amount_in_words(limit.dimension, wanted.units)}: expected at least 1"
+    if wanted.until_s <= max(wanted.from_s, int(now_s)):
+        return f"it would end at {_at(wanted.until_s)}; expected later than its beginning, and than now ({_at(now_s)})"
+    if wanted.from_s < now_s - PAST_S:
+        return f"it would begin at {_at(wanted.from_s)}, which is past; expected {_at(now_s)} or later"
+    if wanted.until_s > now_s + MOST_AHEAD_S:
+        latest = _at(int(now_s) + MOST_AHEAD_S)
+        return f"it would end at {_at(wanted.until_s)}; expected at most {MOST_AHEAD_S // 86_400} days ahead ({latest})"
+    return None
+
+
+def _too_many(standing: Sequence[Plan], wanted: Wanted) -> str | None:
+    if any(each.id == wanted.id for each in standing):
+        return f"the id {wanted.id!r} is taken"
+    if len(standing) >= MOST_PLANS:
+        return f"{len(standing)} reservations stand, the most there can be; cancel one, or wait until one is over"
+    return None
+
+
+def _beyond_rate(new: Plan, others: Sequence[Plan], limit: Rate) -> str | None:
+    """Say if the rates together are more than may be reserved, or the buckets leave nothing for others."""
+    duration_s = new.until_s - new.from_s
+    parts = [part_of(each, limit) for each in (*others, new)]
+    at_ns = _fullest(parts[-1], parts)
+    in_force = [part for part in parts if part.begins_ns <= at_ns < part.until_ns]
+    # Units per second as fractions over one denominator would be exact; rounding each up is exact enough, and safe.
+    reserved = sum(-(-part.limit.amount * NS_PER_S // _period_s(part)) for part in in_force if part is not parts[-1])
+    most = limit.amount * NS_PER_S * MOST_PERCENT_OF_RATE // (100 * limit.period_s)
+    possible = max(0, (most - reserved) * duration_s // NS_PER_S)
+    if new.units <= possible and sum(_burst(part) for part in in_force) < limit.burst:
+        return None
+    if new.units <= possible:
+        return f"a bucket of {limit.burst:,} cannot be divided further; cancel another reservation of {limit.name}"
+    beside = f", and others have reserved of it at {_at(at_ns // NS_PER_S)}" if reserved else ""
+    return (
+        f"{amount_in_words(limit.dimension, new.units)} in {duration_s:,} s is more than {MOST_PERCENT_OF_RATE} % of "
+        f"{amount_in_words(limit.dimension, limit.amount)} per {limit.period_s} s{beside}; possible: at most "
+        f"{amount_in_words(limit.dimension, possible)}"
+    )
+
+
+def _fullest(new: Part, parts: Sequence[Part]) -> int:
+    """Give the instant within a part at which the most is reserved."""
+    instants = {new.begins_ns} | {part.begins_ns for part in parts if new.begins_ns < part.begins_ns < new.until_ns}
+
+    def reserved(at_ns: int) -> float:
+        return sum(part.limit.amount / _period_s(part) for part in parts if part.begins_ns <= at_ns < part.until_ns)
+
+    return max(sorted(instants), key=reserved)
+
+
+def _period_s(part: Part) -> int:
+    assert isinstance(part.limit, Rate)
+    return part.limit.period_s
+
+
+def _burst(part: Part) -> int:
+    assert isinstance(part.limit, Rate)
+    return part.limit.burst
+
+
+def _beyond_amount(new: Plan, others: Sequence[Plan], limit: Limit) -> str | None:
+    """Say if all that is reserved of one window is more than the window has."""
+    begin, end = _extent(new, limit)
+    beside = [(*_extent(each, limit), each.units) for each in others]
+    instants = {begin} | {first for first, _last, _units in beside if begin < first < end}
+    reserved = max(sum(units for first, last, units in beside if first <= at < last) for at in instants)
+    if new.units + reserved <= limit.amount:
+        return None
+    others_have = f", of which others have reserved {amount_in_words(limit.dimension, reserved)}" if reserved else ""
+    return (
+        f"{amount_in_words(limit.dimension, new.units)} is more than there is in one window of {limit.name}: "
+        f"{amount_in_words(limit.dimension, limit.amount)}{others_have}; possible: at most "
+        f"{amount_in_words(limit.dimension, limit.amount - reserved)}"
+    )
+
+
+def _beyond_what_is_left(
+    new: Plan, others: Sequence[Plan], limit: Limit, now_s: float, levels: Mapping[str, Level]
+) -> str | None:
+    """Say if less is left of the window in which it begins: it may be the one that is open now."""
+    now_ns = to_ns(now_s)
+    used, held, _free, _resets_ns = limit.read(levels.get(limit.name), max(now_ns, new.from_s * NS_PER_S))
+    begin, end = _extent(new, limit, first_only=True)
+    reserved = 0
+    for each in others:
+        first, last = _extent(each, limit)
+        if first < end and begin < last:
+            part = part_of(each, limit)
+            reserved += part.limit.read(part.level(levels, now_ns), now_ns).free
+    left = limit.amount - used - held - reserved
+    if new.units <= left:
+        return None
+    return (
+        f"{amount_in_words(limit.dimension, new.units)} is more than is left of {limit.name} when it would begin: of "
+        f"{amount_in_words(limit.dimension, limit.amount)}, {amount_in_words(limit.dimension, used)} are used, "
+        f"{amount_in_words(limit.dimension, held)} held and {amount_in_words(limit.dimension, reserved)} reserved; "
+        f"possible: at most {amount_in_words(limit.dimension, max(0, left))}, or a later window"
+    )
+
+
+def _extent(plan: Plan, limit: Limit, *, first_only: bool = False) -> tuple[int, int]:
+    """Give where a reservation counts, so that two share a window when their extents overlap.
+
+    Windows whose ends are known stand for themselves by their end; one that use opens can lie anywhere.
+    """
+    from_ns = plan.from_s * NS_PER_S
+    until_ns = plan.until_s * NS_PER_S
+    match limit:
+        case Window(span=Lifetime()):
+            return 0, FOREVER_NS
+        case Window(span=Calendar() | Fixed() as span):
+            first = span.end_ns(from_ns)
+            return first, (first if first_only else span.end_ns(until_ns - 1)) + 1
+        case Window(span=OpenedByUse(period_s)) | Rolling(period_s=period_s):
+            return from_ns, (from_ns if first_only else until_ns) + period_s * NS_PER_S
+        case _:
+            raise AssertionError(f"{limit.name} is no window")
+
+
+def _at(instant_s: float) -> str:
+    return f"{datetime.fromtimestamp(int(instant_s), UTC):%Y-%m-%d %H:%M:%S} UTC"

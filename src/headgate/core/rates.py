@@ -1,0 +1,148 @@
+"""Rates: so many units a minute, continuously refilled.
+
+One rule: sums are whole numbers, so that they are exact and do not depend on their order; what is held does not drain.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from headgate.core.amounts import DIMENSIONS, Dimension
+from headgate.core.instants import NS_PER_S
+from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`amount` units per `period_s`, continuously refilled, at most `burst` at once (GCRA).
+
+    The level is `(at_ns, backlog, held, lapse_ns, generation)`: at `at_ns` there were backlog / period units still to
+    drain. This is the virtual-scheduling form's theoretical arrival time, `at + backlog / amount`, kept as a fraction,
+    so that sums are exact and do not depend on their order (ITU-T I.371 annex A; decision 0002).
+
+    A hold does not drain: a provider may charge it at any time until it is settled, so it is charged when it is
+    settled. What is certain from the start (`charged_at_start`: a request is one request) drains from the start.
+    `lapse_ns` is when the last of the holds expires; from then on they count as spent. A call of up to
+    `largest` units (None: `burst`) that exceeds the burst is admitted when nothing is used or held, into debt: where
+    the burst is kept below a provider's own, so that jitter cannot overflow that, a large call must still go.
+
+    `most_held` bounds what one call holds: an estimate that is settled later is a guess, and a guess above what the
+    limit can ever give must not refuse a call (agents ask for far more output than they use; cached input is free).
+    """
+
+    name: str
+    scope: str
+    dimension: Dimension
+    amount: int
+    period_s: int
+    burst: int
+    models: str | None = None
+    largest: int | None = None
+    charged_at_start: bool = False
+    place: int = field(init=False, repr=False, compare=False)
+    period_ns: int = field(init=False, repr=False, compare=False)
+    most_held: int = field(init=False, repr=False, compare=False)
+
+    kind: ClassVar[Kind] = "rate"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
+        object.__setattr__(self, "most_held", FOREVER_NS if self.charged_at_start else self.largest or self.burst)
+
+    def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
+        """Hold `units` until they are settled, or say when there is room."""
+        # As in `_drained`, in one call less: this and `settle` are on the way of every call, once for each limit.
+        if level is None or (now_ns >= level[3] and level[2]):
+            level = self._drained(level, now_ns)
+        at_ns, backlog, held, lapse_ns, generation = level
+        if now_ns > at_ns:
+            if backlog and (backlog := backlog - (now_ns - at_ns) * self.amount) < 0:
+                backlog = 0
+            at_ns = now_ns
+        burst = needed = self.burst
+        if units <= burst:
+            needed = units
+        elif units > (self.largest or burst):
+            return Never(self.largest or burst)
+        over = held + needed - burst
+        if over > 0 or (backlog and backlog + over * self.period_ns > 0):
+            return self._short(level, needed, now_ns)
+        if self.charged_at_start:
+            return (at_ns, backlog + units * self.period_ns, held, lapse_ns, generation), at_ns
+        if expires_ns > lapse_ns:  # noqa: PLR1730 - max() costs three times as much, on the way of every call
+            lapse_ns = expires_ns
+        return (at_ns, backlog, held + units, lapse_ns, generation), generation
+
+    def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
+        """Replace a hold by what was used; more than the hold becomes debt."""
+        if level is None or (now_ns >= level[3] and level[2]):
+            level = self._drained(level, now_ns)
+        at_ns, backlog, all_held, lapse_ns, generation = level
+        if now_ns > at_ns:
+            if backlog and (backlog := backlog - (now_ns - at_ns) * self.amount) < 0:
+                backlog = 0
+            at_ns = now_ns
+        if self.charged_at_start:
+            more = (actual - held) * self.period_ns
+            if more < 0:
+                # What has drained since cannot be given back: others have been admitted on it.
+                given_back = max(0, -more - max(0, now_ns - token) * self.amount)
+                return (at_ns, max(0, backlog - given_back), all_held, lapse_ns, generation)
+            return (at_ns, backlog + more, all_held, lapse_ns, generation)
+        if lapsed or token != generation:
+            # It was counted as spent when it lapsed, and that may have drained since: only what is more is added.
+            return (at_ns, backlog + max(0, actual - held) * self.period_ns, all_held, lapse_ns, generation)
+        all_held -= held
+        return (at_ns, backlog + actual * self.period_ns, all_held, lapse_ns if all_held else 0, generation)
+
+    def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:
+        """Count a lost hold as spent."""
+        at_ns, backlog, all_held, lapse_ns, generation = self._drained(level, now_ns)
+        if self.charged_at_start or token != generation:
+            return (at_ns, backlog, all_held, lapse_ns, generation)
+        all_held -= held
+        backlog += held * self.period_ns
+        return (at_ns, backlog, all_held, lapse_ns if all_held else 0, generation)
+
+    def renewed(self, level: Level, token: int, expires_ns: int) -> Level:
+        """Let the lease of a hold last until `expires_ns`, unless it has lapsed."""
+        at_ns, backlog, held, lapse_ns, generation = level
+        return (at_ns, backlog, held, max(lapse_ns, expires_ns), generation) if token == generation else level
+
+    def read(self, level: Level | None, now_ns: int) -> Reading:
+        """Read the level; `resets_ns` is when the bucket is full again if nothing more is used."""
+        at_ns, backlog, held, _lapse_ns, _generation = self._drained(level, now_ns)
+        used = ceil_div(backlog, self.period_ns)
+        resets_ns = at_ns + ceil_div(backlog, self.amount) if backlog else None
+        return Reading(used, held, max(0, self.burst - used - held), resets_ns)
+
+    def idle_from_ns(self, level: Level) -> int:
+        """Give the instant from which the level says no more than None would."""
+        at_ns, backlog, held, lapse_ns, _generation = level
+        backlog += held * self.period_ns
+        return max(at_ns, lapse_ns) + ceil_div(backlog, self.amount)
+
+    def _short(self, level: Level | None, needed: int, now_ns: int) -> Short:
+        """Say when `needed` units fit, which do not now."""
+        at_ns, backlog, held, lapse_ns, _generation = self._drained(level, now_ns)
+        unheld_excess = backlog + (needed - self.burst) * self.period_ns
+        earliest_ns = at_ns + ceil_div(unheld_excess, self.amount) if unheld_excess > 0 else now_ns
+        over = (held + needed - self.burst) * self.period_ns
+        if over <= 0:
+            return Short(at_ns + ceil_div(backlog + over, self.amount), earliest_ns)
+        # The holds alone leave no room: at the latest they lapse, count as spent, and drain.
+        drained = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount)
+        return Short(max(at_ns, lapse_ns) + ceil_div(drained + over, self.amount), earliest_ns)
+
+    def _drained(self, level: Level | None, now_ns: int) -> tuple[int, int, int, int, int]:
+        if level is None:  # the instant makes the generation one that no earlier hold can name
+            return now_ns, 0, 0, 0, now_ns
+        at_ns, backlog, held, lapse_ns, generation = level
+        if held and now_ns >= lapse_ns:
+            backlog = max(0, backlog - max(0, lapse_ns - at_ns) * self.amount) + held * self.period_ns
+            at_ns, held, generation = max(at_ns, lapse_ns), 0, generation + 1
+            lapse_ns = 0
+        if now_ns > at_ns:  # a clock that steps back drains nothing
+            backlog -= (now_ns - at_ns) * self.amount
+            return now_ns, backlog if backlog > 0 else 0, held, lapse_ns, generation  # noqa: FURB136 - max() costs 3 x
+        return at_ns, backlog, held, lapse_ns, generation

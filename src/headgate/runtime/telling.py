@@ -1,0 +1,75 @@
+"""Telling: what the caller of a call that cannot go is told.
+
+One rule: the limit that binds, how much it is, and the way out; never a promise that may not hold.
+"""
+
+import math
+
+from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
+from headgate.core.errors import BudgetError, DeadlineError, UnpricedError
+from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.quota import Refused, Wait
+from headgate.runtime.lanes import Ticket
+
+MINUTE_S = 60
+
+
+def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> DeadlineError:
+    """Give the error of a call that cannot go before its deadline, and when it could."""
+    waited_s = now_s - ticket.queued_s
+    allowed_s = ticket.deadline_s - ticket.queued_s
+    if math.isinf(wait.until_s):
+        retry_after_s, when = max(1.0, wait.earliest_s - now_s), "when calls on their way settle"
+    else:
+        retry_after_s = max(0.0, wait.until_s - now_s)
+        when = f"in {retry_after_s:.3f} s at the latest"
+    if ahead:
+        # How long those before it take is not known: each of them needs the limit that binds too.
+        retry_after_s = max(1.0, retry_after_s)
+        when = f"after {ahead} others that came before it, and not before {retry_after_s:.3f} s"
+    return DeadlineError(
+        f"limit reached: {describe(wait.limit)}; the call waited {waited_s:.3f} s of the {allowed_s:.3f} s it may, "
+        f"and would be admitted {when}",
+        limit=wait.limit.name,
+        retry_after_s=retry_after_s,
+    )
+
+
+def never_fits(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
+    """Give the error of a call that can never go."""
+    limit = refused.limit
+    if refused.asked is None:
+        return UnpricedError(
+            f"no price is known for model {ticket.model!r}, so it cannot be held to {describe(limit)}; "
+            "give it one with [[price]] in the configuration"
+        )
+    asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
+    message = (
+        f"limit reached: {describe(limit)}; the call may use {asked}, and at most {free} can be had; "
+        "ask for less (max_tokens, a shorter prompt) or raise the limit"
+    )
+    return BudgetError(message, limit=limit.name, retry_after_s=None)
+
+
+def describe(limit: Limit) -> str:
+    """Name a limit for people: how much of what, over what time, and where."""
+    models = f" ({limit.models})" if limit.models else ""
+    match limit:
+        case Rate():
+            over = "per minute" if limit.period_s == MINUTE_S else f"per {limit.period_s} s"
+        case Rolling():
+            over = f"in any {limit.period_s} s"
+        case Window():
+            over = "in all" if limit.span.name == "lifetime" else f"per {limit.span.name}"
+        case Gauge():
+            over = "at once"
+    return f"{amount_in_words(limit.dimension, limit.amount)} {over} for {limit.scope}{models}"
+
+
+def amount_in_words(dimension: Dimension, amount: int) -> str:
+    """Write an amount of a dimension: $0.001, 50,000 output tokens."""
+    if dimension != "micro_usd":
+        return f"{amount:,} {dimension.replace('_', ' ')}"
+    digits = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
+    whole, _, cents = digits.partition(".")
+    return f"${whole}.{cents.ljust(2, '0')}"

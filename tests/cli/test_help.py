@@ -1,0 +1,24 @@
+"""Help can be read on a terminal of 80 columns: no option is cut."""
+
+import subprocess
+import sys
+
+import pytest
+
+from headgate.cli.main import app
+
+COMMANDS = [[str(each.name or each.callback.__name__)] for each in app.registered_commands]
+COMMANDS += [
+    ["keys", str(each.name)] for group in app.registered_groups for each in group.typer_instance.registered_commands
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_no_option_is_cut_at_80_columns(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = subprocess.run(
+        [sys.executable, "-m", "headgate", *command, "--help"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "\N{HORIZONTAL ELLIPSIS}" not in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "--help" in done.stdout

@@ -1,0 +1,53 @@
+"""Whose a scope is: what a key's bearer claims is its own, and reads as it was said."""
+
+import pytest
+
+from headgate.core.limits import Gauge
+from headgate.core.scopes import LimitRule, Scopes, fit, is_own, level_name, limits_for
+
+EACH_SESSION = LimitRule("session:*", Gauge("", "session:*", "slots", 1))
+THAT_RUN = LimitRule("run:nightly", Gauge("", "run:nightly", "slots", 1))
+
+
+def level(rule: LimitRule, scopes: Scopes) -> str:
+    (limit,) = limits_for([rule], fit(scopes).path(), "m")
+    assert level_name(limit.scope, rule.template) == limit.name, "a level's limit is found again by its name"
+    assert rule.bind((limit.scope,), "m") == limit
+    return limit.name
+
+
+@pytest.mark.parametrize(
+    ("scopes", "name"),
+    [
+        (Scopes(session="8c1f"), "session:8c1f"),
+        (Scopes(key="ci", session="8c1f"), "session:8c1f"),  # a library's caller, who vouches for what it says
+        (Scopes(key="ci", session="8c1f", claimed=("session",)), "session:8c1f|key:ci"),
+        (Scopes(key="ci", session="8c1f|key:other", claimed=("session",)), "session:8c1f_key:other|key:ci"),
+        (Scopes(key="ci|x", session="8c1f", claimed=("session",)), "session:8c1f|key:ci_x"),
+        (Scopes(key="r/1.1", run="r", session="8c1f", claimed=("session",)), "session:8c1f|run:r"),
+        (Scopes(key="ci", run="r", session="8c1f", claimed=("run", "session")), "session:8c1f|key:ci"),
+        (Scopes(session="8c1f", claimed=("session",)), "session:8c1f"),  # nobody's: a gateway that is open to all
+    ],
+)
+def test_a_claimed_session_is_its_bearers_own(scopes, name):
+    assert level(EACH_SESSION, scopes) == f"{name} * slots gauge"
+
+
+def test_all_keys_of_a_run_share_it_and_nobody_else_does():
+    own = [Scopes(key=key, run="nightly") for key in ("nightly/1.1", "nightly/2.1")]
+    claimed = [Scopes(key=key, run="nightly", claimed=("run",)) for key in ("ci", "other")]
+    assert len({level(THAT_RUN, scopes) for scopes in own}) == 1
+    assert len({level(THAT_RUN, scopes) for scopes in (own[0], *claimed)}) == 3
+
+
+def test_claimed_tags_are_the_bearers_own_and_stated_ones_are_shared():
+    scopes = Scopes(key="ci", tags=(("stage", "test"), ("colour", "red")), claimed=("tag:colour",))
+    assert scopes.path() == ("key:ci", "tag:stage=test", "tag:colour=red|key:ci")
+
+
+def test_a_bearer_owns_what_it_is_and_what_it_claims():
+    owned = Scopes(key="ci", team="search")
+    for scope in ("key:ci", "team:search", "session:8c1f|key:ci"):
+        assert is_own(scope, owned)
+    for scope in ("key:other", "session:8c1f", "session:8c1f|key:ci2", "team:search|key:other"):
+        assert not is_own(scope, owned)

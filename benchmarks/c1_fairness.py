@@ -1,20 +1,21 @@
 """Row C1: fairness between 27 clients of one LLM server: first come first served, VTC, and Headgate's fair policy.
 
-One rule: all three order the same calls of a recorded trace for the same engine in virtual time (`engine_model`), and
-differences in service are taken as the VTC paper does (Sheng et al., OSDI 2024, its artifact's `real` workload): per
-60 s window, the sum over clients of how far each is behind the most served one, but no further than behind what it
-asked for; service is 1 x input + 2 x output tokens.
+One rule: all three order the same calls of a recorded trace for the same engines in virtual time (`engine_model`; one
+run is chaotic, so the figures are means over engines that differ little). The difference in service is the VTC paper's
+(Sheng et al., OSDI 2024; its artifact's `real` workload): in each 60 s window, the sum over clients of how far each is
+behind the most served one, or from what it asked for if that is nearer; service is 1 x input + 2 x output tokens.
 """
 
 import csv
 from bisect import bisect_left, bisect_right
-from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 from benchmarks.__main__ import Options, Result
-from benchmarks.engine_model import EngineCall, Queue, run_engine
+from benchmarks.engine_model import CALIBRATED, Engine, EngineCall, Queue, run_engine
 from headgate.core.ordering import Line
 from headgate.core.policies import fair
 from headgate.core.shares import Waiter
@@ -27,6 +28,12 @@ SAMPLES = 100
 LIGHT_P90_S = 6.3
 TOKENS_PER_S = 1_000.0
 """The unit of cost: any number does, as long as it is the same for all."""
+
+AT_ADMISSION = 0.4
+EVERYBODY = ""
+FIRST_GUESS_TOKENS = 256
+SAME_THROUGHPUT = 0.998
+"""A run's throughput hangs on which call happens to be the last."""
 
 
 class Fcfs:
@@ -80,19 +87,30 @@ class Vtc:
         pass
 
 
+class Ahead(NamedTuple):
+    """A call that Headgate has let through, and what it has been charged for it so far."""
+
+    waiter: Waiter
+    charged_s: float
+
+
 class Headgate:
-    """Headgate's line under `fair`: charged at admission with an estimate, corrected when the call has ended."""
+    """Headgate's line under `fair`: part of the expected output is charged at admission, what goes beyond as it comes.
+
+    With all of it charged at once, a client's second call waits as if the first were done; with nothing (as in VTC),
+    whoever sends many at once runs ahead.
+    """
 
     def __init__(self) -> None:
         self.line = Line(fair())
         self.calls: dict[int, EngineCall] = {}
-        self.charged: dict[EngineCall, tuple[Waiter, float]] = {}
+        self.ahead: dict[EngineCall, Ahead] = {}
         self.seen: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=20))
 
     def add(self, call: EngineCall, now_s: float) -> None:
-        seen = self.seen[call.client] or self.seen[""]
-        expected = fmean(seen) if seen else 256
-        cost_s = (INPUT_WEIGHT * call.input_tokens + OUTPUT_WEIGHT * expected) / TOKENS_PER_S
+        seen = self.seen[call.client] or self.seen[EVERYBODY]
+        expected = fmean(seen) if seen else FIRST_GUESS_TOKENS
+        cost_s = (INPUT_WEIGHT * call.input_tokens + AT_ADMISSION * OUTPUT_WEIGHT * expected) / TOKENS_PER_S
         self.calls[call.number] = call
         self.line.add(Waiter(call.number, now_s, cost_s, sharer=call.client))
 
@@ -104,58 +122,67 @@ class Headgate:
         waiter = self.line.head(now_s)
         assert waiter is not None
         assert waiter.order == call.number
-        self.charged[call] = waiter, self.line.admitted(waiter, now_s)
+        self.ahead[call] = Ahead(waiter, self.line.admitted(waiter, now_s))
 
     def produced(self, running: Sequence[EngineCall]) -> None:
-        pass
+        for call in running:
+            ahead = self.ahead[call]
+            so_far_s = (INPUT_WEIGHT * call.input_tokens + OUTPUT_WEIGHT * call.produced) / TOKENS_PER_S
+            if so_far_s > ahead.charged_s:
+                self.line.settled(ahead.waiter, ahead.charged_s, so_far_s)
+                self.ahead[call] = Ahead(ahead.waiter, so_far_s)
 
     def ended(self, call: EngineCall) -> None:
-        waiter, charged_s = self.charged.pop(call)
-        self.line.settled(waiter, charged_s, service_of(call) / TOKENS_PER_S)
+        ahead = self.ahead.pop(call)
+        self.line.settled(ahead.waiter, ahead.charged_s, service_of(call) / TOKENS_PER_S)
         self.seen[call.client].append(call.output_tokens)
-        self.seen[""].append(call.output_tokens)
+        self.seen[EVERYBODY].append(call.output_tokens)
+
+
+QUEUES: dict[str, Callable[[], Queue]] = {"fcfs": Fcfs, "vtc": Vtc, "headgate": Headgate}
 
 
 def run(options: Options) -> Result:
     if options.data is None or not (options.data / TRACE).is_file():
         return Result(None, None, None, met=False, note=f"not measured: needs --data FOLDER with {TRACE}")
-    told = {name: measure(options.data / TRACE, queue()) for name, queue in QUEUES.items()}
-    options.say(f"    {'':12}{'max diff':>10}{'mean diff':>10}{'tokens/s':>10}{'light p90 s':>13}{'all p90 s':>11}")
+    engines = CALIBRATED[1:4] if options.quick else CALIBRATED
+    told = {name: over_engines(options.data / TRACE, queue, engines) for name, queue in QUEUES.items()}
+    options.say(f"    {'':12}{'max diff':>10}{'mean diff':>11}{'tokens/s':>10}{'light p90 s':>13}{'all p90 s':>11}")
     for name, line in told.items():
         options.say(
-            f"    {name:12}{line['max_difference']:>10.0f}{line['mean_difference']:>10.0f}{line['tokens_per_s']:>10.1f}"
+            f"    {name:12}{line['max_difference']:>10.0f}{line['mean_difference']:>11.0f}{line['tokens_per_s']:>10.1f}"
             f"{line['light_p90_s']:>13.1f}{line['all_p90_s']:>11.1f}"
         )
-    ours, vtc, fcfs = told["headgate"], told["vtc"], told["fcfs"]
+    ours, vtc = told["headgate"], told["vtc"]
+    target = {**vtc, "light_p90_s": LIGHT_P90_S}
     return Result(
         headgate=ours,
-        rival={"fcfs": fcfs, "vtc": vtc},
-        target={"max_difference": vtc["max_difference"], "mean_difference": vtc["mean_difference"],
-                "tokens_per_s": fcfs["tokens_per_s"], "light_p90_s": LIGHT_P90_S},
-        met=ours["max_difference"] <= vtc["max_difference"]
-        and ours["mean_difference"] <= vtc["mean_difference"]
-        and ours["tokens_per_s"] >= 0.998 * fcfs["tokens_per_s"]
-        and ours["light_p90_s"] <= LIGHT_P90_S,
-        note="published on a real engine: FCFS 760 / 434 at 777, VTC 368 / 252 at 779 tokens/s",
+        rival={"fcfs": told["fcfs"], "vtc": vtc},
+        target=target,
+        met=all(ours[name] <= target[name] for name in ("max_difference", "mean_difference", "light_p90_s"))
+        and ours["tokens_per_s"] >= SAME_THROUGHPUT * vtc["tokens_per_s"],
+        note=f"means over {len(engines)} engines; p90 of the time to the first token; published on a real engine: "
+        "FCFS 760 / 434 at 777, VTC 368 / 252 at 779 tokens/s",
     )
 
 
-QUEUES = {"fcfs": Fcfs, "vtc": Vtc, "headgate": Headgate}
+def over_engines(trace: Path, queue: Callable[[], Queue], engines: Sequence[Engine]) -> dict[str, float]:
+    lines = [measure(read(trace), queue(), engine) for engine in engines]
+    return {name: round(fmean(line[name] for line in lines), 1) for name in lines[0]}
 
 
-def measure(trace: Path, queue: Queue) -> dict[str, float]:
-    calls = read(trace)
-    ended_s = run_engine(calls, queue)
+def measure(calls: list[EngineCall], queue: Queue, engine: Engine) -> dict[str, float]:
+    ended_s = run_engine(calls, queue, engine)
     differences = service_differences(calls)
-    clients = sorted({call.client for call in calls}, key=lambda client: sum(call.client == client for call in calls))
+    sent = Counter(call.client for call in calls)
+    clients = sorted(sent, key=lambda client: (sent[client], client))
     light = set(clients[: len(clients) // 2])
     return {
-        "max_difference": round(max(differences), 1),
-        "mean_difference": round(fmean(differences), 1),
-        "tokens_per_s": round(sum(call.input_tokens + call.output_tokens for call in calls) / ended_s, 1),
-        "light_p90_s": round(p90([call.first_token_s - call.came_s for call in calls if call.client in light]), 2),
-        "light_end_p90_s": round(p90([call.ended_s - call.came_s for call in calls if call.client in light]), 2),
-        "all_p90_s": round(p90([call.first_token_s - call.came_s for call in calls]), 2),
+        "max_difference": max(differences),
+        "mean_difference": fmean(differences),
+        "tokens_per_s": sum(call.input_tokens + call.output_tokens for call in calls) / ended_s,
+        "light_p90_s": p90([call.first_token_s - call.came_s for call in calls if call.client in light]),
+        "all_p90_s": p90([call.first_token_s - call.came_s for call in calls]),
     }
 
 

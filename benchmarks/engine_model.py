@@ -6,20 +6,35 @@ what runs will fit, prefill that stops the decoding, one token per running call 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-POOL_TOKENS = 10_000
-"""What the artifact gives an A10G with a model of 7 B parameters."""
-
-STEP_S = 0.02575
 STEP_S_PER_TOKEN = 2.6e-6
 PREFILL_S = 0.02
 PREFILL_S_PER_TOKEN = 0.00033
-"""Calibrated: a step reads 13.5 GB of weights at 600 GB/s, so 22 ms at least; a prefill runs at some 3,000 tokens/s."""
+"""A step reads 13.5 GB of weights and 0.5 MB per KV token at some 600 GB/s; a prefill runs at some 3,000 tokens/s."""
 
-STEPS_BETWEEN_ADMISSIONS = 10
-"""S-LoRA looks for new calls after so many decode steps, or when nothing runs."""
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What an engine has: KV tokens, decode steps between two looks for new calls, seconds of a step without any KV."""
+
+    pool_tokens: int
+    steps_between: int
+    step_s: float
+
+
+CALIBRATED = (
+    Engine(9_000, 10, 0.01703),
+    Engine(10_000, 10, 0.01878),
+    Engine(10_500, 10, 0.01990),
+    Engine(11_000, 10, 0.02097),
+    Engine(12_000, 10, 0.02272),
+    Engine(10_000, 5, 0.01878),
+    Engine(11_000, 5, 0.02097),
+    Engine(12_000, 5, 0.02272),
+)
+"""The artifact has 10,000 tokens and looks every 10 steps; with each of these FCFS gives about its 777 tokens/s."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +47,8 @@ class EngineCall:
     input_tokens: int
     output_tokens: int
     produced: int = 0
-    first_token_s: float = field(default=0.0)
-    ended_s: float = field(default=0.0)
+    first_token_s: float = 0.0
+    ended_s: float = 0.0
 
 
 class Queue(Protocol):
@@ -50,7 +65,7 @@ class Queue(Protocol):
     def ended(self, call: EngineCall) -> None: ...
 
 
-def run_engine(calls: Sequence[EngineCall], queue: Queue) -> float:
+def run_engine(calls: Sequence[EngineCall], queue: Queue, engine: Engine) -> float:
     """Serve all calls, ordered by arrival, through a queue; gives the time at which the last one ended."""
     now_s, arrived, step = 0.0, 0, 0
     running: list[EngineCall] = []
@@ -60,8 +75,8 @@ def run_engine(calls: Sequence[EngineCall], queue: Queue) -> float:
         while arrived < len(calls) and calls[arrived].came_s <= now_s:
             queue.add(calls[arrived], now_s)
             arrived += 1
-        if not running or step % STEPS_BETWEEN_ADMISSIONS == 0:
-            new = admit(running, queue, now_s)
+        if not running or step % engine.steps_between == 0:
+            new = admit(running, queue, engine, now_s)
             if new:
                 now_s += PREFILL_S + PREFILL_S_PER_TOKEN * sum(call.input_tokens for call in new)
                 for call in new:
@@ -72,7 +87,7 @@ def run_engine(calls: Sequence[EngineCall], queue: Queue) -> float:
         running = leave(running, queue, now_s)
         if running:
             held = sum(call.input_tokens + call.produced for call in running)
-            now_s += STEP_S + STEP_S_PER_TOKEN * held
+            now_s += engine.step_s + STEP_S_PER_TOKEN * held
             for call in running:
                 call.produced += 1
             queue.produced(running)
@@ -80,21 +95,23 @@ def run_engine(calls: Sequence[EngineCall], queue: Queue) -> float:
     return now_s
 
 
-def admit(running: Sequence[EngineCall], queue: Queue, now_s: float) -> list[EngineCall]:
+def admit(running: Sequence[EngineCall], queue: Queue, engine: Engine, now_s: float) -> list[EngineCall]:
     new: list[EngineCall] = []
-    while (call := queue.head(now_s)) is not None and fits([*running, *new, call]):
+    while (call := queue.head(now_s)) is not None and fits([*running, *new, call], engine.pool_tokens):
         queue.admit(call, now_s)
         new.append(call)
     return new
 
 
-def fits(calls: Sequence[EngineCall]) -> bool:
+def fits(calls: Sequence[EngineCall], pool_tokens: int) -> bool:
     """Say whether the pool holds these until each has ended: the peak comes just before one of them ends."""
-    left = sorted(((call.output_tokens - call.produced, call.input_tokens + call.produced) for call in calls), reverse=True)
+    left = sorted(
+        ((call.output_tokens - call.produced, call.input_tokens + call.produced) for call in calls), reverse=True
+    )
     held = 0
     for number, (to_come, has) in enumerate(left, 1):
         held += has
-        if held + to_come * number > POOL_TOKENS:
+        if held + to_come * number > pool_tokens:
             return False
     return True
 

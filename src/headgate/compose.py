@@ -142,6 +142,7 @@ async def open_house(
                 rules=config.limits,
                 rules_of_key=rules_of_key,
                 retries=config.retries,
+                scheduling=config.scheduling,
             )
         )
         recovered = Recovered()

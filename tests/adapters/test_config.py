@@ -191,7 +191,7 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
         (f"a = 1\nb = {'9' * 5000}", ["headgate.toml:2: not TOML: a number has too many digits"]),
         (f"a = 1\nb = {'[' * 50_000}", ["headgate.toml:2: not TOML: arrays or tables are nested too deeply"]),
         ("[sever]", ["headgate.toml:1: sever: unknown; did you mean server?"]),
-        ('"a\\nb\\u001b" = 1', ['headgate.toml:1: "a\\nb\\u001b": unknown; expected one of account, key, limit']),
+        ('"a\\nb\\u001b" = 1', ['headgate.toml:1: "a\\nb\\u001b": unknown; expected one of account, key, lane']),
         ("[cache]", ["headgate.toml:1: [cache]: this version of Headgate does not have it; remove the table"]),
         ("[[alert]]", ["headgate.toml:1: [alert]: this version of Headgate does not have it; remove the table"]),
         ("[[server]]", ["headgate.toml:1: server: expected one table, written [server]"]),

@@ -9,7 +9,14 @@ from fractions import Fraction
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from headgate.core import quota
 from headgate.core.amounts import NOTHING, Amounts, Demand, demand
@@ -82,15 +89,21 @@ class PlannedMachine(RuleBasedStateMachine):
         self.promises: dict[str, Promise] = {}
         self.live: list[Live] = []
         self.made = 0
+        self.limits: tuple[Limit, ...] = LIMITS
+
+    @initialize(limits=st.sampled_from([*((limit,) for limit in LIMITS), (OUTPUT, FIXED), LIMITS]))
+    def choose_limits(self, limits: tuple[Limit, ...]) -> None:
+        self.limits = limits
 
     @rule(
-        limit=st.sampled_from(LIMITS),
+        choice=st.integers(0, 4),
         scope=st.sampled_from(HOLDERS),
         percent=st.integers(1, 110),
         in_s=st.integers(0, 90),
         duration_s=st.integers(1, 120),
     )
-    def reserve(self, limit: Limit, scope: str, percent: int, in_s: int, duration_s: int) -> None:
+    def reserve(self, choice: int, scope: str, percent: int, in_s: int, duration_s: int) -> None:
+        limit = self.limits[choice % len(self.limits)]
         whole = limit.amount * duration_s // limit.period_s if isinstance(limit, Rate) else limit.amount
         self.made += 1
         from_s = int(self.now_s) + in_s
@@ -98,7 +111,7 @@ class PlannedMachine(RuleBasedStateMachine):
         outcome = plan(self.plans, wanted, limit, float(self.now_s), self.levels)
         if isinstance(outcome, Planned):
             self.plans.append(outcome.plan)
-            (part,) = parts_of([outcome.plan])
+            (part,) = parts_of([outcome.plan], self.limits)
             self.promises[part.limit.name] = Promise(part)
         else:
             assert "possible" in outcome.reason or "expected" in outcome.reason or "divided" in outcome.reason
@@ -123,28 +136,52 @@ class PlannedMachine(RuleBasedStateMachine):
         assert self.levels == before, "a question changed a level"
         if isinstance(outcome, Admitted):
             self.levels |= outcome.levels
-            self.live.append(Live(outcome.reservation, asked, who, self.now_s))
-            for name, units, _token in outcome.reservation.holds:
-                if name in self.promises:
-                    promise = self.promises[name]
-                    assert promise.room(self.now_s) >= units, "more than was reserved"
-                    if name.split()[2] == "requests":
-                        promise.fill += units
-                    else:
-                        promise.held += units
+            self._went(outcome, asked, who)
         elif isinstance(outcome, Wait):
             self._check_wait(outcome, who, demand(asked), own_only=own_only)
         else:
-            assert isinstance(quota.admit(LIMITS, self.levels, demand(asked), float(self.now_s)), Refused)
+            assert isinstance(quota.admit(self.limits, self.levels, demand(asked), float(self.now_s)), Refused)
+
+    @rule(who=st.sampled_from((NOBODY, *HOLDERS)), choice=st.integers(0, 4), grain=st.sampled_from((1, 7, 50, 200)))
+    def push(self, who: str, choice: int, grain: int) -> None:
+        """Take all that can be had, in calls of one size."""
+        limit = self.limits[choice % len(self.limits)]
+        asked = NOTHING._replace(**{limit.dimension: 1 if limit is REQUESTS else grain})
+        for _ in range(60):
+            outcome = self._ask(who, demand(asked))
+            if not isinstance(outcome, Admitted):
+                break
+            self._went(outcome, asked, who)
+
+    def _went(self, outcome: Admitted, asked: Amounts, who: str) -> None:
+        self.levels |= outcome.levels
+        self.live.append(Live(outcome.reservation, asked, who, self.now_s))
+        for name, units, _token in outcome.reservation.holds:
+            if name in self.promises:
+                promise = self.promises[name]
+                assert (promise.part.parent.name, units) in [hold[:2] for hold in outcome.reservation.holds]
+                assert promise.room(self.now_s) >= units, "more than was reserved"
+                if name.split()[2] == "requests":
+                    promise.fill += units
+                else:
+                    promise.held += units
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), used=st.fractions(0, 1))
     def settle(self, data: st.DataObject, used: Fraction) -> None:
-        call = data.draw(st.sampled_from(self.live))
+        self._settle(data.draw(st.sampled_from(self.live)), used)
+
+    @precondition(lambda self: self.live)
+    @rule(used=st.sampled_from((Fraction(0), Fraction(1, 3), Fraction(1))))
+    def settle_all(self, used: Fraction) -> None:
+        for call in list(self.live):
+            self._settle(call, used)
+
+    def _settle(self, call: Live, used: Fraction) -> None:
         self.live.remove(call)
-        actual = Amounts(*(int((units or 0) * used) for units in call.asked))._replace(requests=1)
+        actual = Amounts(*(int((units or 0) * used) for units in call.asked))._replace(requests=call.asked.requests)
         changed, rest = quota.settle(
-            (*LIMITS, *(part.limit for part in parts_of(self.plans))),
+            (*self.limits, *(part.limit for part in parts_of(self.plans, self.limits))),
             self.levels,
             call.reservation,
             actual,
@@ -167,16 +204,21 @@ class PlannedMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_over_its_parent(self) -> None:
-        for limit in LIMITS:
+        for limit in self.limits:
             reading = quota.read(limit, self.levels, float(self.now_s))
             total = limit.burst if isinstance(limit, Rate) else limit.amount
             # A rate's one large call may go into debt alone; that rule is older than reservations.
-            if not (isinstance(limit, Rate) and reading.free == 0 and not self.plans):
-                assert reading.used + reading.held <= max(total, getattr(limit, "largest", None) or 0), limit.name
+            assert reading.used + reading.held <= max(total, getattr(limit, "largest", None) or 0), limit.name
+
+    @invariant()
+    def everything_is_charged_to_the_parent(self) -> None:
+        if LIFE in self.limits:
+            held = quota.read(LIFE, self.levels, float(self.now_s)).held
+            assert held == sum(call.asked.tokens for call in self.live)
 
     @invariant()
     def the_holder_has_what_was_promised_however_hard_others_push(self) -> None:
-        for part in parts_of(self.plans):
+        for part in parts_of(self.plans, self.limits):
             now_ns = int(self.now_s * 10**9)
             if not part.is_open(now_ns):
                 continue
@@ -195,12 +237,12 @@ class PlannedMachine(RuleBasedStateMachine):
 
     def _ask(self, who: str, asked: Demand, *, own_only: bool = False) -> Admitted | Wait | Refused:
         return admit(
-            LIMITS,
+            self.limits,
             self.levels,
             asked,
             float(self.now_s),
             lease_s=LEASE_S,
-            plans=met(self.plans, who),
+            plans=met(self.plans, who, self.limits),
             own_only=own_only,
         )
 
@@ -208,18 +250,30 @@ class PlannedMachine(RuleBasedStateMachine):
         if wait.until_s != float("inf"):
             assert wait.until_s > self.now_s
             later = admit(
-                LIMITS, self.levels, asked, wait.until_s, lease_s=LEASE_S, plans=met(self.plans, who), own_only=own_only
+                self.limits,
+                self.levels,
+                asked,
+                wait.until_s,
+                lease_s=LEASE_S,
+                plans=met(self.plans, who, self.limits),
+                own_only=own_only,
             )
             assert isinstance(later, Admitted), f"promised for {wait.until_s}, got {later}"
         freed = dict(self.levels)
         for call in self.live:
-            every = (*LIMITS, *(part.limit for part in parts_of(self.plans)))
-            changed, _ = quota.settle(every, freed, call.reservation, Amounts(requests=1), float(self.now_s))
+            every = (*self.limits, *(part.limit for part in parts_of(self.plans, self.limits)))
+            changed, _ = quota.settle(every, freed, call.reservation, Amounts(call.asked.requests), float(self.now_s))
             freed |= changed
         just_before_s = min(wait.earliest_s, float(self.now_s) + 1_000) - 0.001
         if just_before_s > self.now_s:
             early = admit(
-                LIMITS, freed, asked, just_before_s, lease_s=LEASE_S, plans=met(self.plans, who), own_only=own_only
+                self.limits,
+                freed,
+                asked,
+                just_before_s,
+                lease_s=LEASE_S,
+                plans=met(self.plans, who, self.limits),
+                own_only=own_only,
             )
             assert not isinstance(early, Admitted), f"admitted before {wait.earliest_s}"
 
@@ -228,6 +282,6 @@ def test_laws_hold_beside_reservations():
     run_state_machine_as_test(
         PlannedMachine,
         settings=settings(
-            max_examples=120, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

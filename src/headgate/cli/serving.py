@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from headgate.adapters.config import Config
+from headgate.adapters.config import Config, ConfiguredKey
 from headgate.adapters.server import RunningServer, run, serve
 from headgate.compose import House, open_house, read_config
 from headgate.core.errors import ConfigError
@@ -58,11 +58,15 @@ async def gateway_of(
             max_wait_s=settings.max_wait_s,
             open_to_all=loopback if open_to_all is None else open_to_all,
             admin_token=token,
-            keys={key.name: KeyScopes(team=key.team, tags=dict(key.tags)) for key in house.config.keys},
+            keys={key.name: _said_of(key) for key in house.config.keys},
         ),
     )
     async with serve(gateway, host, port, drain_s=settings.drain_s) as server:
         yield server
+
+
+def _said_of(key: ConfiguredKey) -> KeyScopes:
+    return KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
 
 
 def is_loopback(host: str) -> bool:

@@ -77,6 +77,8 @@ class Line:
         if self._adaptive is not None:
             self._adaptive.enters(waiter)
         self._sections[waiter.interactive].add(entry)
+        if waiter.program_cost_s is not None:  # a new guess moves the program's other calls too
+            self._rekey(waiter)
         if waiter.warm_until_s is not None and waiter.cold_cost_s >= COLD_RATIO * waiter.cost_s:
             heappush(self._warm, (waiter.warm_until_s, waiter.order, entry))
             if len(self._warm) > 2 * len(self._entries) + 64:

@@ -167,9 +167,9 @@ def program() -> Policy:
     """Whole programs by their virtual finish time, where a guess is known; by least attained service where none is.
 
     A program that came at virtual time v and needs c in all would finish at v + c if all were served at once; what it
-    has had already counts for it, so one that runs goes before a new one of its size. Without a guess, or past it, it
-    is thought to need the next power of two. Bound: nobody goes before a program who comes after virtual time v + c,
-    and that passes within c x (programs that wait) of service.
+    has had already counts for it, so one that runs goes before a new one of its size. Without a guess, or past it, its
+    attained service counts instead, in levels that double. Bound: nobody goes before a program who comes after virtual
+    time v + c, and that passes within 2 x c x (programs that have not ended) of service.
     """
     return Policy(
         name="program",
@@ -182,29 +182,21 @@ def program() -> Policy:
     )
 
 
-def score(point_s: float = 30.0, halving_s: float = 10.0, most_had_s: float = 60.0) -> Policy:
-    """A weighted score: waiting, priority, cost and what the sharer has had before others, in seconds of waiting.
+def score(point_s: float = 30.0, halving_s: float = 10.0) -> Policy:
+    """A weighted score of waiting, priority and cost, in seconds of waiting.
 
-    Bound: nobody goes before a call who came more than the sum of all weights after it.
+    Bound: nobody goes before a call who came more than the sum of both weights after it.
     """
-    most_lead_s = 2 * MOST_PRIORITY * point_s + MOST_DOUBLINGS * halving_s + most_had_s
-
-    def had_s(shares: Shares, sharer: Hashable) -> float:
-        return max(0.0, min(most_had_s, shares.served_s(sharer) - shares.floor_s))
-
+    most_lead_s = 2 * MOST_PRIORITY * point_s + MOST_DOUBLINGS * halving_s
     return Policy(
         name="score",
         bound=f"nobody goes first who came more than {most_lead_s:g} s later",
         rank=lambda waiter, cost_s: (
             waiter.queued_s - point_s * _bounded(waiter.priority) + halving_s * _doublings(cost_s)
         ),
-        reason=lambda shares, entry: (
-            f"it scores best by waiting, priority ({entry.waiter.priority}), cost ({entry.cost_s:.3g} s of the limit) "
-            f"and what {entry.waiter.sharer} has had before others ({had_s(shares, entry.waiter.sharer):.3g} s)"
+        reason=lambda _shares, entry: (
+            f"waiting, priority ({entry.waiter.priority}) and cost ({entry.cost_s:.3g} s of the limit) make its score"
         ),
-        group_of=lambda waiter: waiter.sharer,
-        key=lambda shares, group: group.heap[0][0] + had_s(shares, group.name),
-        cost_before_s=_all_before_s,
         most_lead_s=most_lead_s,
     )
 
@@ -236,12 +228,12 @@ def _virtual_finish_s(shares: Shares, group: Group) -> float:
     known = shares.program(group.name)
     if known is None:
         return shares.virtual_s + group.first.cost_s
-    return known.came_s + _needs_s(known.had_s, known.guess_s) - known.had_s
+    if known.guess_s is not None and known.had_s < known.guess_s:
+        return known.came_s + known.guess_s - known.had_s
+    return known.came_s + _level_s(known.had_s)
 
 
-def _needs_s(had_s: float, guess_s: float | None) -> float:
-    if guess_s is not None and had_s < guess_s:
-        return guess_s
+def _level_s(had_s: float) -> float:
     return math.ldexp(1.0, math.frexp(had_s)[1]) if had_s >= 1.0 else 1.0
 
 
@@ -249,8 +241,9 @@ def _program_in_words(shares: Shares, entry: Entry) -> str:
     known = shares.program(entry.waiter.program)
     if known is None:
         return f"it belongs to no program and takes {entry.cost_s:.3g} s of the limit"
-    whence = "guessed" if known.guess_s is not None and known.had_s < known.guess_s else "taken, from what it has had,"
-    return (
-        f"its program is {whence} to need {_needs_s(known.had_s, known.guess_s):.3g} s of the limit in all and has had "
-        f"{known.had_s:.3g} s, so it would finish first"
-    )
+    if known.guess_s is not None and known.had_s < known.guess_s:
+        return (
+            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all and has had {known.had_s:.3g} s, "
+            "so it would finish first"
+        )
+    return f"its program has had {known.had_s:.3g} s of the limit, and for when it came no other has had less"

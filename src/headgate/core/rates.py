@@ -109,6 +109,29 @@ class Rate:
         at_ns, backlog, held, lapse_ns, generation = level
         return (at_ns, backlog, held, max(lapse_ns, expires_ns), generation) if token == generation else level
 
+    def raised(self, level: Level | None, least: int, now_ns: int) -> Level | None:
+        """Let at least `least` units be in use, counting what is held; None if they are: others spend too."""
+        at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
+        raised = (least - held) * self.period_ns
+        return (at_ns, raised, held, lapse_ns, generation) if raised > backlog else None
+
+    def closed(self, level: Level | None, units: int, until_ns: int, now_ns: int) -> Level | None:
+        """Let `units` fit at `until_ns` and none before, if no hold comes back; None if they do not sooner anyway.
+
+        From then on the bucket fills from empty: one call goes, and the next ones at the pace of the rate. The level is
+        that of a full backlog at an instant to come, until which nothing drains, as after a clock that stepped back.
+        """
+        at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
+        units = min(units, self.burst)
+        full = self.burst * self.period_ns
+        full_at_ns = until_ns - ceil_div(units * self.period_ns, self.amount)
+        if full_at_ns <= at_ns:  # the backlog that drains to make room at `until_ns`
+            full_at_ns, full = at_ns, full - units * self.period_ns + max(0, until_ns - at_ns) * self.amount
+        left = max(0, backlog - (full_at_ns - at_ns) * self.amount)
+        if left >= full:
+            return None
+        return (full_at_ns, full, held, lapse_ns, generation)
+
     def read(self, level: Level | None, now_ns: int) -> Reading:
         """Read the level; `resets_ns` is when the bucket is full again if nothing more is used."""
         at_ns, backlog, held, _lapse_ns, _generation = self._drained(level, now_ns)

@@ -1,11 +1,15 @@
 """Retries: whether a failed attempt is worth another, and after how long.
 
-One rule: nothing is retried once a byte of an answer has gone to the caller; the number of attempts is bounded, and a
-provider's own word (`retry-after`, `x-should-retry`) goes before any rule here.
+One rule: nothing is retried once a byte of an answer has gone to the caller; retries are bounded, for a call and for
+an account, and a provider's own word (`retry-after`, `x-should-retry`) goes before any rule here.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
+
+from headgate.core.amounts import Dimension
+
+_MOST_DOUBLINGS = 30
 
 FailureKind = Literal["limited", "overloaded", "server", "connection", "rejected"]
 
@@ -15,7 +19,8 @@ class Failure:
     """Why an attempt failed.
 
     `limited` is a 429, `overloaded` a 529 or 503, `server` any other 5xx, `connection` no answer at all, `rejected`
-    what a retry cannot change. `sent` is False when the provider certainly saw nothing of the call.
+    what a retry cannot change. `sent` is False when the provider certainly saw nothing of the call. `dimension` is what
+    a 429 names in its words, if it does.
     """
 
     kind: FailureKind
@@ -24,6 +29,7 @@ class Failure:
     retry_after_s: float | None = None
     retryable: bool = True
     sent: bool = True
+    dimension: Dimension | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +46,48 @@ def retry_delay_s(rule: RetryRule, failure: Failure, attempt: int, left_s: float
 
     `attempt` counts from 1 and is the one that failed, `left_s` is the time until the caller's deadline, `jitter` is
     in [0, 1). A `retry-after` is honoured in full and spread by up to a tenth, so that waiters do not come back as one.
+    What was limited is bounded by the deadline alone, and not delayed here: its lane is closed for as long as it must
+    be (`core/adaptive.py`), and lets calls go one by one.
     """
-    if not failure.retryable or failure.kind == "rejected" or attempt >= rule.attempts:
+    if not failure.retryable or failure.kind == "rejected":
+        return None
+    if failure.kind == "limited":
+        return 0.0 if (failure.retry_after_s or 0.0) <= left_s else None
+    if attempt >= rule.attempts:
         return None
     if failure.retry_after_s is not None:
         delay_s = failure.retry_after_s * (1 + 0.1 * jitter)
     else:
-        most_s = min(rule.most_delay_s, rule.first_delay_s * 2 ** (attempt - 1))
-        delay_s = most_s * (0.5 + 0.5 * jitter)
+        delay_s = _backoff_s(rule, attempt, jitter)
     return delay_s if delay_s <= left_s else None
+
+
+def _backoff_s(rule: RetryRule, attempt: int, jitter: float) -> float:
+    most_s = min(rule.most_delay_s, rule.first_delay_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS))
+    return most_s * (0.5 + 0.5 * jitter)
+
+
+class RetryBudget(NamedTuple):
+    """What an account's retries may still be: a token bucket that first attempts fill, so that retries are no load.
+
+    A tenth of the first attempts, of which 100 are saved at the most, and ten a minute however few calls there are.
+    """
+
+    left: float = 10.0
+    at_s: float = 0.0
+
+    SHARE = 0.1  # Finagle's RetryBudget has 20 % and 10 a second, for calls of milliseconds
+    MOST = 100.0
+    FLOOR = 10.0
+    FLOOR_PER_S = 10 / 60
+
+    def earned(self) -> "RetryBudget":
+        """Count a first attempt."""
+        return self._replace(left=min(self.MOST, self.left + self.SHARE)) if self.left < self.MOST else self
+
+    def spent(self, now_s: float) -> "RetryBudget | None":
+        """Count a retry; None when there is nothing left for it."""
+        left = self.left
+        if left < self.FLOOR:
+            left = min(self.FLOOR, left + max(0.0, now_s - self.at_s) * self.FLOOR_PER_S)
+        return RetryBudget(left - 1, now_s) if left >= 1 else None

@@ -9,11 +9,12 @@ from math import floor
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 WEEK_HOURS = 7 * 24
+_WEEK_DAYS = 7
 
 LEAST_FACTOR = 0.05
 """No hour counts for less: a factor divides, and a quiet hour must not turn one call into a flood."""
 
-_DAYS_OF_DOUBT = 3.0
+_DAYS_OF_DOUBT = 2.0
 """So many average days are put before the first real one, for hours of the day and for days of the week alike."""
 
 _DAY_FADES = 0.97
@@ -75,9 +76,11 @@ class Season:
         self._days_seen = self._days_seen * _DAY_FADES + 1
         for hour, units in enumerate(self._hours):
             self._hour_ratios[hour] = self._hour_ratios[hour] * _DAY_FADES + units * 24 / total
-        if len(self._totals) == 7:
-            weekday = day % 7
-            self._weekday_ratios[weekday] = self._weekday_ratios[weekday] * _WEEK_FADES + total * 7 / sum(self._totals)
+        if len(self._totals) == _WEEK_DAYS:
+            weekday = day % _WEEK_DAYS
+            self._weekday_ratios[weekday] = self._weekday_ratios[weekday] * _WEEK_FADES + total * _WEEK_DAYS / sum(
+                self._totals
+            )
             self._weekday_weights[weekday] = self._weekday_weights[weekday] * _WEEK_FADES + 1
         self._refresh()
 

@@ -4,6 +4,7 @@ One rule: whoever was idle begins no lower than the least served of those who wa
 seconds of the lane's scarcest limit. It orders nothing: policies read it.
 """
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,10 @@ MOST_IDLE = 10_000
 
 CREEP = 1 / 16
 """The floor's pace as a part of the fair pace: without it, ever new sharers at the floor would starve an old one."""
+
+VIRTUAL_PACE = 1 / 2
+"""The pace of virtual time as a part of what serving all programs at once would give: faster, the old go before the
+short (C2: mean 301 s at 1, 300 s at 1/4, the 99th percentile 4,730 and 4,930 s)."""
 
 CARRIED_S = 60.0
 """How far one may be behind the most served when `fair` comes into force."""
@@ -89,7 +94,7 @@ class Shares:
         if not waiting:
             self._weight_of[sharer] = waiter.weight
             self._weights += waiter.weight
-            if self._served_s.get(sharer, -1.0) < self.floor_s:
+            if self._served_s.get(sharer, -math.inf) < self.floor_s:
                 self._served_s[sharer] = self.floor_s
         name = waiter.program
         if name is not None:
@@ -116,7 +121,7 @@ class Shares:
         lowest_s = begins_s if least_served_s is None else min(begins_s, least_served_s)
         creeping_s = self.floor_s + CREEP * cost_s / max(self._weights, waiter.weight)
         self.floor_s = max(creeping_s, lowest_s)
-        self.virtual_s += cost_s / max(1, len(self._waiting_programs))
+        self.virtual_s += VIRTUAL_PACE * cost_s / max(1, len(self._programs))
         if waiter.program is not None:
             self._know(waiter).had_s += cost_s
 

@@ -32,6 +32,7 @@ class Window:
     amount: int
     span: Span
     models: str | None = None
+    closed_until_ns: int = 0
     place: int = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "window"
@@ -41,6 +42,9 @@ class Window:
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:  # noqa: ARG002 - one face for all limits
         """Hold `units` in the current window, or say when the next one begins."""
+        if now_ns < self.closed_until_ns:
+            then = self.hold(level, units, self.closed_until_ns, expires_ns)
+            return Short(self.closed_until_ns, self.closed_until_ns) if isinstance(then, tuple) else then
         serial, end_ns, used, held, pending = self._current(level, now_ns)
         free = self.amount - used - held - pending
         if units <= free:
@@ -49,7 +53,7 @@ class Window:
             return Never(max(0, free + held if end_ns == FOREVER_NS else self.amount))
         return Short(end_ns, now_ns if units <= free + held else end_ns)
 
-    def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
+    def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:  # noqa: ARG002 - one face for all limits
         """Replace a hold by what was used; what belongs to a window that has ended changes nothing."""
         if level is None or level[0] != token:
             return level or (token, token, 0, 0, 0)  # forgotten: it opens no new one
@@ -58,7 +62,7 @@ class Window:
             return (serial, end_ns, used + actual, all_held, pending - held)
         return (serial, end_ns, used + actual, all_held - held, pending)
 
-    def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:
+    def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:  # noqa: ARG002 - one face for all limits
         """Keep a lost hold as pending."""
         if level is None or level[0] != token:
             return level or (token, token, 0, 0, 0)  # forgotten: it opens no new one

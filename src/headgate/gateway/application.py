@@ -25,7 +25,7 @@ from headgate.core.errors import (
     UnknownModelError,
 )
 from headgate.core.scopes import Scopes
-from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, own_scopes, scopes_of
+from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, own_scopes, scopes_of, standing_of
 from headgate.gateway.control import PATHS, NothingThereError, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.relay import relay_metered, relay_unmetered
@@ -103,7 +103,8 @@ class Gateway:
         body = await exchange.body(self._settings.max_body_bytes)
         if endpoint.metered:
             scopes = self._scopes_of(caller, exchange)
-            await relay_metered(exchange, self._manager, endpoint, scopes, body, self._settings.max_wait_s)
+            standing = standing_of(caller, exchange, self._settings.keys)
+            await relay_metered(exchange, self._manager, endpoint, scopes, body, self._settings.max_wait_s, standing)
         else:
             await relay_unmetered(exchange, self._manager, endpoint, body)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from headgate.core.errors import CallerError
+from headgate.core.scheduling import MOST_PRIORITY, Standing
 from headgate.core.scopes import Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
 from headgate.ports import HashedKey
@@ -31,12 +32,14 @@ class Caller:
 
 
 class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a key's bearer is attributed to, as it is stored with the key."""
+    """What a key's bearer is attributed to and how its calls stand among others, as it is stored with the key."""
 
     team: str | None = None
     run: str | None = None
     agent: str | None = None
     tags: dict[str, str] = {}
+    priority: int = 0
+    interactive: bool = False
 
 
 _NOBODY = KeyScopes()
@@ -107,6 +110,38 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
     }
     kinds = [kind for kind, value in vouched.items() if not value and getattr(scopes, kind) is not None]
     return scopes._replace(claimed=(*kinds, *(f"tag:{name}" for name, _ in scopes.tags if name not in stated)))
+
+
+def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, KeyScopes]) -> Standing:
+    """Give how a call stands among others that wait.
+
+    A header may say less than the key allows (`x-headgate-priority`, `x-headgate-class: batch`), never more; without a
+    key it may say anything.
+    """
+    stated = exchange.header(b"x-headgate-priority")
+    kind = (exchange.header(b"x-headgate-class") or "").strip().lower()
+    if kind not in ("", "interactive", "batch"):
+        raise CallerError(f"x-headgate-class: {kind[:40]!r} is no class; expected interactive or batch")
+    priority = 0 if stated is None else _priority(stated)
+    if caller.key is None:
+        return Standing(priority, kind == "interactive")
+    owner = configured.get(caller.key.name, _NOBODY)
+    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
+    most = owner.priority or said.priority
+    allowed = owner.interactive or said.interactive
+    return Standing(most if stated is None else min(priority, most), allowed and kind != "batch")
+
+
+def _priority(stated: str) -> int:
+    try:
+        priority = int(stated.strip()[:10])
+    except ValueError:
+        priority = MOST_PRIORITY + 1
+    if not -MOST_PRIORITY <= priority <= MOST_PRIORITY:
+        raise CallerError(
+            f"x-headgate-priority: {stated[:40]!r}; expected a whole number from {-MOST_PRIORITY} to {MOST_PRIORITY}"
+        )
+    return priority
 
 
 def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:

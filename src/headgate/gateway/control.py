@@ -20,6 +20,7 @@ from headgate.core.scopes import MOST_NAME_CHARS, SCOPE_KINDS, Scopes, fit, is_o
 from headgate.gateway.callers import Caller
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.run_books import MOST_ROWS, attempt_json, limit_json, limits_met
+from headgate.gateway.steering import MOST_CHANGE_BYTES, SCHEDULER_PATH, change_scheduling, show_scheduling
 from headgate.ports import Clock
 from headgate.runtime.keys import MOST_LENT_S, Holder
 from headgate.runtime.manager import Manager
@@ -27,7 +28,7 @@ from headgate.runtime.monitor import LimitView, WaitView
 
 QUESTIONS = ("/api/v1/usage", "/api/v1/limits", "/api/v1/queue")
 KEYS_PATH = "/api/v1/keys"
-PATHS = (*QUESTIONS, KEYS_PATH, "/api/v1/runs/RUN/attempts", "/api/v1/runs/RUN/limits")
+PATHS = (*QUESTIONS, KEYS_PATH, SCHEDULER_PATH, "/api/v1/runs/RUN/attempts", "/api/v1/runs/RUN/limits")
 """All of them, as people write them."""
 
 MOST_KEYS_AT_ONCE = 100
@@ -75,6 +76,8 @@ def methods_of(path: str) -> tuple[str, ...]:
     """Give the methods that a path of the control API takes; none if it is not one."""
     if path == KEYS_PATH:
         return ("POST",)
+    if path == SCHEDULER_PATH:
+        return ("GET", "HEAD", "PUT")
     if _KEY_PATH.fullmatch(path) is not None:
         return ("DELETE",)
     return ("GET", "HEAD") if path in QUESTIONS or _RUN_PATH.fullmatch(path) is not None else ()
@@ -97,6 +100,10 @@ async def answer_control(exchange: HttpExchange, manager: Manager, caller: Calle
         shape = await _take_back(manager, caller, key["id"])
     elif (asked := _RUN_PATH.fullmatch(exchange.path)) is not None:
         shape = await _books(manager, view, scope_name(unquote(asked["run"])), asked["what"], text)
+    elif exchange.path == SCHEDULER_PATH and exchange.method == "PUT":
+        shape = change_scheduling(manager, caller, await exchange.body(MOST_CHANGE_BYTES))
+    elif exchange.path == SCHEDULER_PATH:
+        shape = show_scheduling(manager)
     elif exchange.path == "/api/v1/usage":
         query = usage_query(text, manager.clock)
         query = replace(query, only=(*query.only, *view.only))
@@ -322,6 +329,8 @@ def queue_json(views: Sequence[WaitView]) -> dict[str, Any]:
             "since": rfc3339(view.since_s),
             "deadline": rfc3339(view.deadline_s),
             "until": rfc3339(view.until_s),
+            "policy": view.policy,
+            "reason": view.reason,
         }
         for view in views
     ]

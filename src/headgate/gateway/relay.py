@@ -13,6 +13,7 @@ from headgate.adapters.providers.endpoints import Endpoint
 from headgate.adapters.providers.refusals import error_event
 from headgate.core.accounts import choose_account
 from headgate.core.errors import CallerGoneError, ProviderError
+from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
 from headgate.gateway.exchange import HttpExchange
@@ -28,7 +29,13 @@ ANSWERED_IN_TIME = 0.95
 
 
 async def relay_metered(
-    exchange: HttpExchange, manager: Manager, endpoint: Endpoint, scopes: Scopes, body: bytes, max_wait_s: float
+    exchange: HttpExchange,
+    manager: Manager,
+    endpoint: Endpoint,
+    scopes: Scopes,
+    body: bytes,
+    max_wait_s: float,
+    standing: Standing = ORDINARY,
 ) -> None:
     """Carry a call that spends tokens: admitted, sent, metered, settled.
 
@@ -36,7 +43,7 @@ async def relay_metered(
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
     """
     head = read_call(endpoint, exchange.headers, body)
-    call = describe_call(head, endpoint, scopes, max_wait_s)
+    call = describe_call(head, endpoint, scopes, max_wait_s, standing)
     request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
     async with Ending(exchange) as ending, _cancelled_with_client(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
@@ -63,7 +70,9 @@ async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: En
     await exchange.write(b"", more=False)
 
 
-def describe_call(head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s: float) -> Call:
+def describe_call(
+    head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s: float, standing: Standing = ORDINARY
+) -> Call:
     """Say of a client's request what the runtime has to know."""
     waits_s = [max_wait_s]
     if head.max_wait_s is not None:
@@ -79,6 +88,7 @@ def describe_call(head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s
         max_output_tokens=head.max_output_tokens,
         cache_write=head.cache_write,
         scopes=scopes,
+        standing=standing,
         max_wait_s=min(waits_s),
     )
 

@@ -16,10 +16,11 @@ from headgate.core.amounts import NOTHING, Amounts, Dimension
 from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
+from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import lane_of
 from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
-from headgate.runtime.lanes import Lane, Scheduling, Ticket, Waiting
+from headgate.runtime.lanes import Lane, Ticket, Waiting
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.telling import describe, never_fits, too_late
 
@@ -126,6 +127,18 @@ class Admission:
         for name in names:
             if name in self._lanes:
                 self._lanes[name].nudged.set()
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """Who goes next, as it is configured now."""
+        return self._scheduling
+
+    def set_scheduling(self, scheduling: Scheduling) -> None:
+        """Order all lanes by another configuration from now on; nobody who waits is lost."""
+        self._scheduling = scheduling
+        for lane in self._lanes.values():
+            lane.set_scheduling(scheduling)
+        self.nudge()
 
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""
@@ -234,7 +247,7 @@ class Admission:
             return
         if lane.pump is None:
             lane.pump = asyncio.create_task(self._pump(lane), name=f"lane {lane.name}")
-        if lane.head(now_s) is waiting:
+        if lane.head(now_s) is waiting or not lane.uniform:
             lane.nudged.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="lanes of other processes")

@@ -18,6 +18,7 @@ from headgate.core.estimates import CallSize, Estimate, Estimator
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
 from headgate.core.retries import Failure, RetryRule, retry_delay_s
+from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes, fit
 from headgate.core.usage import CHARGES, NO_USAGE, Dialect, Usage
 from headgate.ports import Answer, Clock, LedgerStore, LevelStore, Prices, Provider, Request
@@ -37,7 +38,8 @@ class Call:
 
     `text_bytes` is the size of what is sent, without media, of which `media` parts are; `input_tokens` replaces the
     estimate from it where the caller has counted. `cache_write` is the longest prompt cache the call asks to be written
-    to. `max_wait_s` is how long it may wait in all for its admissions.
+    to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it may wait in all for
+    its admissions.
     """
 
     model: str
@@ -49,6 +51,7 @@ class Call:
     max_output_tokens: int | None = None
     cache_write: str | None = None
     scopes: Scopes = NO_SCOPES
+    standing: Standing = ORDINARY
     max_wait_s: float = DEFAULT_MAX_WAIT_S
     id: str = field(default_factory=lambda: secrets.token_hex(10))
 
@@ -177,7 +180,9 @@ class Calls:
         deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
         self._taken.add(attempt_id)
         try:
-            await self._admission.admit(Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s))
+            await self._admission.admit(
+                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, call.standing)
+            )
         except BaseException:
             self._taken.discard(attempt_id)
             raise

@@ -6,34 +6,16 @@ here costs are measured in the lane's own limits, and shares are charged when a 
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
 
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.choosing import POLICIES
 from headgate.core.limits import Limit, Rate
 from headgate.core.ordering import Line
 from headgate.core.quota import Wait
-from headgate.core.scopes import ScopeKind, Scopes, lane_of
+from headgate.core.scheduling import ORDINARY, Scheduling, Standing
+from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What a call's place depends on, beside its arrival and its cost.
-
-    A higher `priority` goes first. `interactive`: a person waits for it. `program_cost` guesses the amounts of all its
-    program's calls. Its prompt cache lives until `warm_until_s`; from then on it would use `cold`.
-    """
-
-    priority: int = 0
-    interactive: bool = False
-    program_cost: Amounts | None = None
-    warm_until_s: float | None = None
-    cold: Amounts | None = None
-
-
-ORDINARY = Standing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,45 +44,6 @@ class Waiting:
     place: Waiter | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LaneRule:
-    """The policy of the lanes whose scope and models fit two globs."""
-
-    scope: str
-    models: str
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scheduling:
-    """Who goes next, as the owner configured it.
-
-    `share_by` names the scopes between which `fair` is fair, the first that a call has; `weights` are by their names
-    (`key:ci`), 1 where none is given.
-    """
-
-    policy: str = "fifo"
-    share_by: tuple[ScopeKind, ...] = ("key", "team", "agent", "session")
-    weights: dict[str, float] = field(default_factory=dict)
-    lanes: tuple[LaneRule, ...] = ()
-
-    def policy_of(self, scope: str, models: str) -> str:
-        """Give the policy of a lane: the first rule's that fits, else the common one."""
-        for rule in self.lanes:
-            if fnmatchcase(scope, rule.scope) and fnmatchcase(models, rule.models):
-                return rule.policy
-        return self.policy
-
-    def sharer_of(self, scopes: Scopes) -> tuple[str, float]:
-        """Give the name that a call's share is counted under, and its weight."""
-        for kind in self.share_by:
-            value = getattr(scopes, kind)
-            if value is not None:
-                name = f"{kind}:{value}"
-                return name, self.weights.get(name, 1.0)
-        return "", 1.0
-
-
 class Lane:
     """The calls that wait for the limits of one scope and pool of models."""
 
@@ -123,6 +66,18 @@ class Lane:
 
     def __iter__(self) -> Iterator[Waiting]:
         return iter(list(self._waiting.values()))
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy in force."""
+        return self.line.policy.name
+
+    def set_scheduling(self, scheduling: Scheduling) -> None:
+        """Go by another configuration from now on; what its sharers have had stays counted."""
+        self._scheduling = scheduling
+        policy = scheduling.policy_of(self.scope, self.models or "*")
+        if policy != self.policy:
+            self.line.set_policy(POLICIES[policy]())
 
     def enter(self, waiting: Waiting) -> None:
         """Take a place."""

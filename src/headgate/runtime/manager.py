@@ -17,6 +17,7 @@ from headgate.core.errors import HeadgateError, UnknownModelError
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.limits import Limit
 from headgate.core.retries import RetryRule
+from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.usage import Dialect, Usage
 from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
@@ -57,6 +58,7 @@ class Parts:
     rules: Sequence[LimitRule]
     rules_of_key: Callable[[HashedKey], Sequence[LimitRule]]
     retries: RetryRule = field(default_factory=RetryRule)
+    scheduling: Scheduling = field(default_factory=Scheduling)
     chooser: random.Random | None = None
     lease_s: float = LEASE_S
 
@@ -77,7 +79,7 @@ class Manager:
         self._rules_of_key = parts.rules_of_key
         self._rules = Rules(parts.rules)
         self._reservations = Reservations(parts.levels, parts.clock, parts.owner, lease_s=parts.lease_s)
-        self._admission = Admission(parts.levels, self._reservations, parts.clock)
+        self._admission = Admission(parts.levels, self._reservations, parts.clock, scheduling=parts.scheduling)
         self._calls = Calls(
             admission=self._admission,
             levels=parts.levels,
@@ -183,6 +185,15 @@ class Manager:
     def queue(self) -> list[WaitView]:
         """Give every call that waits in this process."""
         return self._monitor.queue()
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """Who goes next, as it is configured now."""
+        return self._admission.scheduling
+
+    def set_scheduling(self, scheduling: Scheduling) -> None:
+        """Order the calls that wait by another configuration from now on, in this process."""
+        self._admission.set_scheduling(scheduling)
 
     @property
     def refused_by_providers(self) -> int:

@@ -45,7 +45,10 @@ class LimitView:
 
 @dataclass(frozen=True, slots=True)
 class WaitView:
-    """One call that waits; `until_s` is None for all but a lane's first, and when only a settlement can let it go."""
+    """One call that waits; `until_s` is None for all but a lane's first, and when only a settlement can let it go.
+
+    `reason` says in words what places it where it is, under the lane's policy.
+    """
 
     call: str
     lane: str
@@ -59,6 +62,8 @@ class WaitView:
     since_s: float
     deadline_s: float
     until_s: float | None
+    policy: str
+    reason: str
 
 
 class Monitor:
@@ -102,6 +107,8 @@ class Monitor:
                     since_s=ticket.queued_s,
                     deadline_s=ticket.deadline_s,
                     until_s=wait.until_s if is_head and wait.until_s != float("inf") else None,
+                    policy=waiting.lane.policy if waiting.lane is not None else "",
+                    reason=self._admission.reason(waiting),
                 )
             )
         return views

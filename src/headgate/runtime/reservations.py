@@ -18,6 +18,9 @@ from headgate.ports import Clock, LevelStore, Record
 
 HOLD_PREFIX = "hold/"
 
+MOST_SEEN = 20_000
+"""Levels kept as they were seen last; beyond that, seeing begins anew."""
+
 _UNCHANGED: Mapping[str, Record | None] = MappingProxyType({})
 
 _name_of: Callable[[Limit], str] = attrgetter("name")
@@ -40,24 +43,43 @@ class Held(NamedTuple):
 class Reservations:
     """The reservations of one process, named `owner`, in a level store."""
 
-    def __init__(self, store: LevelStore, clock: Clock, owner: str, *, lease_s: float) -> None:
-        """Let a reservation expire `lease_s` after it was taken or renewed."""
+    def __init__(
+        self,
+        store: LevelStore,
+        clock: Clock,
+        owner: str,
+        *,
+        lease_s: float,
+        in_force: Callable[[Sequence[Limit]], Sequence[Limit]] | None = None,
+    ) -> None:
+        """Let a reservation expire `lease_s` after it was taken or renewed.
+
+        `in_force` gives limits as they are now: they may have changed while a call waited for them. With it, `seen` has
+        the levels as the last admissions here left them.
+        """
         self._store = store
         self._clock = clock
         self._owner = owner
         self._hold_prefix = f"{HOLD_PREFIX}{owner}/"
         self._lease_s = lease_s
+        self._in_force = in_force
+        self.seen: dict[str, Level] = {}
 
     async def take(self, attempt: str, limits: Sequence[Limit], asked: Demand) -> Admitted | Wait | Refused:
         """Admit an attempt now or say when; what is admitted is held under the attempt's id."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
+        in_force = self._in_force
+        if in_force is not None:
+            limits = in_force(limits)
 
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
             outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
             if type(outcome) is not Admitted:
                 return _UNCHANGED, outcome
             levels, reservation = outcome
+            if in_force is not None:
+                self._see(levels)
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
             return levels, outcome
 
@@ -73,6 +95,8 @@ class Reservations:
     ) -> Admitted | Wait | Refused:
         """As `take`, but only if that does not delay another that waits."""
         hold_name = self._hold_prefix + attempt
+        if self._in_force is not None:
+            limits, head_limits = self._in_force(limits), self._in_force(head_limits)
 
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
             now_s = self._clock.now_s()
@@ -89,6 +113,8 @@ class Reservations:
         """Replace an attempt's holds (in `dimensions`, or all) by what was used; False if there are none any more."""
         hold_name = self._hold_prefix + attempt
         now_s = self._clock.now_s()
+        if self._in_force is not None:
+            limits = self._in_force(limits)
 
         # As `_change` does, in one step less: this is on the way of every call.
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
@@ -140,6 +166,11 @@ class Reservations:
                 held.append(Held(name, owner, attempt, Reservation(*record).expires_ns))
         return held
 
+    def _see(self, levels: Mapping[str, Level]) -> None:
+        if len(self.seen) > MOST_SEEN:
+            self.seen.clear()
+        self.seen.update(levels)
+
     async def _change_of_another(
         self,
         hold_name: str,
@@ -154,6 +185,8 @@ class Reservations:
         if record is None or (unless_lapsed and Reservation(*record).lapsed):
             return False
         limits = resolve([name for name, _units, _token in Reservation(*record).holds])
+        if self._in_force is not None:
+            limits = self._in_force(limits)
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
     async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:

@@ -1,11 +1,13 @@
-"""Rules in force: the configured limits, and those that keys carry.
+"""Rules in force: the configured limits, those that keys carry, and those that were learned.
 
-One rule: which limits a call meets depends on its scopes and model alone, so the answer is remembered (bounded).
+One rule: which limits a call meets depends on its scopes and model alone, so the answer is remembered (bounded); how
+much a limit allows may change while calls wait for it, so that is asked when a hold is taken (`in_force`).
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from headgate.core.adaptive import model_class
 from headgate.core.limits import Limit
 from headgate.core.scopes import LimitRule, Scopes, level_name, limits_for
 
@@ -19,18 +21,32 @@ class Rules:
         """Begin with the configured ones."""
         self._configured = tuple(configured)
         self._of_keys: dict[str, tuple[LimitRule, ...]] = {}
+        self._learned: Mapping[str, Limit] = {}
         self._remembered: OrderedDict[tuple[Scopes, str], tuple[Limit, ...]] = OrderedDict()
 
     def limits_for(self, scopes: Scopes, model: str) -> tuple[Limit, ...]:
-        """Give every limit that a call of these scopes for this model meets."""
+        """Give every limit that a call of these scopes for this model meets; a learned one as it was when it came."""
         asked = (scopes, model)
         found = self._remembered.get(asked)
         if found is None:
             found = limits_for((*self._configured, *self._of_keys.get(scopes.key or "", ())), scopes.path(), model)
+            if self._learned and scopes.account is not None:
+                found += self._learned_for(scopes.account, model, {limit.name for limit in found})
             self._remembered[asked] = found
             if len(self._remembered) > MOST_REMEMBERED:
                 self._remembered.popitem(last=False)
         return found
+
+    def in_force(self, limits: Sequence[Limit]) -> Sequence[Limit]:
+        """Give limits as they are now: what was learned since a call met them lowers or closes them."""
+        learned = self._learned
+        return [learned.get(limit.name, limit) for limit in limits] if learned else limits
+
+    def learn(self, limits: Mapping[str, Limit]) -> None:
+        """Let these learned limits be in force, by the names of their levels: configured ones as far as they go now."""
+        if limits.keys() != self._learned.keys():
+            self._remembered.clear()
+        self._learned = limits
 
     def set_key(self, name: str, rules: Sequence[LimitRule]) -> None:
         """Let a key carry these limits from now on."""
@@ -40,16 +56,17 @@ class Rules:
 
     def named(self, level_names: Iterable[str]) -> tuple[Limit, ...]:
         """Give the limits that keep these levels; levels that no rule keeps any more are left out."""
-        every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
-        found: dict[str, Limit] = {}
-        for name in level_names:
-            scope = name.split(" ", 1)[0]
-            for rule in every:
-                limit = rule.bind((scope,), rule.template.models or "")
-                if limit is not None and level_name(scope, rule.template) == name:
-                    found[name] = limit
-                    break
-        return tuple(found.values())
+        found = {name: self.configured(name) or self._learned.get(name) for name in level_names}
+        return tuple(limit for limit in found.values() if limit is not None)
+
+    def configured(self, wanted: str) -> Limit | None:
+        """Give the limit that keeps a level, as it is configured or as a key carries it."""
+        scope = wanted.split(" ", 1)[0]
+        for rule in (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules)):
+            limit = rule.bind((scope,), rule.template.models or "")
+            if limit is not None and level_name(scope, rule.template) == wanted:
+                return limit
+        return None
 
     def standing(self) -> tuple[Limit, ...]:
         """Give the limits whose scope is no pattern: they are there before anything was used."""
@@ -58,3 +75,11 @@ class Rules:
             (rule, rule.bind((rule.scope,), rule.template.models or "")) for rule in every if "*" not in rule.scope
         ]
         return tuple(limit for _rule, limit in plain if limit is not None)
+
+    def _learned_for(self, account: str, model: str, met: set[str]) -> tuple[Limit, ...]:
+        scope, pool = f"account:{account}", model_class(model)
+        return tuple(
+            limit
+            for name, limit in self._learned.items()
+            if name not in met and limit.scope == scope and limit.models in (None, pool)
+        )

@@ -5,6 +5,7 @@ in `load_config`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +19,7 @@ from headgate.adapters.config.limits import (
     read_models,
     scope_pattern,
 )
+from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
     VENDOR_URLS,
     Config,
@@ -43,6 +45,7 @@ from headgate.adapters.config.values import (
 from headgate.adapters.prices import PriceOverride
 from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
+from headgate.core.scheduling import MOST_PRIORITY, Scheduling
 from headgate.core.usage import Dialect
 
 __all__ = ["load_config"]
@@ -92,6 +95,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         prices=tuple(_read_price(table) for table in document.tables("price")),
         retries=_read_retries(document.table("retries")),
         timeouts=_read_timeouts(document.table("timeouts")),
+        scheduling=_with_weights(read_scheduling(document), keys),
     )
     document.problems.raise_any()
     return config
@@ -160,9 +164,18 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         name=table.take("name", name, "", required=True),
         team=table.take("team", name, None),
         tags=table.take("tags", _tags, ()),
+        weight=table.take("weight", weight, 1.0),
+        priority=table.take("priority", whole(-MOST_PRIORITY, MOST_PRIORITY), 0),
+        interactive=table.take("interactive", boolean, default=False),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key
+
+
+def _with_weights(scheduling: Scheduling, keys: Sequence[ConfiguredKey]) -> Scheduling:
+    """Give the keys' own weights where the scheduler's table says none."""
+    own = {f"key:{key.name}": key.weight for key in keys if key.weight != 1}
+    return replace(scheduling, weights={**own, **scheduling.weights}) if own else scheduling
 
 
 def _read_rules(table: Table, scope: str, *, models: str | None) -> list[ReadRule]:

@@ -13,6 +13,7 @@ from typing import Literal
 from headgate.adapters.prices import PriceOverride
 from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
+from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule
 from headgate.core.usage import Dialect
 
@@ -93,11 +94,17 @@ class ConfiguredAccount:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredKey:
-    """To whom the calls with a Headgate key of this name are attributed; its limits are among the rules."""
+    """To whom the calls with a Headgate key of this name are attributed, and how they stand among others that wait.
+
+    Its limits are among the rules.
+    """
 
     name: str
     team: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
+    weight: float = 1.0
+    priority: int = 0
+    interactive: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +129,4 @@ class Config:
     prices: tuple[PriceOverride, ...] = ()
     retries: RetryRule = field(default_factory=RetryRule)
     timeouts: Timeouts = Timeouts()
+    scheduling: Scheduling = field(default_factory=Scheduling)

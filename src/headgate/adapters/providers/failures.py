@@ -5,6 +5,7 @@ It decides nothing: the core does, from the `Failure`.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -13,6 +14,7 @@ from typing import Any
 import msgspec
 
 from headgate.adapters.providers.reading import UNREADABLE
+from headgate.core.amounts import Dimension
 from headgate.core.retries import Failure, FailureKind
 from headgate.ports import Headers
 
@@ -42,6 +44,16 @@ _KINDS: dict[str, FailureKind] = {
 }
 _WORD_LIMIT_CHARS = 64
 
+# "... rate limit of 8,000 output tokens per minute", "... on tokens per min (TPM): Limit 40000 ...": what vendors write.
+_NAMED = re.compile(r"(output[ _]tokens|input[ _]tokens|tokens|requests)[ _]per[ _]min", re.IGNORECASE)
+_NAMED_DIMENSIONS: dict[str, Dimension] = {
+    "output tokens": "output_tokens",
+    "input tokens": "input_tokens",
+    "tokens": "tokens",
+    "requests": "requests",
+}
+_MESSAGE_LIMIT_CHARS = 1_000
+
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -51,19 +63,21 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
     A date in `retry-after` is read against the answer's own `date`, so that a clock that is wrong here or there does no
     harm; without one it is ignored.
     """
-    named = {name.lower(): value for name, value in headers}
-    word = error_word(_error(body)) or f"http_{status}"
+    by_name = {name.lower(): value for name, value in headers}
+    error = _error(body)
+    word = error_word(error) or f"http_{status}"
     kind = _kind(status)
-    retry_after_s = _retry_after_s(named)
+    retry_after_s = _retry_after_s(by_name)
     retryable = kind != "rejected"
     if word == _NO_QUOTA or (word == _SPEND_LIMIT and retry_after_s is None):
         retryable = False
-    asked = named.get(b"x-should-retry", b"").strip().lower()
+    asked = by_name.get(b"x-should-retry", b"").strip().lower()
     if asked in (b"true", b"false"):
         retryable = asked == b"true"
     if retryable and kind == "rejected":
         kind = "server"  # what is rejected is never tried again, and this provider asks for it
-    return Failure(kind, word, status, retry_after_s, retryable)
+    named = _named_dimension(error) if kind == "limited" else None
+    return Failure(kind, word, status, retry_after_s, retryable, dimension=named)
 
 
 def failure_in_stream(error: Mapping[str, Any]) -> Failure:
@@ -82,6 +96,14 @@ def error_word(error: Mapping[str, Any]) -> str | None:
             # It goes into the ledger and into logs.
             return "".join(letter if letter.isprintable() else "?" for letter in word[:_WORD_LIMIT_CHARS])
     return None
+
+
+def _named_dimension(error: Mapping[str, Any]) -> Dimension | None:
+    message = error.get("message")
+    if not isinstance(message, str):
+        return None
+    found = _NAMED.search(message[:_MESSAGE_LIMIT_CHARS])
+    return None if found is None else _NAMED_DIMENSIONS[found[1].lower().replace("_", " ")]
 
 
 def _kind(status: int) -> FailureKind:

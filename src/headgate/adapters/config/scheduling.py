@@ -1,0 +1,73 @@
+"""The tables `[scheduler]` and `[[lane]]`: who goes next among the calls that wait.
+
+One rule: what can be said here is what `core.scheduling` means; a policy, a scope or a weight that cannot be is told
+with its line and what is allowed.
+"""
+
+from collections.abc import Mapping
+from typing import get_args
+
+from headgate.adapters.config.document import Document
+from headgate.adapters.config.limits import scope_pattern
+from headgate.adapters.config.tables import Reader, Table, Unfit, choice, number
+from headgate.adapters.config.values import model_glob
+from headgate.core.scheduling import POLICIES, LaneRule, Scheduling
+from headgate.core.scopes import ScopeKind
+
+__all__ = ["MOST_WEIGHT", "read_scheduling", "weight"]
+
+MOST_WEIGHT = 1_000.0
+
+weight: Reader[float] = number(1 / MOST_WEIGHT, MOST_WEIGHT, "a weight such as 2 or 0.5; 1 is ordinary")
+
+_POLICY = choice({name: name for name in POLICIES})
+_SHARERS: tuple[ScopeKind, ...] = tuple(kind for kind in get_args(ScopeKind) if kind not in ("account", "tag"))
+
+
+def read_scheduling(document: Document) -> Scheduling:
+    """Read both tables."""
+    default = Scheduling()
+    table = document.table("scheduler")
+    scheduling = Scheduling(
+        policy=table.take("policy", _POLICY, default.policy),
+        share_by=table.take("share_by", _share_by, default.share_by),
+        weights=table.take("weights", _weights, {}),
+        lanes=tuple(_read_lane(lane) for lane in document.tables("lane")),
+    )
+    table.close()
+    return scheduling
+
+
+def _read_lane(table: Table) -> LaneRule:
+    rule = LaneRule(
+        scope=table.take("scope", scope_pattern, "*", required=True),
+        models=table.take("models", model_glob, "*"),
+        policy=table.take("policy", _POLICY, "fifo", required=True),
+    )
+    table.close()
+    return rule
+
+
+def _share_by(value: object) -> tuple[ScopeKind, ...]:
+    expected = f"expected a list of {', '.join(_SHARERS)}: the first that a call has is whom its share is counted for"
+    if not isinstance(value, list) or not value:
+        raise Unfit(expected)
+    kinds = tuple(kind for entry in value for kind in _SHARERS if kind == entry)
+    if len(kinds) != len(value) or len(set(kinds)) != len(kinds):
+        raise Unfit(f"{expected}, each once")
+    return kinds
+
+
+def _weights(value: object) -> Mapping[str, float]:
+    if not isinstance(value, dict):
+        raise Unfit('expected weights such as { "key:ci" = 2, "team:search" = 0.5 }')
+    weights: dict[str, float] = {}
+    for sharer, entry in value.items():
+        kind, colon, name = sharer.partition(":")
+        if kind not in _SHARERS or not colon or not name or "*" in name:
+            raise Unfit(f"expected one sharer such as key:ci; kinds: {', '.join(_SHARERS)}", inside=(sharer,))
+        try:
+            weights[sharer] = weight(entry)
+        except Unfit as unfit:
+            raise Unfit(str(unfit), inside=(sharer,)) from None
+    return weights

@@ -1,0 +1,316 @@
+"""Forecasting: what every window and budget will have used at its end, and how many more agents can start now.
+
+One rule: the ledger is the history; what is kept here can be rebuilt from it at any time, and a question changes nothing
+but that. The arithmetic is `core.forecast`'s and `core.capacity`'s.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from headgate.core import quota
+from headgate.core.amounts import DIMENSIONS, Dimension
+from headgate.core.capacity import AgentNeed, Capacity, Room, capacity
+from headgate.core.forecast import MOST_SLOTS, Forecast, Forecaster
+from headgate.core.instants import to_ns, to_s
+from headgate.core.ledger import UsageGroup
+from headgate.core.limits import Limit, Rate, Rolling, Window
+from headgate.core.scopes import Scopes, fit
+from headgate.core.season import DAY_S, HOUR_S
+from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
+from headgate.core.usage import Dialect
+from headgate.ports import Clock, LedgerStore
+from headgate.runtime.monitor import LimitView, per_of
+from headgate.runtime.recorded import Only, Recorded, hour_start_s, only_of, only_of_kind
+from headgate.runtime.rules import Rules
+
+MOST_FORECASTS = 1_000
+"""Windows projected at once, and forecasters kept; each takes some 100 KB when it has learned."""
+
+HISTORY_S = 28 * DAY_S
+_HISTORY_WINDOWS = 3
+"""Four weeks show every day of the week often enough, three windows how a long one went before."""
+
+ENDLESS_S = 30 * DAY_S
+"""How far what never resets is projected."""
+
+MEASURED_S = 3600
+_SLICE_S = 300
+"""An agent was at work in each five minutes in which it called: the ledger sums calls, not the time between them."""
+
+_SPENT_S = 900
+"""What goes on now is taken from the last quarter of an hour."""
+
+_LONGEST_S: dict[str, int] = {"hour": HOUR_S, "day": DAY_S, "week": 7 * DAY_S, "month": 31 * DAY_S}
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastView:
+    """One window projected: what it will have used at `projected_to_s`; None where nothing can be said.
+
+    `resets_s` is None for what never resets. `low` and `high` are the band; `runs_out_s` is when what is expected
+    reaches the amount, `runs_out_earliest_s` when the upper bound does (None: not up to `projected_to_s`).
+    """
+
+    name: str
+    scope: str
+    models: str | None
+    dimension: str
+    per: str
+    amount: int
+    used: int
+    projected_to_s: float
+    resets_s: float | None
+    expected: int | None
+    low: int
+    high: int | None
+    runs_out_s: float | None
+    runs_out_earliest_s: float | None
+    assumed: str
+    experts: tuple[tuple[str, float], ...]
+
+
+class Forecasting:
+    """Keeps one forecaster for each window in use, the least recently asked for forgotten first."""
+
+    def __init__(self, ledger: LedgerStore, rules: Rules, clock: Clock, dialects: Mapping[str, Dialect]) -> None:
+        """Learn from this ledger; `dialects` says how each account's provider counts."""
+        self._recorded = Recorded(ledger, dialects)
+        self._rules = rules
+        self._clock = clock
+        self._forecasters: OrderedDict[str, Forecaster] = OrderedDict()
+
+    async def forecasts(self, views: Sequence[LimitView]) -> list[ForecastView]:
+        """Project the windows among the limits as the monitor reads them, at most MOST_FORECASTS.
+
+        The first question reads weeks of hours from the ledger and learns from them (some 50 ms for a window); later
+        ones read what came since.
+        """
+        by_scope: dict[str, list[tuple[Window | Rolling, LimitView]]] = {}
+        for limit, view in self._windows(views):
+            by_scope.setdefault(limit.scope, []).append((limit, view))
+        told = []
+        for scope, windows in by_scope.items():
+            now_s = self._clock.now_s()
+            forecasters = [self._forecaster(limit) for limit, _view in windows]
+            since_s = min(
+                _wanted_since_s(each, limit, now_s) for each, (limit, _) in zip(forecasters, windows, strict=True)
+            )
+            only = only_of(scope)
+            groups = await self._recorded.groups(only, since_s, now_s, ("hour",))
+            for forecaster, (limit, view) in zip(forecasters, windows, strict=True):
+                unclosed = self._feed(forecaster, limit, groups, now_s)
+                told.append(self._view(forecaster, limit, view, now_s, None if only is None else unclosed, groups))
+                await asyncio.sleep(0)  # learning from weeks of hours is work: let calls go between two windows
+        return sorted(told, key=lambda each: each.name)
+
+    async def capacity(self, views: Sequence[LimitView], scopes: Scopes, model: str) -> Capacity:
+        """Say how many more agents of a kind can start now: of these scopes (without an agent), calling this model.
+
+        `views` are the limits as the monitor reads them. An agent counts as one slot: it makes one call at a time.
+        """
+        now_s = self._clock.now_s()
+        scopes = fit(scopes)
+        read = {view.name: view for view in views}
+        spent: dict[str, list[UsageGroup]] = {}
+        rooms = []
+        for limit in self._rules.limits_for(scopes, model):
+            if limit.scope not in spent:
+                spent[limit.scope] = await self._recorded.groups(only_of(limit.scope), now_s - _SPENT_S, now_s)
+            rooms.append(self._room(limit, read.get(limit.name), spent[limit.scope], now_s))
+        return capacity(rooms, await self._need(only_of_kind(scopes, model), now_s), now_s)
+
+    def _windows(self, views: Sequence[LimitView]) -> list[tuple[Window | Rolling, LimitView]]:
+        by_name = {view.name: view for view in views}
+        limits = {limit.name: limit for limit in (*self._rules.named(by_name), *self._rules.standing())}
+        named = ((limits.get(name), view) for name, view in by_name.items())
+        return [(limit, view) for limit, view in named if isinstance(limit, Window | Rolling)][:MOST_FORECASTS]
+
+    def _forecaster(self, limit: Window | Rolling) -> Forecaster:
+        found = self._forecasters.setdefault(limit.name, Forecaster(_period_s(limit)))
+        self._forecasters.move_to_end(limit.name)
+        if len(self._forecasters) > MOST_FORECASTS:
+            self._forecasters.popitem(last=False)
+        return found
+
+    def _feed(self, forecaster: Forecaster, limit: Limit, groups: Sequence[UsageGroup], now_s: float) -> int:
+        """Let it observe the hours that are over; give what was used since."""
+        this_hour_s = int(now_s) // HOUR_S * HOUR_S
+        by_hour: dict[int, list[UsageGroup]] = {}
+        for group in groups:
+            by_hour.setdefault(hour_start_s(group.group["hour"] or ""), []).append(group)
+        used = {
+            hour_s: self._recorded.units(by_hour[hour_s], limit.dimension, limit.models).known
+            for hour_s in sorted(by_hour)
+        }
+        for hour_s, units in used.items():
+            if hour_s < this_hour_s and (units or forecaster.observed_until_s is not None):
+                forecaster.observe(hour_s, units)
+        if forecaster.observed_until_s is not None:
+            forecaster.observe(this_hour_s - HOUR_S, 0)  # changes nothing unless that hour went by without a call
+        return used.get(this_hour_s, 0)
+
+    def _view(
+        self,
+        forecaster: Forecaster,
+        limit: Window | Rolling,
+        view: LimitView,
+        now_s: float,
+        unclosed: int | None,
+        groups: Sequence[UsageGroup],
+    ) -> ForecastView:
+        begin_s, end_s, note = _extent(limit, view.resets_s, now_s)
+        used = view.used
+        if isinstance(limit, Rolling):
+            forecast = _rolled(forecaster.forecast(0, begin_s, end_s, now_s, unclosed=unclosed), limit, used, now_s)
+        else:
+            forecast = forecaster.forecast(used, begin_s, end_s, now_s, amount=limit.amount, unclosed=unclosed)
+        said = [forecast.assumed, note]
+        if only_of(limit.scope) is None:
+            said.append("the ledger keeps no sums by this scope")
+        unpriced = self._recorded.units(groups, limit.dimension, limit.models).unknown
+        if unpriced:
+            said.append(f"{unpriced} calls without a known price are not in the history")
+        return ForecastView(
+            name=limit.name,
+            scope=limit.scope,
+            models=limit.models,
+            dimension=limit.dimension,
+            per=per_of(limit),
+            amount=limit.amount,
+            used=used,
+            projected_to_s=end_s,
+            resets_s=end_s if isinstance(limit, Window) and not isinstance(limit.span, Lifetime) else None,
+            expected=forecast.expected,
+            low=forecast.low,
+            high=forecast.high,
+            runs_out_s=forecast.runs_out_s,
+            runs_out_earliest_s=forecast.runs_out_earliest_s,
+            assumed="; ".join(part for part in said if part),
+            experts=forecast.experts,
+        )
+
+    def _room(self, limit: Limit, view: LimitView | None, groups: Sequence[UsageGroup], now_s: float) -> Room:
+        reading = quota.read(limit, {}, now_s)
+        resets_ns = reading.resets_ns
+        if isinstance(limit, Window):
+            resets_ns = limit.span.end_ns(to_ns(now_s))
+        resets_s = view.resets_s if view is not None else None
+        if resets_s is None and resets_ns is not None:
+            resets_s = to_s(resets_ns)
+        is_known = only_of(limit.scope) is not None
+        spent = self._recorded.units(groups, limit.dimension, limit.models)
+        return Room(
+            limit=limit.name,
+            dimension=limit.dimension,
+            kind=limit.kind,
+            amount=limit.burst if isinstance(limit, Rate) else limit.amount,
+            free=reading.free if view is None else view.free,
+            refill_per_s=limit.amount / limit.period_s if isinstance(limit, Rate) else 0.0,
+            spent_per_s=_with_unknown(spent.known, spent.unknown, spent.attempts, _SPENT_S) if is_known else None,
+            resets_s=resets_s,
+        )
+
+    async def _need(self, only: Only, now_s: float) -> AgentNeed | None:
+        """Measure what one agent used on average in the last hour; None if none was at work."""
+        agent_s = 0
+        every: list[UsageGroup] = []
+        for begin_s in range(0, MEASURED_S, _SLICE_S):
+            since_s = now_s - MEASURED_S + begin_s
+            groups = await self._recorded.groups(only, since_s, since_s + _SLICE_S, ("agent", "session", "key"))
+            agent_s += _SLICE_S * len({_who(group) for group in groups})
+            every += groups
+        if not agent_s:
+            return None
+        per_s: dict[Dimension, float] = {"slots": 1.0}
+        for dimension in DIMENSIONS[:-1]:
+            used = self._recorded.units(every, dimension)
+            rate = _with_unknown(used.known, used.unknown, used.attempts, agent_s)
+            if rate is not None:
+                per_s[dimension] = rate
+        return AgentNeed(per_s, agent_s / MEASURED_S)
+
+
+def _who(group: UsageGroup) -> str:
+    """Name the agent of a group: by its own name, or else its session, or else its key."""
+    named = group.group
+    return next((f"{kind}:{named[kind]}" for kind in ("agent", "session", "key") if named[kind] is not None), "")
+
+
+def _with_unknown(known: int, unknown: int, attempts: int, over_s: float) -> float | None:
+    """Give units per second as if calls of unknown price cost what the others did; None if all are unknown."""
+    if attempts and unknown >= attempts:
+        return None
+    return known / over_s * (attempts / (attempts - unknown) if unknown else 1)
+
+
+def _wanted_since_s(forecaster: Forecaster, limit: Window | Rolling, now_s: float) -> float:
+    if forecaster.observed_until_s is not None:
+        return min(float(forecaster.observed_until_s), now_s)
+    history_s = max(HISTORY_S, _HISTORY_WINDOWS * _period_s(limit))
+    return float(max(0, int(now_s - history_s) // HOUR_S * HOUR_S))
+
+
+def _period_s(limit: Window | Rolling) -> int:
+    if isinstance(limit, Rolling):
+        period_s = limit.period_s
+    else:
+        match limit.span:
+            case Calendar(unit):
+                period_s = ENDLESS_S if unit == "month" else _LONGEST_S[unit]
+            case Fixed(period_s) | OpenedByUse(period_s):
+                pass
+            case Lifetime():
+                period_s = ENDLESS_S
+            case _:
+                assert_never(limit.span)
+    return min(period_s, MOST_SLOTS * HOUR_S)
+
+
+def _extent(limit: Window | Rolling, resets_s: float | None, now_s: float) -> tuple[float, float, str]:
+    """Give when the window around now began and ends, and what is to be said of that."""
+    if isinstance(limit, Rolling):
+        return now_s, now_s + limit.period_s, "a rolling window: what is used leaves it evenly"
+    span = limit.span
+    if isinstance(span, Lifetime):
+        return now_s, now_s + ENDLESS_S, f"it never resets: projected {ENDLESS_S // DAY_S} days ahead"
+    if isinstance(span, OpenedByUse) and resets_s is None:
+        return now_s, now_s + span.period_s, "not open: projected as if it opened now"
+    end_ns = span.end_ns(to_ns(now_s)) if resets_s is None else to_ns(resets_s)
+    end_s = to_s(end_ns)
+    if isinstance(span, Calendar):
+        # Half an hour more than its longest, and for days and weeks the hour by which clocks change, lead into the one
+        # before it: where that ends, this one begins.
+        return (
+            to_s(
+                span.end_ns(
+                    end_ns - to_ns(_LONGEST_S[span.unit] + (HOUR_S // 2 if span.unit == "hour" else 2 * HOUR_S))
+                )
+            ),
+            end_s,
+            "",
+        )
+    return end_s - span.period_s, end_s, ""
+
+
+def _rolled(coming: Forecast, limit: Rolling, used: int, now_s: float) -> Forecast:
+    """Turn what a period to come will use into what a rolling window goes through meanwhile, from `used` to that."""
+
+    def reached_s(then: int | None) -> float | None:
+        if used >= limit.amount:
+            return now_s
+        if then is None or then < limit.amount:
+            return None
+        return now_s + limit.period_s * (limit.amount - used) / (then - used)
+
+    return Forecast(
+        expected=coming.expected,
+        low=coming.low,
+        high=coming.high,
+        runs_out_s=reached_s(coming.expected),
+        runs_out_earliest_s=reached_s(coming.high),
+        assumed=coming.assumed,
+        experts=coming.experts,
+    )

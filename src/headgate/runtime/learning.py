@@ -1,0 +1,360 @@
+"""Learning: what answers tell of limits is taken up beside the calls that got them.
+
+One rule: an answer that says nothing new costs its call almost nothing; only a 429 is waited for, because what is
+closed must be closed before the next call looks. What follows from what was told is the core's (`core/adaptive.py`).
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from headgate.core import adaptive
+from headgate.core.accounts import Account
+from headgate.core.adaptive import Concurrency, Key, Learned, Meter
+from headgate.core.amounts import NOTHING, Amounts, Dimension
+from headgate.core.errors import StoreError
+from headgate.core.instants import to_ns
+from headgate.core.limits import Level, Limit, Rate
+from headgate.core.notices import Notices, RateNotice
+from headgate.core.retries import Failure, RetryBudget
+from headgate.ports import Answer, Clock, LevelStore, Record
+from headgate.runtime.learned import PLAN, SLOTS, LearnedLimits
+from headgate.runtime.plan_windows import PlanWindows
+from headgate.runtime.rules import Rules
+
+log = logging.getLogger("headgate.learning")
+
+LOOK_EVERY_S = 0.1
+"""Of the answers of one pool one in this time is read: reading headers takes 20 us, a sixth of all that a call costs."""
+
+UNTOLD_S = 1.0
+"""How long a limit that was told is closed by a 429 that says no time: another limit than the one that was told."""
+MOST_UNTOLD_S = 10.0
+
+STORE_TROUBLE_S = 1.0
+"""How long a refused call waits for itself when nothing could be closed."""
+
+REFRESH_EVERY_S = 10.0
+
+MOST_POOLS = 1_000
+
+
+class Pool:
+    """An account's pool of models, as far as this process uses it."""
+
+    __slots__ = ("account", "concurrency", "in_flight", "looked_s", "meter", "name", "raising", "tells")
+
+    def __init__(self, account: str, name: str, now_s: float) -> None:
+        """Begin with nothing in flight."""
+        self.account = account
+        self.name = name
+        self.in_flight = 0
+        self.looked_s = 0.0
+        self.tells = False
+        self.meter = Meter(now_s)
+        self.concurrency: Concurrency | None = None
+        self.raising: set[Dimension] = set()
+
+    def key(self, what: str) -> Key:
+        """Name what is learned here."""
+        return Key(self.account, self.name, what)
+
+
+class Sent(NamedTuple):
+    """A call that was sent: where, when, under which limits, and what it asked of them."""
+
+    pool: Pool
+    limits: Sequence[Limit]
+    asked: Amounts
+    at_s: float
+
+
+class Learning:
+    """Learns the limits of one process's accounts."""
+
+    def __init__(
+        self,
+        *,
+        store: LevelStore,
+        clock: Clock,
+        rules: Rules,
+        seen: dict[str, Level],
+        nudge: Callable[[Sequence[Limit]], None],
+        accounts: Iterable[Account] = (),
+    ) -> None:
+        """Learn for `rules`; `seen` has levels as they were last seen, `nudge` lets waiting calls look again."""
+        self.limits = LearnedLimits(store, clock, rules)
+        self._store = store
+        self._clock = clock
+        self._seen = seen
+        self._nudge = nudge
+        self._plan_windows = PlanWindows(store, clock, nudge)
+        self._overage = {account.name for account in accounts if account.overage}
+        self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
+        self._budgets: dict[str, RetryBudget] = {}
+        self._tasks: set[asyncio.Task[bool]] = set()
+
+    # -- the life of a call ------------------------------------------------------------------------------------------
+
+    def began(self, account: str, model: str, *, first: bool) -> Pool:
+        """Count a call that is about to be sent, `first` if it is no retry; it has to end with `ended`."""
+        pool = self._pools.get((account, model))
+        if pool is None:
+            pool = self._pool(account, model)
+        pool.in_flight += 1
+        if first:
+            self._budgets[account] = self._budgets.get(account, RetryBudget()).earned()
+        return pool
+
+    def ended(self, pool: Pool, output_tokens: int) -> None:
+        """Count a call that is over, and what it wrote."""
+        pool.in_flight -= 1
+        if output_tokens and not pool.tells:
+            pool.meter.add(NOTHING._replace(output_tokens=output_tokens), self._clock.now_s())
+
+    def heard(self, sent: Sent, answer: Answer) -> None:
+        """Take up what the head of an answer tells; of one that was refused, `refused` takes up the rest."""
+        self._plan_windows.follow(sent.limits, answer)
+        now_s, pool = self._clock.now_s(), sent.pool
+        if answer.failure is None:
+            if not pool.tells:
+                pool.meter.add(sent.asked._replace(output_tokens=0), now_s)
+            if pool.concurrency is not None:
+                self._follow_speed(pool, now_s - sent.at_s, now_s)
+            if abs(now_s - pool.looked_s) < LOOK_EVERY_S:
+                return
+        pool.looked_s = now_s
+        notices = answer.notices(now_s)
+        told = adaptive.told_rates(notices, now_s) if notices.rates else {}
+        raised = [each for each in map(self._told, [sent] * len(told), told.values()) if each is not None]
+        closed = self._close_plans(sent, notices, now_s) if notices.plans else False
+        if not pool.tells:
+            self._grow(pool, now_s)
+        if self._restate() or raised or closed:
+            self._begin(self._keep(raises=raised))
+
+    async def refused(self, sent: Sent, answer: Answer, failure: Failure) -> float:
+        """Close what a 429 names, now and for the calls that wait; give how long its call waits beside that."""
+        now_s, pool = self._clock.now_s(), sent.pool
+        notices = answer.notices(now_s)
+        told = adaptive.told_rates(notices, now_s)
+        if any(self.limits.known[key].closed_until_s > now_s for key in self._plan_keys(sent, notices)):
+            closes: list[tuple[Key, int, int]] = []  # the plan's window is spent, which says nothing of its rates
+        else:
+            named = adaptive.named_dimensions(told, failure.dimension) or self._known(sent) or ("requests",)
+            closes = [self._refuse(sent, dimension, failure.retry_after_s, now_s) for dimension in named]
+        self._restate()
+        kept = await asyncio.shield(self._begin(self._keep(closes=closes)))
+        log.info("%s %s answered 429: closed %s", pool.account, pool.name, [key.what for key, _units, _ns in closes])
+        return 0.0 if kept else STORE_TROUBLE_S
+
+    def troubled(self, sent: Sent) -> None:
+        """Halve how many calls go at once: the provider is overloaded, or does not answer in time."""
+        pool, now_s = sent.pool, self._clock.now_s()
+        pool.concurrency = adaptive.troubled(pool.concurrency, pool.in_flight, sent.at_s, now_s)
+        self._restate_slots(pool, now_s)
+
+    def may_retry(self, account: str) -> bool:
+        """Take a retry out of an account's budget; False when there is none: retries must not become the load."""
+        left = self._budgets.get(account, RetryBudget()).spent(self._clock.now_s())
+        if left is None:
+            return False
+        self._budgets[account] = left
+        return True
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    async def refresh(self) -> None:
+        """Take up what other processes learned, let curves grow, and forget what is old."""
+        await self.limits.take_up()
+        self.limits.drop_old()
+        for pool in dict.fromkeys(self._pools.values()):
+            self._grow(pool, self._clock.now_s())
+        if self._restate() or self.limits.unwritten_any():
+            await self._keep()
+
+    async def take_up(self) -> None:
+        """Take up what was learned before, here or elsewhere; writes nothing."""
+        await self.limits.take_up()
+        self.limits.restate()
+
+    async def close(self) -> None:
+        """Return when all that was heard is in the store, or could not be brought there."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._plan_windows.close()
+
+    # -- what answers tell -------------------------------------------------------------------------------------------
+
+    def _told(self, sent: Sent, notice: RateNotice) -> tuple[Key, int] | None:
+        """Take up one rate; give what must be used of it where others spend too."""
+        pool, now_s = sent.pool, self._clock.now_s()
+        pool.tells = pool.tells or notice.limit is not None
+        key = pool.key(notice.dimension)
+        over = adaptive.rates_over(sent.limits, key.scope, notice.dimension)
+        ceiling = self.limits.ceiling(key, over)
+        before = self.limits.known.get(key)
+        learned = adaptive.heard(before, notice.limit, notice.dimension, now_s)
+        if learned is not None and learned is not before:
+            self.limits.keep(key, learned, bounds=ceiling is None or learned.amount < ceiling)
+        bounds = key in self.limits.bounding
+        if bounds and learned is not before:
+            self._restate()
+        watched = self.limits.rate(key) if bounds else min(over, key=lambda rate: rate.amount, default=None)
+        if watched is None or notice.dimension in pool.raising:
+            return None
+        certain, at_most = adaptive.spent_at_least(notice, watched.amount)
+        if certain:
+            reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
+            if certain > reading.used + reading.held:
+                if not bounds:  # others spend what is configured for more than this pool
+                    told = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
+                    self.limits.keep(key, told, bounds=True)
+                return key, at_most
+        return None
+
+    def _refuse(
+        self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float
+    ) -> tuple[Key, int, int]:
+        """Learn from a 429 in one dimension; give the level to close, what is to fit then, and when."""
+        pool = sent.pool
+        key = pool.key(dimension)
+        ceiling = self.limits.ceiling(key, adaptive.rates_over(sent.limits, key.scope, dimension))
+        learned = self.limits.known.get(key)
+        if learned is None or learned.source != "header":
+            admitted = pool.meter.refused(dimension, now_s)
+            learned = adaptive.refused(learned, admitted, dimension, sent.at_s, now_s, ceiling)
+        units = max(1, getattr(sent.asked, dimension) or 1)
+        if retry_after_s is None:
+            retry_after_s = UNTOLD_S
+            if learned.source == "429":
+                retry_after_s = min(MOST_UNTOLD_S, units * adaptive.MINUTE_S / learned.amount)
+        learned = adaptive.closed(learned, now_s + retry_after_s, now_s)
+        self.limits.keep(key, learned, bounds=True, admitted=pool.meter.admitted(dimension, now_s))
+        return key, units, to_ns(min(now_s + retry_after_s, learned.closed_until_s))
+
+    def _known(self, sent: Sent) -> tuple[Dimension, ...]:
+        """Give the dimensions in which a pool's rates are configured or learned."""
+        scope = sent.pool.key("").scope
+        met = [limit.dimension for limit in sent.limits if isinstance(limit, Rate) and limit.scope == scope]
+        learned = [each for each in adaptive.DIMENSIONS if sent.pool.key(each) in self.limits.known]
+        return tuple(dict.fromkeys([*met, *(each for each in learned if each != SLOTS)]))
+
+    def _grow(self, pool: Pool, now_s: float) -> None:
+        for dimension in adaptive.DIMENSIONS:
+            key = pool.key(dimension)
+            learned = self.limits.known.get(key)
+            if learned is not None and learned.source == "429":
+                self.limits.keep(key, learned, bounds=True, admitted=pool.meter.admitted(dimension, now_s))
+
+    # -- plans -------------------------------------------------------------------------------------------------------
+
+    def _plan_keys(self, sent: Sent, notices: Notices) -> list[Key]:
+        keys = [_plan_key(sent.pool, plan.period_s, plan.pool) for plan in notices.plans]
+        return [key for key in keys if key in self.limits.known]
+
+    def _close_plans(self, sent: Sent, notices: Notices, now_s: float) -> bool:
+        """Close the plan windows that are spent until they are reset; True if one is news."""
+        closed = False
+        for plan in adaptive.spent_plans(notices, overage_allowed=sent.pool.account in self._overage):
+            key = _plan_key(sent.pool, plan.period_s, plan.pool)
+            known = self.limits.known.get(key)
+            until_s = plan.resets_s
+            if until_s is None or (known is not None and abs(known.closed_until_s - until_s) <= 1):
+                continue
+            since_s = now_s if known is None else known.since_s
+            learned = Learned(1, "plan", since_s, now_s, now_s, closed_until_s=until_s)
+            self.limits.keep(key, learned, bounds=True)
+            log.warning(
+                "the plan window of %d s of account %s is spent until %.0f", plan.period_s, key.account, until_s
+            )
+            closed = True
+        return closed
+
+    # -- concurrency -------------------------------------------------------------------------------------------------
+
+    def _follow_speed(self, pool: Pool, first_byte_s: float, now_s: float) -> None:
+        assert pool.concurrency is not None
+        pool.concurrency = adaptive.answered(pool.concurrency, first_byte_s, pool.in_flight, now_s)
+        self._restate_slots(pool, now_s)
+
+    def _restate_slots(self, pool: Pool, now_s: float) -> None:
+        key, found = pool.key(SLOTS), pool.concurrency
+        known = self.limits.known.get(key)
+        if found is None:
+            self.limits.forget(key)
+        elif known is None or known.amount != found.amount:
+            learned = Learned(found.amount, "latency", found.since_s, now_s, now_s)
+            self.limits.keep(key, learned, bounds=True)
+        else:
+            return
+        if self._restate():
+            self._begin(self._keep())
+
+    # -- in the store ------------------------------------------------------------------------------------------------
+
+    def _restate(self) -> bool:
+        changed = self.limits.restate()
+        if changed:
+            self._nudge(changed)
+        return bool(changed)
+
+    def _begin(self, keeping: "asyncio._CoroutineLike[bool]") -> "asyncio.Task[bool]":
+        task = asyncio.create_task(keeping, name="keep what was learned")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _keep(
+        self, *, raises: Sequence[tuple[Key, int]] = (), closes: Sequence[tuple[Key, int, int]] = ()
+    ) -> bool:
+        """Change levels and write what differs, in one transaction; False if the store could not."""
+        records = self.limits.unwritten()
+        rates = {key: self.limits.rate(key) for key in (*(key for key, _ in raises), *(key for key, _, _ in closes))}
+        if not records and not rates:
+            return True
+
+        def step(found: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], dict[str, Level]]:
+            now_ns = to_ns(self._clock.now_s())
+            levels: dict[str, Level] = {}
+            for key, least in raises:
+                rate = rates[key]
+                level = rate.raised(found.get(rate.name), least, now_ns)
+                if level is not None:
+                    levels[rate.name] = level
+            for key, units, until_ns in closes:
+                rate = rates[key]
+                level = rate.closed(levels.get(rate.name, found.get(rate.name)), units, until_ns, now_ns)
+                if level is not None:
+                    levels[rate.name] = level
+            return {**records, **levels}, levels
+
+        for key, _least in raises:
+            self._raising(key).add(key.what)
+        try:
+            self._seen.update(await self._store.transact([rate.name for rate in rates.values()], step))
+        except StoreError as error:
+            self.limits.not_written(records)
+            log.warning("what was learned was not kept, the next answer tries again: %s", error)
+            return False
+        finally:
+            for key, _least in raises:
+                self._raising(key).discard(key.what)
+        return True
+
+    def _raising(self, key: Key) -> "set[str]": ...
+
+    def _pool(self, account: str, model: str) -> Pool:
+        """Give the pool of a model, shared by all models of its class; the least recently met is forgotten."""
+        name = adaptive.model_class(model)
+        pool = self._pools.get((account, name)) or Pool(account, name, self._clock.now_s())
+        self._pools[account, name] = self._pools[account, model] = pool
+        while len(self._pools) > MOST_POOLS:
+            self._pools.popitem(last=False)
+        return pool
+
+
+def _plan_key(pool: Pool, period_s: int, models: str) -> Key:
+    return Key(pool.account, pool.name if models else "", f"{PLAN}{period_s}s")

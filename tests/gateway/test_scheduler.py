@@ -1,0 +1,72 @@
+"""The scheduler through the gateway: what a call says of its place, and a policy that changes while calls wait."""
+
+import asyncio
+import json
+
+import pytest
+
+BODY = json.dumps({"model": "claude-sonnet-4-5", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]})
+ONE_A_MINUTE = '[[limit]]\nscope = "account:claude"\nrequests_per_minute = 1\n'
+
+
+def change(**words) -> bytes:
+    return json.dumps(words).encode()
+
+
+async def ask(stack, *headers: tuple[bytes, bytes]) -> tuple[int, str]:
+    status, _, body = await stack.send("POST", "/v1/messages", BODY.encode(), [*headers])
+    return status, body.decode()
+
+
+def test_the_policy_of_waiting_calls_is_changed_and_shown(with_stack):
+    async def main(stack):
+        assert (await ask(stack))[0] == 200
+        low = asyncio.create_task(ask(stack, (b"x-headgate-priority", b"-1"), (b"x-headgate-session", b"low")))
+        top = asyncio.create_task(ask(stack, (b"x-headgate-priority", b"9"), (b"x-headgate-session", b"top")))
+        while len((await stack.get("/api/v1/queue"))["waiting"]) < 2:
+            await asyncio.sleep(0)
+        before = (await stack.get("/api/v1/scheduler"))["policy"]
+        status, _, body = await stack.send("PUT", "/api/v1/scheduler", change(policy="priority", weights={"key:a": 2}))
+        assert (before, status, json.loads(body)["weights"]) == ("fifo", 200, {"key:a": 2.0})
+        queue = (await stack.get("/api/v1/queue"))["waiting"]
+        assert [call["session"] for call in queue] == ["top", "low"]
+        assert queue[0]["policy"] == "priority"
+        assert "its priority is 9" in queue[0]["reason"]
+        for task in (low, top):
+            task.cancel()
+        await asyncio.gather(low, top, return_exceptions=True)
+
+    with_stack(main, limits=ONE_A_MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"policy": "best"}, "expected"),
+        ({"policy": "fair", "weights": {"key:a": -1}}, "expected at least 0.001"),
+        ({"policy": "fair", "weights": {"anybody": 1}}, "expected one sharer such as key:ci"),
+        ({"policy": "fair", "lanes": [{"scope": "account:main"}]}, "has no policy"),
+        ({"policy": "fair", "share_by": ["mood"]}, "expected a list of"),
+        ({"policy": "fair", "polices": 1}, "'polices': unknown"),
+    ],
+)
+def test_a_change_that_cannot_be_used_changes_nothing(with_stack, words, told):
+    async def main(stack):
+        before = await stack.get("/api/v1/scheduler")
+        status, _, body = await stack.send("PUT", "/api/v1/scheduler", change(**words))
+        assert status == 400
+        assert told in body.decode()
+        assert await stack.get("/api/v1/scheduler") == before
+
+    with_stack(main)
+
+
+def test_what_a_call_says_of_its_place_is_checked(with_stack):
+    async def main(stack):
+        for header, value in ((b"x-headgate-priority", b"11"), (b"x-headgate-class", b"vip")):
+            status, body = await ask(stack, (header, value))
+            assert status == 400
+            assert header.decode() in body
+        assert (await stack.total())["attempts"] == 0
+
+    with_stack(main)

@@ -1,0 +1,227 @@
+"""Who goes next among the calls that wait, by the policy of their lane: in virtual time, over a memory store."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+from small_house import rate, slots
+
+from headgate.core.amounts import Amounts
+from headgate.core.errors import DeadlineError
+from headgate.core.scheduling import LaneRule, Scheduling, Standing
+from headgate.core.scopes import Scopes
+from headgate.core.usage import Usage
+from headgate.runtime.calls import Call
+from headgate.testing.virtual_time import run
+
+SIX_A_MINUTE = rate("requests", 6, burst=1)
+
+
+async def use(house, log: list[str], name: str, *, holds_s: float = 0.0, **facts) -> None:
+    facts.setdefault("max_wait_s", 36_000.0)
+    facts.setdefault("input_tokens", 100)
+    facts.setdefault("max_output_tokens", 1)
+    async with house.manager.admit(Call("claude-test", **facts)) as grant:
+        log.append(name)
+        await asyncio.sleep(holds_s)
+        grant.settle(Usage(facts["input_tokens"]))
+
+
+async def in_order(house, *calls: tuple[str, dict]) -> list[str]:
+    """Let one call take what there is, then all others wait; give them as they go."""
+    log: list[str] = []
+    await use(house, [], "first")
+    tasks = [asyncio.create_task(use(house, log, name, **facts)) for name, facts in calls]
+    await asyncio.gather(*tasks)
+    return log
+
+
+def session(name: str) -> dict:
+    return {"scopes": Scopes(session=name)}
+
+
+@pytest.mark.parametrize(
+    ("policy", "calls", "expected"),
+    [
+        ("fifo", [("a", {}), ("b", {}), ("c", {})], "abc"),
+        (
+            "priority",
+            [("low", {"standing": Standing(priority=-5)}), ("mid", {}), ("top", {"standing": Standing(priority=5)})],
+            ["top", "mid", "low"],
+        ),
+        ("round_robin", [("a", session("1")), ("b", session("1")), ("c", session("2")), ("d", session("2"))], "acbd"),
+        ("fair", [("a", session("1")), ("b", session("1")), ("c", session("2"))], "acb"),
+    ],
+)
+def test_a_lane_goes_by_its_policy(house, policy, calls, expected):
+    async def main():
+        async with house(SIX_A_MINUTE, scheduling=Scheduling(policy)) as here:
+            assert await in_order(here, *calls) == list(expected)
+
+    run(main())
+
+
+def test_the_shortest_goes_first_by_its_estimate(house):
+    async def main():
+        limits = (rate("input_tokens", 6_000, burst=1_000),)
+        async with house(*limits, scheduling=Scheduling("shortest")) as here:
+            log: list[str] = []
+            await use(here, [], "first", input_tokens=1_000)
+            sizes = {"large": 900, "small": 50, "mid": 400}
+            await asyncio.gather(*(use(here, log, name, input_tokens=size) for name, size in sizes.items()))
+            assert log == ["small", "mid", "large"]
+
+    run(main())
+
+
+def test_what_was_really_used_corrects_a_share(house):
+    """Two keys ask the same; what one really uses is ten times as much, so it goes less often."""
+
+    async def main():
+        async with house(rate("output_tokens", 600, burst=100), scheduling=Scheduling("fair")) as here:
+            served: Counter[str] = Counter()
+
+            async def loop(key: str, output: int):
+                while True:
+                    call = Call(
+                        "claude-test",
+                        input_tokens=1,
+                        max_output_tokens=50,
+                        scopes=Scopes(key=key),
+                        max_wait_s=36_000,
+                    )
+                    async with here.manager.admit(call) as grant:
+                        grant.settle(Usage(1, output_tokens=output))
+                    served[key] += output
+
+            loops = [asyncio.create_task(loop(key, output)) for key, output in (("a", 50), ("b", 5)) for _ in range(8)]
+            await asyncio.sleep(3_600)
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            assert 0.8 < served["a"] / served["b"] < 1.25
+
+    run(main())
+
+
+def test_weights_are_respected(house):
+    async def main():
+        scheduling = Scheduling("fair", weights={"key:a": 3.0})
+        async with house(rate("requests", 60, burst=1), scheduling=scheduling) as here:
+            log: list[str] = []
+
+            async def loop(key: str):
+                while True:
+                    await use(here, log, key, scopes=Scopes(key=key))
+
+            loops = [asyncio.create_task(loop(key)) for key in "ab" for _ in range(5)]
+            await asyncio.sleep(400)
+            for each in loops:
+                each.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            assert Counter(log)["a"] / Counter(log)["b"] == pytest.approx(3, rel=0.05)
+
+    run(main())
+
+
+def test_a_policy_is_changed_while_calls_wait(house):
+    async def main():
+        async with house(SIX_A_MINUTE, scheduling=Scheduling("fifo")) as here:
+            log: list[str] = []
+            await use(here, [], "first")
+            calls = [("a", {}), ("b", {"standing": Standing(priority=9)}), ("c", {}), ("d", {})]
+            tasks = [asyncio.create_task(use(here, log, name, **facts)) for name, facts in calls]
+            await asyncio.sleep(5)
+            assert next(view.reason for view in here.manager.queue()) == "it came before the others"
+            here.manager.set_scheduling(Scheduling("priority"))
+            (first, *_rest) = here.manager.queue()
+            assert (first.policy, first.reason.partition(",")[0]) == ("priority", "its priority is 9")
+            await asyncio.gather(*tasks)
+            assert log == ["b", "a", "c", "d"]
+
+    run(main())
+
+
+def test_lanes_have_policies_of_their_own(house):
+    async def main():
+        rule = LaneRule("run:*", "*", "priority")
+        limits = (rate("requests", 6, burst=1, scope="run:*"),)
+        async with house(*limits, scheduling=Scheduling("fifo", lanes=(rule,))) as here:
+            scopes = Scopes(run="r")
+            log: list[str] = []
+            await use(here, [], "first", scopes=scopes)
+            await asyncio.gather(
+                use(here, log, "low", scopes=scopes),
+                use(here, log, "top", scopes=scopes, standing=Standing(priority=1)),
+            )
+            assert log == ["top", "low"]
+
+    run(main())
+
+
+def test_a_call_that_needs_nothing_of_what_the_head_waits_for_goes_first(house):
+    async def main():
+        limits = (rate("output_tokens", 60, burst=60), rate("input_tokens", 60_000))
+        async with house(*limits) as here:
+            log: list[str] = []
+            async with here.manager.admit(Call("claude-test", input_tokens=1, max_output_tokens=60)) as grant:
+                grant.settle(Usage(1, output_tokens=60))
+            waits = asyncio.create_task(use(here, log, "writes", max_output_tokens=60))
+            await asyncio.sleep(1)
+            started = asyncio.get_running_loop().time()
+            await use(here, log, "embeds", endpoint="embeddings", max_output_tokens=0)
+            assert asyncio.get_running_loop().time() == started
+            await waits
+            assert log == ["embeds", "writes"]
+
+    run(main())
+
+
+def test_a_call_whose_cache_is_about_to_die_goes_first(house):
+    async def main():
+        async with house(rate("input_tokens", 6_000, burst=6_000)) as here:
+            now_s = here.clock.now_s()
+            log: list[str] = []
+            await use(here, [], "first", input_tokens=6_000)
+            warm = Standing(warm_until_s=now_s + 40, cold=Amounts(1, 5_000))
+            await asyncio.gather(
+                use(here, log, "cold", input_tokens=3_000),
+                use(here, log, "other", input_tokens=3_000),
+                use(here, log, "warm", input_tokens=100, standing=warm),
+            )
+            assert log == ["warm", "cold", "other"]
+
+    run(main())
+
+
+def test_a_person_goes_before_a_batch_but_a_batch_is_not_starved(house):
+    async def main():
+        async with house(rate("requests", 60, burst=1)) as here:
+            log: list[str] = []
+            await use(here, [], "first")
+            person = Standing(interactive=True)
+            batch = [use(here, log, "batch") for _ in range(3)]
+            people = [use(here, log, "person", standing=person) for _ in range(20)]
+            await asyncio.gather(*batch, *people)
+            assert log[:7] == ["person"] * 7
+            assert log[7] == "batch"
+            assert log.index("batch", 8) == 15
+
+    run(main())
+
+
+def test_who_cannot_make_its_deadline_is_told_at_once_when_it_could_run(house):
+    async def main():
+        async with house(slots(100), rate("requests", 60, burst=1)) as here:
+            log: list[str] = []
+            await use(here, log, "first")
+            tasks = [asyncio.create_task(use(here, log, "waits")) for _ in range(100)]
+            await asyncio.sleep(0.5)
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(DeadlineError, match="behind the 100 that wait already") as late:
+                await use(here, log, "late", max_wait_s=30)
+            assert asyncio.get_running_loop().time() == started
+            assert late.value.retry_after_s == pytest.approx(100.5, abs=0.1)
+            await asyncio.gather(*tasks)
+
+    run(main())

@@ -25,8 +25,8 @@ TARGET_P99_S = 2_878.0
 
 LOAD = 1.10
 PROGRAMS = 3_000
-COME_WITHIN_S = 10_000.0
-"""Calibrated: FCFS has a mean of some 397 s. Then nothing more comes, and what waits is served."""
+COME_WITHIN_S = 9_700.0
+"""Calibrated, with MOST_CALLS: FCFS has a mean of some 400 s. Then nothing more comes, and what waits is served."""
 
 SEEDS = (1, 2, 3, 4, 5)
 GUESS_SIGMA = 0.7
@@ -160,7 +160,8 @@ def run(options: Options) -> Result:
         rival={name: told[name] for name in ("fcfs", "plas")},
         target={"mean_s": TARGET_S, "p99_s": TARGET_P99_S},
         met=ours["mean_s"] <= TARGET_S and ours["p99_s"] <= TARGET_P99_S,
-        note=f"the guess is off by a lognormal factor, sigma {GUESS_SIGMA}; calibrated to FCFS at 397 s",
+        note=f"the guess is off by a lognormal factor, sigma {GUESS_SIGMA}; the load is calibrated to FCFS at some "
+        "400 s; the target's workload is not published, so its 99th percentile cannot be compared",
     )
 
 

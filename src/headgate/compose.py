@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headgate.adapters.config import Config, ConfiguredAccount, limit_rules, load_config
+from headgate.adapters.config.settings import ConfiguredMaintenance
 from headgate.adapters.owners import owner_is_alive, owner_name
 from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
@@ -22,6 +23,7 @@ from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, HashedKey, Headers, Provider
 from headgate.runtime.manager import Manager, Parts
+from headgate.runtime.planning import MaintenanceRule
 from headgate.runtime.recovery import Recovered
 
 log = logging.getLogger("headgate")
@@ -123,7 +125,7 @@ async def open_house(
         )
 
     make = make_provider or account_provider
-    prices = GenaiPrices(config.prices)
+    prices = GenaiPrices(config.prices, config.windows)
     if warm:
         prices.load()
     providers = {configured.account.name: make(configured) for configured in config.accounts}
@@ -143,6 +145,7 @@ async def open_house(
                 rules_of_key=rules_of_key,
                 retries=config.retries,
                 scheduling=config.scheduling,
+                maintenance=[maintenance_rule(each) for each in config.maintenance],
             )
         )
         recovered = Recovered()
@@ -166,6 +169,14 @@ async def open_house(
 def open_stores(config: Config) -> AbstractAsyncContextManager[SqliteStores]:
     """Open the store that the configuration names."""
     return open_database(config.store.path, synchronous="FULL" if config.store.synchronous == "full" else "NORMAL")
+
+
+def maintenance_rule(configured: ConfiguredMaintenance) -> MaintenanceRule:
+    """Give a maintenance window as calls meet it, named by its cron expression without white space."""
+    name = "_".join(configured.cron.split())
+    return MaintenanceRule(
+        name, configured.spans, configured.scope, configured.models, refuses=configured.action == "refuse"
+    )
 
 
 def rules_of_key(key: HashedKey) -> Sequence[LimitRule]:

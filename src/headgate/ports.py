@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from headgate.core.bounds import Reach
 from headgate.core.jobs import Event, Job
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.notices import Notices
@@ -183,22 +184,37 @@ class Cost:
 
 
 class Prices(Protocol):
-    """Knows what tokens cost."""
+    """Knows what tokens cost, and how many a model can use at the most."""
 
     def cost(self, model: str, usage: Usage, at_s: float) -> Cost:
         """Price a usage at a time."""
         ...
 
+    def reach(self, model: str) -> Reach:
+        """Give a model's context window and longest answer, as far as they are known."""
+        ...
+
+
+@dataclass(slots=True)
+class Passage:
+    """How far an attempt has come; a provider that does not say leaves it, and the attempt counts as sent."""
+
+    sent: bool = True
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call on its way to a provider: the bytes a client sent, and what must be known of them."""
+    """A call on its way to a provider: the bytes a client sent, and what must be known of them.
+
+    A provider that can tell notes in `passage`, from `send` on, whether something may have left.
+    """
 
     method: str
     target: str
     headers: Headers
     body: bytes
     call_id: str
+    passage: Passage = field(default_factory=Passage, compare=False, repr=False)
 
 
 class Answer(Protocol):

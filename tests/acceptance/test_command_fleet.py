@@ -52,3 +52,27 @@ def test_jobs_that_failed_are_run_again_once_their_cause_is_mended(bench, tmp_pa
     assert json.loads(again.said)["jobs"] == {"done": 2, "failed": 0, "running": 0, "queued": 0}
     jobs = bench.select("SELECT name, attempt, most_attempts FROM jobs ORDER BY job_index")
     assert [tuple(job.values()) for job in jobs] == [("north", 1, 1), ("south", 2, 2)]
+
+
+def test_each_runs_agents_begin_with_a_budget_of_their_own_and_one_that_spent_it_is_not_tried_again(bench, tmp_path):
+    """Three runs of one list of tasks spent one budget, and an agent without any was tried three times for nothing."""
+    provider = bench.provider("--first-token-s", "0.01", "--tokens-per-second", "5000")
+    bench.configure(provider.url, LIMITS.replace("key:*", "agent:*"))
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"name": "north", "calls": 2}\n{"name": "south", "calls": 3}\n')
+    fails_if_refused = "import runpy, sys; sys.stdout = sys.stderr; runpy.run_path(sys.argv[1])"
+    fails_if_refused += "; sys.exit(int(sys.argv[2]) > 2)"
+    words = (sys.executable, "-c", fails_if_refused.replace("sys.argv[1]", repr(AGENT)).replace("[2]", "[1]"))
+    for night in range(2):
+        run = bench.start("run", str(tasks), "--json", "--", *words, "{calls}")
+        assert run.ended() == 1, run.complained
+        report = json.loads(run.said)
+        north, south = report["agents"]
+        assert (north["state"], north["attempts"], north["requests"]) == ("done", 1, 2), f"night {night}"
+        assert (south["state"], south["attempts"], south["requests"]) == ("failed", 1, 2), f"night {night}"
+        limit = f"2 requests in all for agent:south|run:{report['run']}"
+        assert south["error"].startswith(f"limit reached: {limit}; ")
+        assert "(the agent then ended with: exit code 1: 429 rate_limit_error false)" in south["error"]
+        assert [(shown["scope"], shown["used"]) for shown in report["limits"]] == [
+            (f"agent:south|run:{report['run']}", 2)
+        ], "the limit that ended the failed job, and no other agent's"

@@ -173,6 +173,11 @@ async def post(client: HttpClient, origin: Origin, body: bytes = b"{}", **kwargs
         return reply.status, await reply.read(1 << 30)
 
 
+async def get(client: HttpClient, origin: Origin, **kwargs: Any) -> tuple[int, bytes]:
+    async with client.send("GET", origin, b"/v1/models", headers=HEADERS, **kwargs) as reply:
+        return reply.status, await reply.read(1 << 30)
+
+
 def figures(client: HttpClient, script: Script) -> tuple[int, int, int, int]:
     stats = client.stats().get(f"{script.origin.scheme}://{script.origin.label}")
     return (stats.open, stats.idle, stats.in_use, stats.waiting) if stats else (0, 0, 0, 0)

@@ -473,6 +473,27 @@ def test_no_answer_says_whether_anything_was_sent() -> None:
     virtual_time.run(main())
 
 
+def test_whoever_gives_up_while_it_connects_knows_that_nothing_left() -> None:
+    async def main() -> None:
+        async with account(silent) as (provider, script):
+            called = request()
+            for passes in range(1_000):
+                called = request()
+                call = asyncio.ensure_future(provider.send(called).__aenter__())
+                await ticks(passes)
+                call.cancel()
+                await asyncio.wait([call])
+                await ticks(20)
+                if called.passage.sent:
+                    break
+                assert script.requests == []
+            # What may have left is said before it can arrive.
+            assert called.passage.sent
+            assert passes > 1
+
+    virtual_time.run(main())
+
+
 # --- what became of a call
 
 

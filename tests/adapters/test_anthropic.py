@@ -221,6 +221,22 @@ def test_a_document_that_tells_no_usage_has_none(body: bytes) -> None:
     assert (passed, meter.reading.usage) == (body, None)
 
 
+@pytest.mark.parametrize(
+    ("fields", "usage"),
+    [
+        ({"output_tokens": "x"}, INPUT._replace(reported=False)),
+        ({"output_tokens": -1}, INPUT._replace(reported=False)),
+        ({"output_tokens": None}, INPUT._replace(reported=False)),
+        ({"output_tokens": 0}, INPUT),
+        ({"output_tokens": 30, "cache_read_input_tokens": "many"}, None),
+    ],
+)
+def test_a_figure_that_cannot_be_read_is_not_nothing(fields: dict[str, Any], usage: Usage | None) -> None:
+    document = json.dumps({**MESSAGE, "stop_reason": "end_turn", "usage": {**START_USAGE, **fields}}).encode()
+    told = carry(PATH, JSON, [document])[1].reading.usage
+    assert told == (usage or INPUT._replace(cache_read_tokens=0, output_tokens=30, reported=False))
+
+
 @pytest.mark.parametrize("encoding", [b"br", b"zstd", b"gzip"])
 def test_a_body_that_cannot_be_decoded_passes_unmetered(encoding: bytes) -> None:
     for content_type in (JSON, SSE):
@@ -368,7 +384,7 @@ def test_the_sdk_tries_again_when_told_so_and_not_for_a_spent_budget() -> None:
 def test_a_wait_is_rounded_up(wait_s: float, seconds: bytes, milliseconds: bytes) -> None:
     headers = dict(error_answer("anthropic", "rate_limited", "m", retry_after_s=wait_s, request_id="r")[1])
     assert (headers[b"retry-after"], headers[b"retry-after-ms"]) == (seconds, milliseconds)
-    assert headers[b"x-should-retry"] == b"true"
+    assert headers[b"x-should-retry"] == (b"true" if wait_s <= 60 else b"false")
 
 
 def test_a_stream_that_has_begun_ends_with_an_error_the_sdk_raises() -> None:

@@ -19,6 +19,7 @@ from http_peers import (
     client_for,
     everything,
     figures,
+    get,
     playing,
     post,
     silent,
@@ -196,7 +197,7 @@ def cancel_at_every_step(
             assert pool is None or pool._places == len(pool._open), passes
             # The one place is free again: a call that needs it gets it.
             script.plays = (answering(OK),)
-            assert (await post(client, script.origin, timeouts=Timeouts(pool_s=0.001)))[0] == 200
+            assert (await get(client, script.origin, timeouts=Timeouts(pool_s=0.001)))[0] == 200
 
     passes = 0
     while not ended:
@@ -219,7 +220,7 @@ def test_a_call_cancelled_between_any_two_steps_leaks_nothing(run: Runner) -> No
 
 def test_calls_that_hand_connections_on_leak_nothing_when_cancelled_at_any_step(run: Runner) -> None:
     async def call(client: HttpClient, script: Script) -> None:
-        await asyncio.gather(*[post(client, script.origin) for _ in range(3)])
+        await asyncio.gather(*[get(client, script.origin) for _ in range(3)])
 
     cancel_at_every_step(run, call, answering(OK), answering(OK))
     cancel_at_every_step(run, call, answering_once(OK), answering_once(OK), answering_once(OK))
@@ -298,7 +299,7 @@ def test_a_call_shorter_than_the_last_one_has_its_own_times() -> None:
             await post(client, script.origin, timeouts=Timeouts(first_byte_s=100))
             start_s = asyncio.get_running_loop().time()
             with pytest.raises(NoAnswer, match="within 5 s"):
-                await post(client, script.origin, timeouts=Timeouts(first_byte_s=5))
+                await get(client, script.origin, timeouts=Timeouts(first_byte_s=5))
             assert asyncio.get_running_loop().time() - start_s == pytest.approx(5, abs=0.01)
 
     virtual_time.run(main())

@@ -163,6 +163,12 @@ def test_the_sdk_sees_the_stream_it_asked_for() -> None:
     assert chunks[2].choices[0].delta.content == CONTENT
 
 
+def test_output_that_cannot_be_read_is_what_was_seen_of_it() -> None:
+    stream = STREAM.replace(b'"completion_tokens":', b'"completion_tokens":"x","y":')
+    usage = carry(CHAT, SSE, [stream])[1].reading.usage
+    assert usage == CHAT_TOLD._replace(output_tokens=-(-len(CONTENT + ARGUMENTS) // 4), reported=False)
+
+
 # --- documents and responses
 
 
@@ -177,12 +183,17 @@ def test_a_chat_completion_is_read() -> None:
     ("fields", "usage"),
     [
         ({"prompt_tokens": 10, "completion_tokens": 2}, Usage(10, output_tokens=2)),
-        ({"prompt_tokens": 10, "prompt_tokens_details": None, "completion_tokens": None}, Usage(10)),
+        ({"prompt_tokens": 10, "prompt_tokens_details": None, "completion_tokens": None}, Usage(10, reported=False)),
+        ({"prompt_tokens": 10, "completion_tokens": "2"}, Usage(10, reported=False)),
+        (
+            {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": "9"}},
+            Usage(10, output_tokens=2, reported=False),
+        ),
         ({"prompt_tokens": 10.0, "completion_tokens": 2.0}, Usage(10, output_tokens=2)),
-        ({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(0, 10)),
+        ({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 99}}, Usage(0, 10, reported=False)),
         (
             {"prompt_tokens": 100, "prompt_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 50}},
-            Usage(20, 30, 50),
+            Usage(20, 30, 50, reported=False),
         ),
         ({"completion_tokens": 5}, None),
         ({"prompt_tokens": True}, None),

@@ -9,7 +9,9 @@ from headgate.cli.main import app
 
 COMMANDS = [[str(each.name or each.callback.__name__)] for each in app.registered_commands]
 COMMANDS += [
-    ["keys", str(each.name)] for group in app.registered_groups for each in group.typer_instance.registered_commands
+    [str(group.name), str(each.name)]
+    for group in app.registered_groups
+    for each in group.typer_instance.registered_commands
 ]
 
 

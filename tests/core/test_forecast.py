@@ -105,6 +105,25 @@ def test_a_short_history_says_that_its_band_is_a_guess() -> None:
     assert "guess" not in at(fed([100] * 80), 100, HOUR_S).assumed
 
 
+@pytest.mark.parametrize(
+    "slots",
+    [
+        [int(1.03**i) for i in range(300)],
+        [int(1e6 * 0.97**i) for i in range(300)],
+        [10_000 if i % 50 < 4 else 0 for i in range(300)],
+        [0] * 299 + [5],
+    ],
+    ids=["ever more", "ever less", "bursts", "first use"],
+)
+def test_the_band_holds_what_is_expected_and_never_less_than_is_used(slots: list[int]) -> None:
+    forecaster = Forecaster(FIVE_H)
+    for index, units in enumerate(slots):
+        forecaster.observe(index * HOUR_S, units)
+        for hours in range(5):
+            forecast = at(forecaster, 10, hours * HOUR_S)
+            assert 10 <= forecast.low <= forecast.expected <= forecast.high
+
+
 def test_an_old_history_is_told() -> None:
     forecast = fed([100] * 80).forecast(0, 100 * HOUR_S, 105 * HOUR_S, 101 * HOUR_S)
     assert "ended 21.0 h ago" in forecast.assumed

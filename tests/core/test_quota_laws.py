@@ -59,6 +59,7 @@ class Live:
     actual: Amounts
     stretch: list[float]
     sent: bool
+    drawn: int = 0
 
 
 amounts = st.builds(
@@ -124,6 +125,21 @@ class AdmissionMachine(RuleBasedStateMachine):
         call.reservation = rest
         call.actual = call.actual._replace(input_tokens=0)  # told, and charged
 
+    @precondition(lambda self: self.of(sent=True))
+    @rule(data=st.data(), share=st.fractions(0, 1))
+    def draw_output(self, data: st.DataObject, share: Fraction) -> None:
+        call = data.draw(st.sampled_from(self.of(sent=True)))
+        so_far, lapsed = math.floor(call.actual.output_tokens * share), self._lapsed_by_time(call)
+        told = Amounts(output_tokens=so_far)
+        changed, call.reservation = quota.draw(self.limits, self.levels, call.reservation, told, self.now_s)
+        self.levels |= changed
+        again, _ = quota.draw(self.limits, self.levels, call.reservation, told, self.now_s)
+        assert again == {}, "drawing twice changed a level"
+        if so_far > call.drawn:
+            if not lapsed:
+                self._charge("rate output", so_far - call.drawn)
+            call.drawn = so_far
+
     @precondition(lambda self: self.of(sent=False))
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
@@ -141,7 +157,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         again, _ = quota.expire(self.limits, self.levels, call.reservation, self.now_s)
         assert again == {}, "expiring twice changed a level"
         if not lapsed:
-            self._charge("rate output", call.asked.output_tokens)
+            self._charge("rate output", call.asked.output_tokens - call.drawn)
         self.lost.append(call)
 
     @precondition(lambda self: self.lost)
@@ -227,7 +243,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         again, _ = quota.settle(self.limits, self.levels, rest, call.asked, self.now_s)
         assert again == {}, "settling twice changed a level"
         if not lapsed:
-            self._charge("rate output", actual.output_tokens)
+            self._charge("rate output", actual.output_tokens - call.drawn)
         call.stretch[1] = actual.micro_usd or 0
 
     def _lapsed_by_time(self, call: Live) -> bool:
@@ -246,7 +262,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         freed = dict(self.levels)
         for call in self.live:
             # All that is held comes back; a request that was charged at the start is not held.
-            changed, _ = quota.settle(self.limits, freed, call.reservation, Amounts(requests=1), self.now_s)
+            nothing = Amounts(requests=1, output_tokens=call.drawn)
+            changed, _ = quota.settle(self.limits, freed, call.reservation, nothing, self.now_s)
             freed |= changed
         if wait.earliest_s - 0.001 > self.now_s:
             sooner = quota.admit(self.limits, freed, demand(asked), wait.earliest_s - 0.001)

@@ -25,7 +25,7 @@ def level(rule: LimitRule, scopes: Scopes) -> str:
         (Scopes(key="ci", session="8c1f|key:other", claimed=("session",)), "session:8c1f_key:other|key:ci"),
         (Scopes(key="ci|x", session="8c1f", claimed=("session",)), "session:8c1f|key:ci_x"),
         (Scopes(key="r/1.1", run="r", session="8c1f", claimed=("session",)), "session:8c1f|run:r"),
-        (Scopes(key="ci", run="r", session="8c1f", claimed=("run", "session")), "session:8c1f|key:ci"),
+        (Scopes(key="ci", run="r", session="8c1f", claimed=("run", "session")), "session:8c1f|run:r|key:ci"),
         (Scopes(session="8c1f", claimed=("session",)), "session:8c1f"),  # nobody's: a gateway that is open to all
     ],
 )
@@ -43,6 +43,36 @@ def test_all_keys_of_a_run_share_it_and_nobody_else_does():
 def test_claimed_tags_are_the_bearers_own_and_stated_ones_are_shared():
     scopes = Scopes(key="ci", tags=(("stage", "test"), ("colour", "red")), claimed=("tag:colour",))
     assert scopes.path() == ("key:ci", "tag:stage=test", "tag:colour=red|key:ci")
+
+
+def test_agents_of_the_same_name_begin_anew_in_every_run():
+    """A nightly fleet with a budget for each agent was refused for good after a few nights."""
+    each_agent = LimitRule("agent:*", Gauge("", "agent:*", "slots", 1))
+    near = [Scopes(key=f"{run}/0.1", run=run, agent="docs", claimed=("agent",)) for run in ("mon", "tue")]
+    far = [Scopes(key=key, run="mon", agent="docs", claimed=("run", "agent")) for key in ("ci", "other")]
+    assert [level(each_agent, scopes).partition(" ")[0] for scopes in (*near, *far)] == [
+        "agent:docs|run:mon",
+        "agent:docs|run:tue",
+        "agent:docs|run:mon|key:ci",
+        "agent:docs|run:mon|key:other",
+    ]
+    assert level(THAT_RUN, Scopes(key="ci", run="nightly", team="t", claimed=("run", "team"))).startswith(
+        "run:nightly|key:ci "
+    )
+    assert "team:t|key:ci" in Scopes(key="ci", run="nightly", team="t", claimed=("run", "team")).path()
+
+
+def test_an_agent_owns_none_of_its_siblings():
+    for owned in (
+        Scopes(key="r/0.1", run="r", agent="north", claimed=("agent",)),
+        Scopes(key="ci", run="r", agent="north", claimed=("run", "agent")),
+    ):
+        for scope in owned.path():
+            assert is_own(scope, owned)
+        assert is_own(f"session:8c1f|{owned.bearer}", owned)
+        assert not is_own(owned.path()[-1].replace("north", "south"), owned)
+    assert is_own("agent:north|run:r|key:ci", Scopes(key="ci"))
+    assert not is_own("agent:north|run:r|key:ci", Scopes(key="i"))
 
 
 def test_a_bearer_owns_what_it_is_and_what_it_claims():

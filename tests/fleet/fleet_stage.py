@@ -16,11 +16,15 @@ RUN = "run-1"
 
 
 class JobsInMemory:
-    """A job store whose steps take a moment, as a real one's do, and which fails while `refuses` says so."""
+    """A job store whose steps take a moment, as a real one's do, and which fails while `refuses` says so.
+
+    What a step changed can be claimed before the one who asked for it hears of it, as in a database.
+    """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.kept = list(jobs)
         self.refuses = False
+        self.passes_to_answer = 3
         self.steps: list[Event] = []
 
     def refuse(self) -> None:
@@ -45,8 +49,11 @@ class JobsInMemory:
     async def step(self, run: str, index: int, event: Event, now_s: float) -> Job:
         await self._answer()
         self.steps.append(event)
-        self.kept[index], _ = step(self.kept[index], event, now_s)
-        return self.kept[index]
+        after, _effects = step(self.kept[index], event, now_s)
+        self.kept[index] = after
+        for _ in range(self.passes_to_answer * (index % 5)):  # some answers overtake others
+            await asyncio.sleep(0)
+        return after
 
     async def jobs(self, run: str) -> list[Job]:
         await self._answer()

@@ -132,6 +132,52 @@ def test_failures_in_great_number_are_not_all_claimed_at_once():
     virtual_time.run(scene())
 
 
+def test_sixty_jobs_that_all_fail_are_sixty_failed_jobs_after_their_back_offs():
+    """They were 67, with 7 left to do: a job was claimed again before its failure had been counted."""
+    begun_s: dict[tuple[str, int], float] = {}
+
+    async def failing(job: Job, desk: Desk) -> Ended:
+        begun_s[job.name, job.attempt] = now_s()
+        await asyncio.sleep(0.01 * (job.index % 3))
+        return Ended(exit_code=3, error="exit code 3")
+
+    async def scene(passes_to_answer: int) -> None:
+        begun_s.clear()
+        setting = stage(60, failing)
+        setting.store.passes_to_answer = passes_to_answer
+        fleet = setting.fleet(rules=FleetRules(agents=20, lease_s=30))
+        seen: list[int] = []
+        fleet._listen = lambda event: seen.append(sum(fleet.counts.values()))
+        assert await fleet.run() == FleetEnd("finished", queued=0, running=0, done=0, failed=60)
+        assert set(seen) == {60}, "so many jobs at every moment"
+        assert len(begun_s) == 180
+        for index in range(60):
+            first_s, second_s, third_s = (begun_s[f"job-{index}", attempt] for attempt in (1, 2, 3))
+            assert second_s - first_s > 0.999, "the first back-off"
+            assert third_s - second_s > 1.999, "the second"
+        assert not fleet._ready_s
+        assert nothing_left(setting)
+
+    for passes_to_answer in range(0, 12, 2):
+        virtual_time.run(scene(passes_to_answer))
+
+
+def test_what_another_runner_does_with_a_job_that_was_lost_is_counted():
+    async def scene():
+        setting = stage(1, for_ever)
+        fleet = setting.fleet()
+        running = asyncio.create_task(fleet.run())
+        await asyncio.sleep(1)
+        await setting.store.step(RUN, 0, OwnerDied(1), setting.clock.now_s())
+        await setting.store.claim(RUN, "other", setting.clock.now_s(), setting.clock.now_s() + 5, 1)
+        await setting.store.step(RUN, 0, Succeeded(2), setting.clock.now_s())
+        await asyncio.sleep(10.1)  # the next heartbeat
+        assert fleet.counts == {"queued": 0, "running": 0, "done": 1, "failed": 0}
+        assert (await running).done == 1
+
+    virtual_time.run(scene())
+
+
 def test_what_an_agent_raises_is_its_jobs_error_without_its_key():
     async def broken(job: Job, desk: Desk) -> Ended:
         raise ValueError(f"401 for {desk.key}")

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from headgate.cli.report import LimitShown, ProviderCount, RunReport, as_json, figures_of, print_report, write_page
-from headgate.cli.report.levels import Span, charges_of, level_use, merged
+from headgate.cli.report.levels import Span, charges_of, level_use, merged, pauses
 from headgate.cli.report.logs import shown_path
 from headgate.cli.report.page import page_of
-from headgate.cli.report.series import bins_of, occupancy, pauses, series_of
+from headgate.cli.report.series import bins_of, occupancy, series_of
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
@@ -326,7 +326,7 @@ def test_the_page_is_written_whole_or_not_at_all(tmp_path):
 def test_a_run_that_never_began_has_a_report_too(tmp_path):
     figures = figures_of(RunReport("run-1", [Job("run-1", 0, "a", "{}")], []))
     assert "not begun" in page_of(figures)
-    assert "0 done, 0 failed, 1 to do" in printed(figures)
+    assert "0 done, 0 failed, 1 queued\ngo on with:\n    headgate resume run-1\n" in printed(figures)
 
 
 def printed(figures, width: int = 120) -> str:
@@ -407,10 +407,11 @@ def test_long_names_of_agents_break_no_number(width):
     calls = [call(0, 1, 2, tokens=123_456_789, agent="x" * 200, output=45_678)]
     lines = printed(figures_of(RunReport("run-1", [job("x" * 200)], calls)), width).splitlines()
     assert lines[2].split()[1:] == (
-        ["done", "1", "123M", "45.7k", "$0.000005", "1.00", "s", "10", "s"]
+        ["done", "1", "1", "$0.000005", "1.00", "s", "10", "s", "123M"]
         if width == 80
-        else ["done", "1", "1", "123M", "0", "%", "45.7k", "$0.000005", "1.00", "s", "1.00", "s", "10", "s"]
+        else ["done", "1", "1", "$0.000005", "1.00", "s", "10", "s", "123M", "45.7k", "0", "%", "1.00", "s"]
     )
+    assert ("too narrow for: output, cached, longest wait" in "\n".join(lines)) == (width == 80)
     assert len(lines[2]) <= width
 
 

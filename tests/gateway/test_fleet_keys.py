@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from standing_keys import CALL, a_standing_key, bearing, call
 
 from headgate.cli.other_gateway import OtherGateway
 from headgate.cli.report import RunReport, as_json, figures_of
@@ -10,21 +11,6 @@ from headgate.cli.run_gateway import OwnGateway
 from headgate.core.errors import CallerError
 from headgate.core.jobs import Job
 from headgate.runtime import keys as key_rules
-from headgate.runtime.keys import make_key
-
-CALL = json.dumps(
-    {"model": "claude-sonnet-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello"}]}
-).encode()
-
-
-def bearing(secret: str) -> list[tuple[bytes, bytes]]:
-    return [(b"x-api-key", secret.encode())]
-
-
-async def a_standing_key(stack, name, **more):
-    key = make_key(name, stack.house.clock.now_s(), **more)
-    await stack.house.manager.keys.add([key.stored])
-    return key
 
 
 async def lend(stack, parent, *agents, run="r1", status=201, **more):
@@ -32,10 +18,6 @@ async def lend(stack, parent, *agents, run="r1", status=201, **more):
     got, _, answer = await stack.send("POST", "/api/v1/keys", wish, bearing(parent.secret) if parent else [])
     assert got == status, answer
     return json.loads(answer)
-
-
-async def call(stack, secret):
-    return (await stack.send("POST", "/v1/messages", CALL, [*bearing(secret), (b"x-headgate-max-wait", b"0")]))[0]
 
 
 async def requests_by(stack, fields, secret, more=""):
@@ -238,14 +220,14 @@ def test_nobody_reads_or_spends_a_run_of_another_key(with_stack):
             seen = (await stack.get("/api/v1/limits", bearing(secret)))["limits"]
             assert not any("ours" in view["scope"] or view["scope"].startswith("account:") for view in seen), seen
         used = {view.scope: view.used for view in await stack.house.manager.limits() if view.kind == "window"}
-        assert used["agent:south|key:ours"] == 2, "what others claim is not charged here"
+        assert used["agent:south|run:r1|key:ours"] == 2, "what others claim is not charged here"
         mine = (await stack.get("/api/v1/runs/r1/attempts", bearing(ours.secret)))["attempts"]
         assert [row["scopes"]["agent"] for row in mine] == ["north", "south", "south"]
         assert not any("owner" in row for row in mine)
         own = (await stack.get("/api/v1/runs/r1/attempts", bearing(north)))["attempts"]
         assert [row["scopes"]["agent"] for row in own] == ["north"], "an agent does not read its siblings' calls"
         seen = {view["scope"] for view in (await stack.get("/api/v1/limits", bearing(north)))["limits"]}
-        assert seen == {"key:ours", "run:r1|key:ours", "agent:north|key:ours"}
+        assert seen == {"key:ours", "run:r1|key:ours", "agent:north|run:r1|key:ours"}
         assert await requests_by(stack, "agent", north) == [("north", 1)]
         assert (await stack.get("/api/v1/runs/nobodys/attempts", bearing(ours.secret)))["attempts"] == []
 

@@ -137,7 +137,8 @@ def test_an_sdk_gives_up_at_once_where_a_retry_cannot_help(with_stack):
         for error in (refused.value, also_refused.value):
             assert error.response.request.headers["x-stainless-retry-count"] == "0"
             assert "retry-after" not in error.response.headers
-        assert (await stack.total())["attempts"] == 0
+        total = await stack.total()
+        assert (total["requests"], total["refused"], total["cost_micro_usd"]) == (0, 2, 0)
         assert stack.provider.usage()["total"]["requests_received"] == 0
 
     with_stack(test, limits='[[limit]]\nscope = "account:*"\nusd_per_day = 0.01')

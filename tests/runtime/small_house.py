@@ -56,8 +56,9 @@ async def open_small_house(
             clock=clock,
             owner=owner,
             owner_is_alive=alive or (lambda _owner: True),
-            accounts=[Account("main", "anthropic", ("claude-*",))],
-            providers={"main": provider},
+            accounts=parts.pop("accounts", None)
+            or [Account("main", "anthropic", ("claude-*",), parts.pop("overage", False))],
+            providers=parts.pop("providers", None) or {"main": provider},
             rules=rules,
             rules_of_key=lambda _key: (),
             chooser=Random(7),

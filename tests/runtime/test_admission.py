@@ -322,3 +322,19 @@ def test_lanes_notice_other_processes_again_after_a_passing_trouble(house, caplo
         assert caplog.text.count("locked") == 1
 
     run(main())
+
+
+def test_a_refusal_under_slots_promises_no_leases_end(house):
+    """Two slots, calls of half a second: the lease ends in 120 s, but nobody waits for that."""
+
+    async def main():
+        async with house(slots(2)) as here:
+            busy = [asyncio.create_task(use(here, call(), holds_s=0.5)) for _ in range(6)]
+            await asyncio.sleep(0.1)
+            for max_wait_s in (0.2, 0.3):
+                with pytest.raises(DeadlineError) as too_late:
+                    await use(here, call(max_wait_s=max_wait_s))
+                assert too_late.value.retry_after_s == 1
+            await asyncio.gather(*busy)
+
+    run(main())

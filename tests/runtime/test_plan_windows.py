@@ -2,11 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
@@ -18,12 +15,17 @@ from headgate.core.limits import Gauge, Window
 from headgate.core.notices import Notices, PlanNotice
 from headgate.core.quota import Admitted, Wait
 from headgate.core.retries import RetryRule
+from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import OpenedByUse
 from headgate.ports import Request
+from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls
+from headgate.runtime.learning import Learning
 from headgate.runtime.plan_windows import PlanWindows
 from headgate.runtime.reservations import Reservations
+from headgate.runtime.rules import Rules
+from headgate.testing.in_process import InProcess
 from headgate.testing.provider import Latency, PlanWindow, ProviderSettings, SimulatedProvider
 from headgate.testing.scripted import FlatPrices
 from headgate.testing.virtual_time import VirtualClock, run
@@ -157,51 +159,6 @@ A_HUNDRED_TOKENS = "x" * 400
 MESSAGE = {"model": MODEL, "max_tokens": 25, "messages": [{"role": "user", "content": A_HUNDRED_TOKENS}]}
 
 
-class Arrived:
-    """An answer that is there as a whole."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.body: list[bytes] = []
-
-    async def __anext__(self) -> bytes:
-        if not self.body:
-            raise StopAsyncIteration
-        return self.body.pop(0)
-
-    def __aiter__(self) -> "Arrived":
-        return self
-
-
-class InProcess:
-    """Stands for the HTTP client of an account: calls a provider as ASGI, and so in virtual time."""
-
-    def __init__(self, app: SimulatedProvider) -> None:
-        self.app = app
-
-    @asynccontextmanager
-    async def send(
-        self, method: str, origin: object, target: bytes, *, headers: Any, body: bytes, timeouts: object
-    ) -> AsyncIterator[Arrived]:
-        del origin, timeouts
-        arrived, inbox = Arrived(), [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> dict[str, Any]:
-            return inbox.pop() if inbox else await asyncio.get_running_loop().create_future()
-
-        async def tell(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                arrived.status, arrived.headers = message["status"], list(message["headers"])
-            elif message["body"]:
-                arrived.body.append(message["body"])
-
-        lower = [(name.lower(), value) for name, value in headers]
-        scope = {"type": "http", "method": method, "path": target.decode(), "query_string": b"", "headers": lower}
-        await self.app(scope, receive, tell)
-        yield arrived
-
-
 @dataclass
 class Front:
     """One process's calls over a store, with an account at a provider, and what its limits say."""
@@ -214,18 +171,26 @@ class Front:
     def __post_init__(self) -> None:
         self.ledger = MemoryLedgerStore()
         reservations = Reservations(self.store, self.clock, "here", lease_s=600)
+        admission = Admission(self.store, reservations, self.clock)
+        rules = Rules([LimitRule(self.limit.scope, self.limit)])
+        learning = Learning(store=self.store, clock=self.clock, rules=rules, seen={}, nudge=admission.nudge)
+
+        def limits_for(_scopes: Scopes, _model: str) -> tuple[Window]:
+            return (self.limit,)
+
+        pool = AccountPool([Account("main", "anthropic")], limits_for, {}, admission.waiting_s, self.clock)
         self.calls = Calls(
-            admission=Admission(self.store, reservations, self.clock),
+            admission=admission,
             ledger=self.ledger,
             prices=FlatPrices(),
             clock=self.clock,
             owner="here",
-            accounts=[Account("main", "anthropic")],
+            pool=pool,
             providers={"main": self.provider},
-            limits_for=lambda _scopes, _model: (self.limit,),
+            limits_for=limits_for,
             retries=RetryRule(),
             chooser=Random(7),
-            levels=self.store,
+            learning=learning,
         )
 
     async def ask(self) -> int:

@@ -34,6 +34,7 @@ class Figures(NamedTuple):
     failed: int = 0
     wait_ms: int = 0
     attempts: int = 0
+    refused: int = 0
 
 
 NO_FIGURES = Figures()
@@ -55,6 +56,7 @@ def figures_of(attempt: Attempt) -> Figures:
         failed=int(attempt.state == "failed"),
         wait_ms=wait_ms(attempt),
         attempts=1,
+        refused=int(attempt.state == "refused"),
     )
 
 

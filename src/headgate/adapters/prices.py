@@ -14,6 +14,8 @@ from fnmatch import fnmatchcase
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from headgate.adapters.windows import WindowOverride, model_reach
+from headgate.core.bounds import Reach
 from headgate.core.usage import Usage
 from headgate.ports import Cost
 
@@ -103,10 +105,12 @@ class GenaiPrices:
     costs a look-up once, and then a price takes a few microseconds. Safe to use from several threads.
     """
 
-    def __init__(self, overrides: Sequence[PriceOverride] = ()) -> None:
+    def __init__(self, overrides: Sequence[PriceOverride] = (), windows: Sequence[WindowOverride] = ()) -> None:
         self._overrides = tuple((override.model, _override_priced(override)) for override in overrides)
+        self._windows = tuple(windows)
         # On the instance, so that its overrides and its cache die with it.
         self._find = lru_cache(maxsize=MOST_MODELS_KEPT)(self._look_up)
+        self._reach = lru_cache(maxsize=MOST_MODELS_KEPT)(self._look_up_reach)
         self._warned: set[str] = set()
 
     def load(self) -> None:
@@ -139,6 +143,14 @@ class GenaiPrices:
                 return _UNKNOWN
             total += tokens * numerator
         return Cost(-(-total // segment.denominator), priced.version)
+
+    def reach(self, model: str) -> Reach:
+        """Give how much a model can read and write, as far as the list, the vendors' pages and the owner say."""
+        return self._reach(model) if len(model) <= MOST_NAME_CHARS else Reach()
+
+    def _look_up_reach(self, model: str) -> Reach:
+        found = _find_model(model)
+        return model_reach(model, None if found is None else found.context_window, self._windows)
 
     def _look_up(self, model: str) -> _Priced | None:
         for pattern, priced in self._overrides:

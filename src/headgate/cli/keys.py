@@ -15,7 +15,7 @@ from headgate.adapters.config import Config, limit_rules
 from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
 from headgate.core.scopes import scope_name
-from headgate.gateway.control import rfc3339, span_s
+from headgate.gateway.parameters import rfc3339, span_s
 from headgate.runtime.keys import Keys, in_force, make_key
 
 T = TypeVar("T")

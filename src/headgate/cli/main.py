@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from headgate.cli.reconciling import reconcile
+from headgate.cli.simulating import simulate
 from headgate.core.errors import CallerError, HeadgateError, LimitError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LIMITED = 1, 2, 75
@@ -23,11 +24,15 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own limits and attribution.")
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
+reserve_app = typer.Typer(help="Capacity set aside for a run or key and a time to come.")
+app.add_typer(reserve_app, name="reserve", no_args_is_help=True)
 app.command()(reconcile)
+app.command()(simulate)
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
 ]
+ScopeOption = Annotated[str, typer.Option(help="Only these kinds of scopes or scopes: account,key:ci,run:*.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
@@ -132,7 +137,13 @@ def resume(
 ) -> None:
     """Go on with a run where it was; what a killed runner left is settled and run again."""
     from headgate.cli.running import resume_run  # noqa: PLC0415 - heavy
+    from headgate.cli.runs import nothing_to_do, show_run  # noqa: PLC0415 - heavy
 
+    exit_code = nothing_to_do(run, config, retry_failed=retry_failed)
+    if exit_code is not None:
+        if as_json:
+            show_run(run, config, as_json=True)
+        sys.exit(exit_code)
     sys.exit(resume_run(run, config, agents, retry_failed=retry_failed, as_json=as_json))
 
 
@@ -241,6 +252,53 @@ def limits(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
     show_limits(config, as_json=as_json)
 
 
+@app.command()
+def forecast(
+    config: ConfigOption = None,
+    scope: ScopeOption = "",
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what each window and budget will have used at its end, and when it runs out."""
+    from headgate.cli.forecasting import show_forecast  # noqa: PLC0415 - heavy
+
+    show_forecast(config, scope, as_json=as_json)
+
+
+@app.command()
+def capacity(
+    model: Annotated[str, typer.Option(help="The model that the agents call.")],
+    config: ConfigOption = None,
+    account: Annotated[str | None, typer.Option(help="One account, not all that serve the model.")] = None,
+    key: Annotated[str | None, typer.Option(help="The Headgate key that they call with.")] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Show how many more agents can start now, which limit binds, and when that changes."""
+    from headgate.cli.forecasting import show_capacity  # noqa: PLC0415 - heavy
+
+    show_capacity(config, model, account, key, as_json=as_json)
+
+
+@app.command()
+def budget(
+    config: ConfigOption = None,
+    scope: ScopeOption = "",
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="End with 75 if one is spent; runs' own lifetime budgets only by --scope.")
+    ] = False,
+    at: Annotated[
+        int | None, typer.Option(min=1, max=100, metavar="PERCENT", help="With --check: or used so far.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is used, held, pending and free of each window and budget."""
+    from headgate.cli.budgets import show_budgets  # noqa: PLC0415 - heavy
+
+    show_budgets(config, scope, at, check=check, as_json=as_json)
+
+
 @keys_app.command("create")
 def keys_create(
     name: Annotated[str, typer.Argument(help="A name for the key; its limits hold for key:NAME.")],
@@ -274,3 +332,48 @@ def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id or name.")
     from headgate.cli.keys import revoke_key  # noqa: PLC0415 - heavy
 
     revoke_key(config, key)
+
+
+@reserve_app.command("create")
+def reserve_create(
+    scope: Annotated[str, typer.Argument(help="For whom: run:nightly, key:ci, team:search, ...")],
+    config: ConfigOption = None,
+    *,
+    until: Annotated[str, typer.Option(help="Its end: 2h (from now), or a time such as 2026-12-01T22:00:00Z.")],
+    start: Annotated[str, typer.Option("--from", help="Its beginning, in the same words.")] = "now",
+    of: Annotated[
+        str | None, typer.Option(help="The scope of the limit that it is carved out of: account:main.")
+    ] = None,
+    dimension: Annotated[str | None, typer.Option(help="What that limit counts: output_tokens, micro_usd, ...")] = None,
+    limit: Annotated[str | None, typer.Option(help="Or that limit by its name, as `limits --json` has it.")] = None,
+    amount: Annotated[int | None, typer.Option(min=1, help="How many units of it.")] = None,
+    usd: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Or how many dollars.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set so many tokens, requests or dollars aside; refused with the reason where that cannot be honoured."""
+    from headgate.cli.reserving import create_reservation, dollars  # noqa: PLC0415 - heavy
+    from headgate.gateway.reserving import ReservationWish  # noqa: PLC0415 - heavy
+
+    wish = ReservationWish(scope, until, start, limit, of, dimension, amount, dollars(usd))
+    create_reservation(config, wish, as_json=as_json)
+
+
+@reserve_app.command("list")
+def reserve_list(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+    """List what is set aside, and what was used of it."""
+    from headgate.cli.reserving import list_reservations  # noqa: PLC0415 - heavy
+
+    list_reservations(config, as_json=as_json)
+
+
+@reserve_app.command("cancel")
+def reserve_cancel(
+    reservation: Annotated[str, typer.Argument(help="Its id, as `reserve list` has it.")],
+    config: ConfigOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Give back what is left of one."""
+    from headgate.cli.reserving import cancel_reservation  # noqa: PLC0415 - heavy
+
+    cancel_reservation(config, reservation, as_json=as_json)

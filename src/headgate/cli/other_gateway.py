@@ -12,8 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from headgate.adapters.providers.http import HttpClient, Timeouts, parse_url
-from headgate.cli.report import LimitShown
-from headgate.cli.run_gateway import GROUPS, KEY_LIFE_S, SHOWN_KINDS, LentKey, RunBooks, RunNow, is_shown
+from headgate.cli.run_gateway import GROUPS, KEY_LIFE_S, SHOWN_KINDS, LentKey, RunBooks, RunNow, is_shown, shown_limits
 from headgate.core.errors import CallerError, HeadgateError, ProviderError
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt
@@ -84,6 +83,11 @@ class OtherGateway:
         except (HeadgateError, TimeoutError) as error:
             log.warning("key %s was not ended and will expire: %s", key.id, str(error) or "no answer in time")
 
+    def refused_for_good(self, secret: str) -> str | None:
+        """Give None: what agents are told elsewhere is not heard here."""
+        del secret
+        return None
+
     async def now(self) -> RunNow:
         """Say what goes on, at most `LOOK_AGAIN_S` ago."""
         now_s = asyncio.get_running_loop().time()
@@ -114,8 +118,7 @@ class OtherGateway:
             calls += map(attempt_of, page["attempts"])
             after = page["next"]
         met = await self._ask("GET", f"{run}/limits", patience_s=PATIENCE_S)
-        limits = [limit_of(row) for row in met["limits"] if is_shown(row["scope"], self._run, self._under)]
-        return RunBooks(calls, [LimitShown(each.limit, each.dialect, each.used) for each in limits])
+        return RunBooks(calls, shown_limits([*map(limit_of, met["limits"])], calls, self._run, self._under))
 
     async def _lend(self, agents: list[str], *, patience_s: float = 0.0) -> dict[str, Any]:
         # What the gateway would make of a longer name anyhow.

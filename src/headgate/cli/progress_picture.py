@@ -62,11 +62,12 @@ class WaitingRow(TypedDict):
 
 
 class UsageRow(TypedDict, total=False):
-    """Sums, as `/api/v1/usage` has them; grouped by account and model, so that speeds can be told by limit."""
+    """Sums, as `/api/v1/usage` has them; by account and model, so that speeds can be told by limit, and by state."""
 
     account: str | None
     model: str | None
     run: str | None
+    state: str | None
     requests: int
     input_tokens: int
     output_tokens: int
@@ -92,8 +93,13 @@ class Snapshot:
     note: str = ""
 
     def total(self, name: str) -> int:
-        """Sum a figure over the groups of usage."""
-        return sum(int(row.get(name) or 0) for row in self.usage)  # type: ignore[call-overload]  # a TypedDict wants a literal name
+        """Sum a figure over the calls that have ended: what is thought of those under way may turn out to be less."""
+        return sum(int(row.get(name) or 0) for row in self.usage if row.get("state") != "in_flight")  # type: ignore[call-overload]  # a TypedDict wants a literal name
+
+    @property
+    def under_way(self) -> int:
+        """Calls that are admitted and have not ended."""
+        return sum(row.get("requests", 0) for row in self.usage if row.get("state") == "in_flight")
 
     @property
     def ended(self) -> int:
@@ -154,7 +160,7 @@ class History:
 def picture(history: History) -> RenderableType:
     """Draw the last snapshot."""
     now_s, now = history.snapshots[-1]
-    parts: list[RenderableType] = [_headline(history, now, now_s), _agents(now), _spent(now)]
+    parts: list[RenderableType] = [_headline(history, now, now_s), _agents(now, history.run), _spent(now)]
     if now.note:
         parts.append(Text(now.note, style="yellow"))
     if now.limits:
@@ -169,10 +175,12 @@ def line(history: History) -> str:
     states = ", ".join(f"{jobs.get(state, 0)} {state}" for state in ("done", "failed", "running", "queued"))
     parts = [f"{now.all_jobs} jobs: {states}"]
     if now.waiting:
-        limit, count = _most_binding(now)
+        limit, count = _most_binding(now, history.run)
         parts.append(f"{len(now.waiting)} calls wait, {count} of them for {limit}")
     parts.append(
-        f"{count_text(now.total('requests'))} requests, {count_text(_tokens(now))} tokens, "
+        f"{count_text(now.total('requests'))} requests, {count_text(now.under_way)} under way, "
+        f"{count_text(_prompt(now))} prompt tokens, "
+        f"{count_text(now.total('output_tokens'))} output, "
         + usd_text(now.total("cost_micro_usd"), now.total("unknown_cost"))
     )
     if now.refused is not None:
@@ -196,7 +204,7 @@ def _headline(history: History, now: Snapshot, now_s: float) -> RenderableType:
     return grid
 
 
-def _agents(now: Snapshot) -> Text:
+def _agents(now: Snapshot, run: str) -> Text:
     jobs = now.jobs
     waiting = len({row["agent"] for row in now.waiting}) if now.waiting else 0
     text = Text.assemble(
@@ -207,7 +215,7 @@ def _agents(now: Snapshot) -> Text:
         ("   queued ", "dim"), str(jobs.get("queued", 0)),
     )  # fmt: skip
     if now.waiting:
-        limit, count = _most_binding(now)
+        limit, count = _most_binding(now, run)
         text.append(f"   ({count} for {limit})", style="yellow")
     return text
 
@@ -217,8 +225,9 @@ def _spent(now: Snapshot) -> Text:
     share = f" ({share_text(cached / prompt)} cached)" if prompt else ""
     text = Text.assemble(
         count_text(now.total("requests")), (" requests   ", "dim"),
-        count_text(prompt), (f" tokens in{share}   ", "dim"),
-        count_text(now.total("output_tokens")), (" out   ", "dim"),
+        count_text(now.under_way), (" under way   ", "dim"),
+        count_text(prompt), (f" prompt tokens{share}   ", "dim"),
+        count_text(now.total("output_tokens")), (" output   ", "dim"),
         usd_text(now.total("cost_micro_usd"), now.total("unknown_cost")),
     )  # fmt: skip
     if now.refused is not None:
@@ -244,7 +253,10 @@ def _limits(history: History, now: Snapshot) -> RenderableType:
         )
         bar.finished_style = "red" if spent else "cyan"
         table.add_row(
-            Text(limit_text(row["scope"], row["models"], row["dimension"])), bar, share_text(share), _now(history, row)
+            Text(limit_text(row["scope"], row["models"], row["dimension"], history.run)),
+            bar,
+            share_text(share),
+            _now(history, row),
         )
     if len(ranked) > len(shown):
         table.add_row(Text(f"and {len(ranked) - len(shown)} more limits", style="dim"))
@@ -262,13 +274,13 @@ def _now(history: History, row: LimitRow) -> Text:
     return Text.assemble(of) if row["kind"] == "rate" else Text.assemble((in_use, ""), (f" of {of}", "dim"))
 
 
-def _most_binding(now: Snapshot) -> tuple[str, int]:
+def _most_binding(now: Snapshot, run: str) -> tuple[str, int]:
     """Give the limit that most calls wait for, in words, and how many do."""
     counts: dict[str, int] = {}
     for row in now.waiting:
         counts[row["limit"]] = counts.get(row["limit"], 0) + 1
     name = max(counts, key=lambda each: (counts[each], each))
-    words = {row["name"]: limit_text(row["scope"], row["models"], row["dimension"]) for row in now.limits}
+    words = {row["name"]: limit_text(row["scope"], row["models"], row["dimension"], run) for row in now.limits}
     return words.get(name, name), counts[name]
 
 
@@ -306,7 +318,3 @@ def _period_s(row: LimitRow) -> int:
 
 def _prompt(now: Snapshot) -> int:
     return sum(now.total(name) for name in ("input_tokens", "cache_read_tokens", "cache_write_tokens"))
-
-
-def _tokens(now: Snapshot) -> int:
-    return _prompt(now) + now.total("output_tokens")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from headgate.adapters.config import Config
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, limit_text, per_text, usd_text
 from headgate.compose import WallClock, open_house, read_config
@@ -27,10 +28,10 @@ def show_usage(config_path: Path | None, by: str, since: str | None, until: str 
     """
     words = {"group_by": by, "since": since, "until": until}
     query = usage_query(urlencode({name: word for name, word in words.items() if word}), WallClock())
-    groups = _ask(config_path, lambda manager: manager.usage(query))
+    groups = ask(config_path, lambda manager, _config: manager.usage(query))
     shape = usage_json(groups, query.group_by)
     if as_json:
-        _print_json(shape)
+        print_json(shape)
         return
     columns = [*query.group_by, "requests", "input", "output", "cost", "waited", "cache read", "cache write"]
     total = [*("total" if not index else "" for index in range(len(query.group_by))), *_usage_cells(shape["total"])]
@@ -40,11 +41,15 @@ def show_usage(config_path: Path | None, by: str, since: str | None, until: str 
 
 def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     """Print every limit that is configured or in use."""
-    shape = limits_json(_ask(config_path, lambda manager: manager.limits()))
+
+    async def read(manager: Manager, _config: Config) -> dict[str, Any]:
+        return limits_json(await manager.limits(), manager.maintenance(), manager.clock.now_s())
+
+    shape = ask(config_path, read)
     if as_json:
-        _print_json(shape)
+        print_json(shape)
         return
-    columns = ["limit", "amount", "used", "free", "resets", "held"]
+    columns = ["limit", "amount", "used", "free", "resets", "held", "learned"]
     rows = [
         [
             limit_text(view["scope"], view["models"], view["dimension"]),
@@ -52,19 +57,39 @@ def show_limits(config_path: Path | None, *, as_json: bool) -> None:
             *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),
+            _learned_text(view),
         ]
         for view in shape["limits"]
     ]
+    if all(view["learned_from"] is None for view in shape["limits"]):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     if rows:
         print_table(columns, rows, names=1)
     else:
         print("no limits are configured")  # noqa: T201 - the answer
+    for each in shape["maintenance"]:
+        if each["lasts"]:
+            what = "are refused" if each["action"] == "refuse" else "wait"
+            whose = "all calls" if each["scope"] == "*" else f"calls of {each['scope']}"
+            models = "" if each["models"] is None else f" for {each['models']}"
+            print(f"maintenance: {whose}{models} {what} until {each['until'][:16].replace('T', ' ')}")  # noqa: T201 - the answer
 
 
-def _ask(config_path: Path | None, question: Callable[[Manager], Awaitable[T]]) -> T:
+def _learned_text(view: dict[str, Any]) -> str:
+    """Say what was learned of a limit, from what, and until when nothing goes."""
+    if view["learned_from"] is None:
+        return "-"
+    amount = "" if view["learned"] is None else f"{amount_text(view['dimension'], view['learned'])} by "
+    closed = "" if view["closed_until"] is None else f", closed until {view['closed_until'][11:19]}"
+    return f"{amount}{view['learned_from']}{closed}"
+
+
+def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> T:
+    """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing."""
+
     async def run() -> T:
         async with open_house(read_config(config_path, credentials=False), start=False) as house:
-            return await question(house.manager)
+            return await question(house.manager, house.config)
 
     return asyncio.run(run())
 
@@ -79,5 +104,6 @@ def _usage_cells(sums: dict[str, Any]) -> list[str]:
     return [requests, given, written, cost, f"{sums['wait_ms'] / 1000:,.1f} s", read, cached]
 
 
-def _print_json(shape: dict[str, Any]) -> None:
+def print_json(shape: dict[str, Any]) -> None:
+    """Print an answer as programs read it."""
     print(json.dumps(shape))  # noqa: T201 - the answer

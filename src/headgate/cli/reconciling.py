@@ -135,7 +135,7 @@ async def _reconcile(config: Path | None, wanted: _Wanted, verdict: _Verdict | N
 
 def _show(lost: "Sequence[Attempt]", *, as_json: bool) -> None:
     from headgate.cli.tables import print_table  # noqa: PLC0415 - heavy
-    from headgate.gateway.control import rfc3339  # noqa: PLC0415 - heavy
+    from headgate.gateway.parameters import rfc3339  # noqa: PLC0415 - heavy
 
     shapes = [
         {

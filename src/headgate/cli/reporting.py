@@ -69,9 +69,9 @@ class FleetWatch:
 
 
 async def report_run(
-    watch: FleetWatch, end: FleetEnd, folder: Path, console: Console, *, what: str, json_too: bool
+    watch: FleetWatch, end: FleetEnd, folder: Path, console: Console, *, what: str, resume: str, json_too: bool
 ) -> None:
-    """Print the report and write its page into the run's folder."""
+    """Print the report and write its page into the run's folder; `resume` is the command that goes on with the run."""
     figures = figures_of(await watch.report(end, what))
     page = folder / "report.html"
     write_page(figures, page)
@@ -80,4 +80,4 @@ async def report_run(
     if json_too:
         print(json.dumps({**as_json(figures), "page": str(page)}))  # noqa: T201 - the answer
     else:
-        print_report(figures, console, page=str(page))
+        print_report(figures, console, page=str(page), resume=resume)

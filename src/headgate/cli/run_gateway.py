@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from headgate.cli.last_words import LastWords
 from headgate.cli.progress import LimitRow, UsageRow, WaitingRow
 from headgate.cli.report import LimitShown
 from headgate.compose import House
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt, GroupBy, UsageQuery
 from headgate.gateway.control import limits_json, queue_json, usage_json
-from headgate.gateway.run_books import limits_met
+from headgate.gateway.run_books import LimitMet, limits_met
 from headgate.runtime.fleet import FleetRules
 from headgate.runtime.keys import Holder
 
@@ -24,7 +25,7 @@ KEY_LIFE_S = FleetRules().most_s + 3_600.0
 SHOWN_KINDS = ("account", "team", "run", "tag")
 """Limits of each key, agent or session by itself are many and short-lived: the table of agents shows what they cost."""
 
-GROUPS: tuple[GroupBy, ...] = ("account", "model", "run")
+GROUPS: tuple[GroupBy, ...] = ("account", "model", "run", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,10 @@ class RunGateway(Protocol):
         """End a key; one that cannot be ended now ends by itself within `KEY_LIFE_S`."""
         ...
 
+    def refused_for_good(self, secret: str) -> str | None:
+        """Give what the bearer of a key was told when its last call was refused for good; None if unknown or not."""
+        ...
+
     async def now(self) -> RunNow:
         """Say what goes on, or went on moments ago."""
         ...
@@ -85,9 +90,10 @@ class RunGateway(Protocol):
 class OwnGateway:
     """The `RunGateway` in this process."""
 
-    def __init__(self, house: House, run: str, url: str) -> None:
-        """Speak for `run` to the manager of `house`, whose gateway is served at `url`."""
+    def __init__(self, house: House, run: str, url: str, last_words: LastWords | None = None) -> None:
+        """Speak for `run` to the manager of `house`, whose gateway is served at `url`, and listened to by this."""
         self.url = url
+        self._last_words = last_words or LastWords()
         self._manager = house.manager
         self._run = run
 
@@ -100,6 +106,10 @@ class OwnGateway:
     async def end_key(self, key: LentKey) -> None:
         """End a key."""
         await self._manager.keys.revoke(key.id)
+
+    def refused_for_good(self, secret: str) -> str | None:
+        """Give what the bearer of a key was told when its last call was refused for good."""
+        return self._last_words.to(secret)
 
     async def now(self) -> RunNow:
         """Say what goes on."""
@@ -118,8 +128,19 @@ class OwnGateway:
     async def books(self) -> RunBooks:
         """Give the run's rows and limits."""
         calls = await self._manager.attempts(self._run)
-        met = [each for each in await limits_met(self._manager, calls) if is_shown(each.limit.scope, self._run)]
-        return RunBooks(calls, [LimitShown(each.limit, each.dialect, each.used) for each in met])
+        return RunBooks(calls, shown_limits(await limits_met(self._manager, calls), calls, self._run))
+
+
+def shown_limits(
+    met: Sequence[LimitMet], calls: Sequence[Attempt], run: str, key: str | None = None
+) -> list[LimitShown]:
+    """Choose the limits that a report shows: those of a run's own kinds, and each that refused one of its calls."""
+    refusing = {call.error_type for call in calls if call.state == "refused"}
+    return [
+        LimitShown(each.limit, each.dialect, each.used)
+        for each in met
+        if is_shown(each.limit.scope, run, key) or each.limit.name in refusing
+    ]
 
 
 def is_shown(scope: str, run: str, key: str | None = None) -> bool:

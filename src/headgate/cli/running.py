@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -24,11 +25,13 @@ from headgate.adapters.owners import owner_is_alive
 from headgate.adapters.server import run as run_loop
 from headgate.adapters.tasks import TaskList, folder_name, jobs_of, read_tasks
 from headgate.cli.demo.stage import Stage, open_stage
+from headgate.cli.last_words import LastWords
 from headgate.cli.other_gateway import OtherGateway
 from headgate.cli.progress import ProgressConsole, show_progress
 from headgate.cli.reporting import FleetWatch, report_run
 from headgate.cli.run_gateway import OwnGateway, RunGateway
 from headgate.cli.serving import gateway_of, require_accounts
+from headgate.cli.tables import width_of
 from headgate.compose import House, open_house, open_stores, read_config
 from headgate.core.errors import CallerError, StoreError
 from headgate.core.jobs import Job
@@ -153,8 +156,11 @@ async def _run(
         house = await stack.enter_async_context(open_house(config, warm=own))
         gateway: OwnGateway | OtherGateway
         if settings.gateway is None:
-            server = await stack.enter_async_context(gateway_of(house, "127.0.0.1", 0, open_to_all=False))
-            gateway = OwnGateway(house, run_id, f"http://127.0.0.1:{server.address[1]}")
+            words = LastWords()
+            server = await stack.enter_async_context(
+                gateway_of(house, "127.0.0.1", 0, open_to_all=False, around=words.around)
+            )
+            gateway = OwnGateway(house, run_id, f"http://127.0.0.1:{server.address[1]}", words)
         else:
             gateway = OtherGateway(house.client, settings.gateway, run_id, os.environ.get("HEADGATE_KEY"))
             await gateway.check()
@@ -181,11 +187,12 @@ async def _work(
     *,
     as_json: bool,
 ) -> int:
-    console = ProgressConsole(stderr=as_json)
+    console = ProgressConsole(stderr=as_json, width=width_of(sys.stderr if as_json else sys.stdout))
     watch = FleetWatch(gateway, house.stores.jobs, run_id, stage)
+    again = resume_command(run_id, settings.config)
     if not as_json:
-        again = f"{_program()} resume {run_id}" + (f" --config {settings.config}" if settings.config else "")
-        console.print(f"run {run_id}: {settings.agents} agents; after any end, go on with: {again}", highlight=False)
+        head = f"run {run_id}: {settings.agents} agents; after any end, go on with:\n    {again}"
+        console.print(head, highlight=False, markup=False, soft_wrap=True)
 
     def listen(event: FleetEvent) -> None:
         if event.kind in {"draining", "stopping"}:
@@ -202,6 +209,7 @@ async def _work(
         owner=house.owner,
         owner_is_alive=owner_is_alive,
         rules=FleetRules(agents=settings.agents),
+        hopeless=gateway.refused_for_good,
         listen=listen,
     )
     watch.fleet = fleet
@@ -215,7 +223,7 @@ async def _work(
         stage.keep = end.why != "finished"
     # What a killed runner left in flight may have become known meanwhile.
     await house.manager.recover()
-    await report_run(watch, end, folder, console, what=_what(settings), json_too=as_json)
+    await report_run(watch, end, folder, console, what=_what(settings), resume=again, json_too=as_json)
     return _exit_code(end)
 
 
@@ -315,9 +323,10 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _program() -> str:
-    """Give the command as it was typed: a new user's is not on the path yet."""
-    return "headgate" if which("headgate") else os.path.relpath(sys.argv[0])
+def resume_command(run_id: str, config: str | None) -> str:
+    """Give the command that goes on with a run, as it can be typed here: a new user's is not on the path yet."""
+    program = "headgate" if which("headgate") else os.path.relpath(sys.argv[0])
+    return shlex.join([program, "resume", run_id, *(["--config", config] if config else [])])
 
 
 def _what(settings: RunSettings) -> str:

@@ -11,14 +11,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from headgate.adapters.owners import owner_is_alive
 from headgate.cli.report import RunReport, as_json, figures_of, print_report
-from headgate.cli.running import Found, RunSettings, find_run, stores_of_runs
+from headgate.cli.running import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    Found,
+    RunSettings,
+    find_run,
+    resume_command,
+    stores_of_runs,
+)
+from headgate.cli.tables import open_console
 from headgate.compose import WallClock, open_stores
 from headgate.core.errors import CallerError, StoreError
-from headgate.gateway.control import rfc3339
+from headgate.core.jobs import FINAL, Job, OwnerDied, step
+from headgate.gateway.parameters import rfc3339
 from headgate.ports import Run
 from headgate.runtime.fleet import free_of_the_dead
 
@@ -65,7 +73,7 @@ async def _list_runs(config_path: Path | None) -> list[dict[str, Any]]:
         async with open_stores(config) as stores:
             for run in await stores.jobs.runs():
                 counts: dict[str, int] = {}
-                for job in await stores.jobs.jobs(run.id):
+                for job in map(as_it_stands, await stores.jobs.jobs(run.id)):
                     counts[job.state] = counts.get(job.state, 0) + 1
                 rows.append({**_head(run, RunSettings.of(run.settings)), "jobs": counts})
     return rows
@@ -74,15 +82,59 @@ async def _list_runs(config_path: Path | None) -> list[dict[str, Any]]:
 async def _show_run(run_id: str, config_path: Path | None, *, json_wanted: bool) -> None:
     found = await find_run(run_id, config_path)
     async with open_stores(found.config) as stores:
-        jobs = await stores.jobs.jobs(run_id)
+        jobs = [as_it_stands(job) for job in await stores.jobs.jobs(run_id)]
         calls = await stores.ledger.attempts(run_id)
     is_open = any(job.state in ("queued", "running") for job in jobs)
+    is_alive = any(job.state == "running" for job in jobs)
     figures = figures_of(RunReport(run_id, jobs, calls, why="unfinished" if is_open else "finished"))
     page = found.folder / "report.html"
     if json_wanted:
         _say(json.dumps({**as_json(figures, found.folder), **_head(found.run, found.settings)}))
     else:
-        print_report(figures, Console(), folder=found.folder, page=str(page) if page.exists() else None)
+        print_report(
+            figures,
+            open_console(),
+            folder=found.folder,
+            page=str(page) if page.exists() else None,
+            resume=resume_command(run_id, _config_of(found, config_path)),
+            alive=is_alive,
+        )
+
+
+def _config_of(found: Found, config_path: Path | None) -> str | None:
+    return str(config_path) if config_path is not None else found.settings.config
+
+
+def as_it_stands(job: Job) -> Job:
+    """Give a job as the next runner will find it: what a runner that died was at work on is to do again."""
+    if job.state != "running" or job.owner is None or owner_is_alive(job.owner):
+        return job
+    return step(job, OwnerDied(job.attempt), job.lease_until_s)[0]
+
+
+def nothing_to_do(run_id: str, config_path: Path | None, *, retry_failed: bool) -> int | None:
+    """Say so where a run has no job left to work on, and give the exit code; None where there is something to do.
+
+    Raises:
+        CallerError: there is no such run.
+    """
+    return asyncio.run(_nothing_to_do(run_id, config_path, retry_failed=retry_failed))
+
+
+async def _nothing_to_do(run_id: str, config_path: Path | None, *, retry_failed: bool) -> int | None:
+    found = await find_run(run_id, config_path)
+    async with open_stores(found.config) as stores:
+        states = [job.state for job in await stores.jobs.jobs(run_id)]
+    failed = states.count("failed")
+    if not set(states) <= FINAL or (failed and retry_failed):
+        return None
+    said = f"headgate: nothing is left to do in run {run_id}: {states.count('done')} done, {failed} failed"
+    if failed:
+        said += (
+            f"; to try what failed again:\n    {resume_command(run_id, _config_of(found, config_path))} --retry-failed"
+        )
+    print(said, file=sys.stderr)  # noqa: T201 - for people, beside the answer
+    return EXIT_FAILED if failed else EXIT_DONE
 
 
 async def _delete_run(run_id: str, config_path: Path | None) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import asyncio
 import ipaddress
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from headgate.adapters.config import Config, ConfiguredKey
-from headgate.adapters.server import RunningServer, run, serve
+from headgate.adapters.config import Config
+from headgate.adapters.server import App, RunningServer, run, serve
 from headgate.compose import House, open_house, read_config
 from headgate.core.errors import ConfigError
 from headgate.gateway.application import Gateway, GatewaySettings
@@ -35,9 +35,16 @@ def serve_gateway(config_path: Path | None, listen: str | None) -> None:
 
 @asynccontextmanager
 async def gateway_of(
-    house: House, host: str, port: int, *, open_to_all: bool | None = None
+    house: House,
+    host: str,
+    port: int,
+    *,
+    open_to_all: bool | None = None,
+    around: Callable[[App], App] = lambda gateway: gateway,
 ) -> AsyncIterator[RunningServer]:
     """Serve the gateway of a house until the block is left; open on loopback, unless `open_to_all` says otherwise.
+
+    What is served is what `around` makes of it.
 
     Raises:
         ConfigError: it would be open to more than this machine without any key.
@@ -58,15 +65,19 @@ async def gateway_of(
             max_wait_s=settings.max_wait_s,
             open_to_all=loopback if open_to_all is None else open_to_all,
             admin_token=token,
-            keys={key.name: _said_of(key) for key in house.config.keys},
+            keys=said_of_keys(house.config),
         ),
     )
-    async with serve(gateway, host, port, drain_s=settings.drain_s) as server:
+    async with serve(around(gateway), host, port, drain_s=settings.drain_s) as server:
         yield server
 
 
-def _said_of(key: ConfiguredKey) -> KeyScopes:
-    return KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
+def said_of_keys(config: Config) -> dict[str, KeyScopes]:
+    """Give what the configuration says of keys, by their names."""
+    return {
+        key.name: KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
+        for key in config.keys
+    }
 
 
 def is_loopback(host: str) -> bool:

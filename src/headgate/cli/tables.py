@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from textwrap import wrap
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["print_table"]
+__all__ = ["open_console", "print_fitted", "print_table", "width_of"]
 
 _GAP_CELLS = 2
 _LEAST_NAME_CELLS = 16
@@ -22,10 +23,18 @@ _LEAST_NAME_CELLS = 16
 _ENDLESS_CELLS = 10_000
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, names: int) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, names: int) -> None:
     """Print a table on stdout whose first `names` columns hold words and whose others hold figures, dearest first."""
-    console = Console(file=sys.stdout, width=None if _has_an_edge() else _ENDLESS_CELLS)
-    widths = [max(len(column), *(len(row[at]) for row in rows)) for at, column in enumerate(columns)]
+    print_fitted(open_console(), columns, rows, names=names)
+
+
+def print_fitted(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], *, names: int, last: str = ""
+) -> None:
+    """Print a table on a console; `last` stands under it in place of further rows. A heading may have two lines."""
+    texts = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+    heads = [max(map(len, column.split("\n"))) for column in columns]
+    widths = [max(head, *(row[at].cell_len for row in texts), 0) for at, head in enumerate(heads)]
     shown = _fitting(widths, names, console.width)
     name_cells = _name_cells(widths[:names], console.width - sum(width + _GAP_CELLS for width in widths[names:shown]))
     table = Table(box=None, pad_edge=False, padding=(0, _GAP_CELLS, 0, 0), header_style="bold")
@@ -34,19 +43,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, names:
             table.add_column(column, width=name_cells[at])
         else:
             table.add_column(column, justify="right", no_wrap=True, width=widths[at])
-    for row in rows:
-        folded = [_folded(cell, cells) for cell, cells in zip(row, name_cells, strict=False)]
-        table.add_row(*(Text(cell) for cell in [*folded, *row[names:shown]]))
+    for row in texts:
+        folded = [Text(_folded(cell.plain, cells), cell.style) for cell, cells in zip(row, name_cells, strict=False)]
+        table.add_row(*folded, *row[names:shown])
     # Narrower than that, the terminal may break lines where it likes: rich would break the numbers.
-    console.width = max(console.width, sum(name_cells) + sum(widths[names:shown]) + _GAP_CELLS * shown)
+    cells = console.width
+    console.width = max(cells, sum(name_cells) + sum(widths[names:shown]) + _GAP_CELLS * shown)
     console.print(table)
+    console.width = cells
+    if last:
+        console.print(Text(last, style="dim"))
     if shown < len(columns):
-        left_out = ", ".join(columns[shown:])
+        left_out = ", ".join(column.replace("\n", " ") for column in columns[shown:])
         console.print(Text(f"too narrow for: {left_out}; --json has everything", style="dim"))
 
 
-def _has_an_edge() -> bool:
-    return sys.stdout.isatty() or "COLUMNS" in os.environ
+def open_console() -> Console:
+    """Give stdout for styled lines: folded at the edge of a terminal, never into a pipe."""
+    return Console(file=sys.stdout, width=width_of(sys.stdout))
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Give the width for what goes into a stream; None: what the terminal has."""
+    return None if stream.isatty() or "COLUMNS" in os.environ else _ENDLESS_CELLS
 
 
 def _fitting(widths: Sequence[int], names: int, cells: int) -> int:

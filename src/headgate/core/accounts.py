@@ -1,7 +1,6 @@
 """Accounts: which provider credential serves a call.
 
-One rule: a choice is a pure function of what is configured; the first account that serves the model is taken. Choosing
-by headroom, price and health comes here.
+One rule: here is only what is configured. Which of several that could serve a call does is `pool`'s.
 """
 
 from collections.abc import Sequence
@@ -14,11 +13,17 @@ from headgate.core.usage import Dialect
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One provider credential: the dialect it speaks and the globs of the models it serves."""
+    """One provider credential: the dialect it speaks and the globs of the models it serves.
+
+    `overage`: its owner allows calls beyond a subscription plan's windows, which are billed. Beyond `soft_ceiling` (a
+    part of a plan window) it serves only what no other account can.
+    """
 
     name: str
     dialect: Dialect
     models: tuple[str, ...] = ("*",)
+    overage: bool = False
+    soft_ceiling: float = 1.0
 
     def serves(self, model: str) -> bool:
         """Whether a model is one of this account's."""
@@ -26,14 +31,23 @@ class Account:
 
 
 def choose_account(accounts: Sequence[Account], dialect: Dialect, model: str) -> Account:
-    """Give the account that serves a model in a dialect.
+    """Give the first account that serves a model in a dialect.
 
     Raises:
         UnknownModelError: none does; the message says which are configured.
     """
-    for account in accounts:
-        if account.dialect == dialect and account.serves(model):
-            return account
+    return accounts_for(accounts, dialect, model)[0]
+
+
+def accounts_for(accounts: Sequence[Account], dialect: Dialect, model: str) -> list[Account]:
+    """Give every account that serves a model in a dialect, in the order of the configuration.
+
+    Raises:
+        UnknownModelError: none does; the message says which are configured.
+    """
+    able = [account for account in accounts if account.dialect == dialect and account.serves(model)]
+    if able:
+        return able
     spoken = [f"{account.name} ({', '.join(account.models)})" for account in accounts if account.dialect == dialect]
     variable = "ANTHROPIC_API_KEY" if dialect == "anthropic" else "OPENAI_API_KEY"
     known = "; ".join(spoken) if spoken else f"none; set {variable}, or write [[account]] in headgate.toml"

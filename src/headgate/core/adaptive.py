@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from headgate.core.amounts import DIMENSIONS, Amounts, Dimension
 from headgate.core.limits import Gauge, Limit, Rate, Window
-from headgate.core.notices import Notices, RateNotice
+from headgate.core.notices import Notices, PlanNotice, RateNotice
 from headgate.core.spans import OpenedByUse
 
 MINUTE_S = 60
@@ -35,9 +35,13 @@ _RAISED_SHARE = 2
 """A told rise is followed by half of what is left of it, this often: a doubled limit is within 5 % after 25 s."""
 
 CUT = 0.7
-REGROW_S = 60.0
+REGROW_S = 30.0
 """CUBIC (RFC 9438: cut to 0.7, back at the old rate after K). K is fixed here instead of the constant C: what refuses
-is a bucket of a minute, whatever its size, so a curve in seconds that grows with the rate would fit none of them."""
+is a bucket of a minute, whatever its size. With 30 s the limit is used to 99 % with two 429s a minute (row B6)."""
+_LEAST_MEASURED = 5
+_UNMEASURED = 60
+"""Where hardly a call was admitted before the first 429, a call a second is where the search begins."""
+
 _PROBE_FACTOR = 2
 """Beyond the old rate it grows to twice what is really admitted at most: what nobody asks for proves nothing."""
 
@@ -145,6 +149,21 @@ def spent_at_least(notice: RateNotice, amount: int) -> tuple[int, int]:
     return max(0, used - rounding), min(amount, used + rounding)
 
 
+def spent_plans(notices: Notices, *, overage_allowed: bool) -> list[PlanNotice]:
+    """Give the plan windows that are spent: those that say so, and where overage is in use those that it goes beyond.
+
+    None where the owner allows overage and the provider grants it.
+    """
+    overage = notices.overage
+    billed = overage is not None and overage.in_use is True
+    if overage_allowed and overage is not None and (billed or overage.status in ("allowed", "warning")):
+        return []
+    spent = [plan for plan in notices.plans if plan.status == "rejected" or (billed and (plan.used_share or 0) >= 1)]
+    if billed and not spent and notices.plans:
+        spent = [max(notices.plans, key=lambda plan: plan.used_share or 0)]
+    return spent
+
+
 def _is_per_minute(notice: RateNotice, now_s: float) -> bool:
     """Whether a notice is not about a day: what is missing comes back in `resets_s`, so the whole takes its period."""
     if notice.limit is None or notice.remaining is None or notice.resets_s is None:
@@ -180,7 +199,10 @@ def refused(
     if learned is not None and (learned.source == "header" or sent_s <= learned.cut_s):
         return replace(learned, heard_s=now_s)
     least = _least(dimension)
-    refused_at = max(admitted, least)
+    refused_at = admitted
+    if admitted < least * _LEAST_MEASURED:  # that says nothing of a rate: half as many could have been refused too
+        before = amount_at(learned, now_s) if learned is not None else ceiling or least * _UNMEASURED
+        refused_at = max(admitted, before)
     if ceiling is not None:
         refused_at = min(refused_at, ceiling)
     amount = max(least, math.floor(refused_at * CUT))
@@ -235,10 +257,11 @@ class Meter:
                 self._totals[place] += units
 
     def admitted(self, dimension: Dimension, now_s: float) -> int:
-        """Give what was admitted in the last minute."""
+        """Give what a minute admits, by the last eleven pieces and what there is of the one that runs."""
         place = DIMENSIONS.index(dimension)
-        first = int(now_s // self.PIECE_S) - self.PIECES
-        return sum(counts[place] for piece, counts in self._pieces if piece > first)
+        first = int(now_s // self.PIECE_S) - self.PIECES + 1
+        count = sum(counts[place] for piece, counts in self._pieces if piece >= first)
+        return round(count * MINUTE_S / (now_s - first * self.PIECE_S))
 
     def refused(self, dimension: Dimension, now_s: float) -> int:
         """Give what a minute admits, measured at a refusal.

@@ -15,7 +15,8 @@ from headgate.core.levels import Kind
 Light = Literal["green", "yellow", "red"]
 
 HORIZON_S = 600.0
-"""A rate must bear the agents for so long; its burst is spread over that. A window must bear them until it resets."""
+"""A rate must bear the agents for so long, its burst spread over that, and so must what never resets. A window must
+bear them until it resets."""
 
 NEARLY_FULL = 0.8
 """From this share on a limit is nearly full: the same at which sessions and budgets warn."""
@@ -126,7 +127,7 @@ def _assumed(rooms: Sequence[Room], need: AgentNeed | None, unjudged: Sequence[s
         said.append("no such agent was at work lately, so what one uses is unknown")
     else:
         said.append(f"a new agent uses what the mean of {need.at_work:.1f} at work used, and these go on as they do")
-        said.append(f"rates must bear it for {horizon_s:g} s, windows until they reset")
+        said.append(f"rates and what never resets must bear it for {horizon_s:g} s, windows until they reset")
         if unjudged:
             said.append(f"not judged, for its use is unknown: {', '.join(unjudged)}")
     return "; ".join(said)

@@ -27,6 +27,10 @@ class UnpricedError(CallerError):
     """A limit on money meets a model whose price nobody knows."""
 
 
+class UnboundedError(CallerError):
+    """A limit on money meets a call of which nobody knows how much it may use."""
+
+
 class CallerGoneError(HeadgateError):
     """The caller went away before its answer was complete."""
 

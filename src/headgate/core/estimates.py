@@ -7,14 +7,25 @@ The estimators keep bounded samples and are deterministic: the same history give
 from bisect import bisect_left, insort
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
-from math import ceil
+from math import ceil, floor
 from typing import NamedTuple, TypeVar
+
+from headgate.core.scopes import Scopes
+from headgate.core.usage import Usage
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
 SAMPLES = 500
 """Rolling samples per quantile: the window that decision 3 of the design was measured with."""
+
+NAMED_SAMPLES = 100
+"""From so many outputs on, an endpoint or a kind of agent speaks for itself: they were told apart on purpose. What a
+conformal quantile really covers is spread by sqrt(0.95 x 0.05 / samples): 2 points with 100."""
+
+CLASS_SAMPLES = 400
+"""From so many on, a class of prompt sizes does. It is a guess of ours, and a noisy quantile costs more than it tells:
+on Azure's code and Mooncake's trace the mean hold falls until 400 (1.1 points of spread), see decision 0015."""
 
 PRIOR_TOKENS_PER_BYTE = 0.4
 """Before anything is learned. Code and English run at 0.25 to 0.35 tokens a byte (context-and-caches.md section 2)."""
@@ -34,6 +45,17 @@ few hundred (Azure's code trace: mean 28, p99 277; sessions of coding agents: me
 
 UNSTATED_OUTPUT_TOKENS = 32_768
 """The bound for calls that state none: the largest default output of the models in common use (November 2026)."""
+
+SHORT_LIFE_S = 300.0
+LONG_LIFE_S = 3_600.0
+"""How long a prompt cache lives after its last use (Anthropic, "Prompt caching"; wire.md section 2)."""
+
+KIND_TAG = "kind"
+SUBAGENT = "subagent"
+
+CACHE_KEPT = 0.99
+"""How sure a predicted cache read must be. Of 10,661 steps of coding agents that grew within 5 minutes, 99.3 % read
+all that was there (data/sessions); a miss costs 148 times the input of the median step, so 95 % would not do."""
 
 
 class RollingQuantile:
@@ -72,81 +94,137 @@ class RollingQuantile:
 
 
 class CallSize(NamedTuple):
-    """What is known of a call's size before it is sent: text in bytes, media parts, stated output bound."""
+    """What is known of a call's size before it is sent: text in bytes, media parts, stated output bound.
+
+    `kind` names what sort of agent calls, `session` and `agent` whose conversation it goes on with.
+    """
 
     model: str
     text_bytes: int
     media: int = 0
     max_output_tokens: int | None = None
     session: str | None = None
+    agent: str | None = None
+    endpoint: str = ""
+    kind: str | None = None
 
 
 class Estimate(NamedTuple):
-    """Tokens a call will probably use, and the most it can."""
+    """Tokens a call will probably use, and the most it can.
+
+    `cached_tokens` of the input are read from the provider's prompt cache if the call goes before `warm_until_s`; later
+    it would be `cold_cached_tokens` (a part may live longer). Where nothing is predicted, `warm_until_s` is None.
+    """
 
     input_tokens: int
     input_at_most: int
     output_tokens: int
     output_at_most: int
+    cached_tokens: int = 0
+    cold_cached_tokens: int = 0
+    warm_until_s: float | None = None
+
+    @property
+    def warm_usage(self) -> Usage:
+        """The usage to expect while the prompt cache lives."""
+        return self._usage(self.cached_tokens)
+
+    @property
+    def cold_usage(self) -> Usage:
+        """The usage to expect once the prompt cache has died."""
+        return self._usage(self.cold_cached_tokens)
+
+    def _usage(self, cached_tokens: int) -> Usage:
+        cached_tokens = min(cached_tokens, self.input_tokens)
+        # At least one: what is not held could not be settled either.
+        uncached = max(1, self.input_tokens - cached_tokens)
+        return Usage(uncached, cached_tokens, output_tokens=self.output_tokens, reported=False)
 
 
 class _Anchor(NamedTuple):
+    """A conversation's last prompt, and what of it stands in the provider's cache since it was last used."""
+
     text_bytes: int
     prompt_tokens: int
+    cached_tokens: int
+    long_cached_tokens: int
+    used_s: float
+
+    def cached(self, now_s: float) -> tuple[int, int, float]:
+        """Give what is cached now, what will be left of that after it dies, and when it does."""
+        if now_s < self.used_s + SHORT_LIFE_S and self.cached_tokens > self.long_cached_tokens:
+            return self.cached_tokens, self.long_cached_tokens, self.used_s + SHORT_LIFE_S
+        if now_s < self.used_s + LONG_LIFE_S:
+            return self.long_cached_tokens, 0, self.used_s + LONG_LIFE_S
+        return 0, 0, now_s
+
+
+_OutputKey = tuple[str | int | None, ...]
+_Conversation = tuple[str, str | None, str]
 
 
 class Estimator:
-    """Learns tokens per byte and output lengths per model, and the size of each session's last prompt.
+    """Learns tokens per byte and output lengths, the size of each conversation's last prompt, and what is cached of it.
 
-    Bounded: at most `max_models` models and `max_sessions` sessions, the least recently used forgotten first.
+    Bounded: at most `max_models` models, `max_keys` keys of outputs and `max_sessions` conversations, the least
+    recently used forgotten first.
     """
 
-    def __init__(self, *, max_models: int = 1_000, max_sessions: int = 20_000) -> None:
+    def __init__(self, *, max_models: int = 1_000, max_keys: int = 1_000, max_sessions: int = 20_000) -> None:
         """Start with no history."""
         self._ratios: OrderedDict[str, RollingQuantile] = OrderedDict()
-        self._outputs: OrderedDict[str, RollingQuantile] = OrderedDict()
-        self._anchors: OrderedDict[tuple[str, str], _Anchor] = OrderedDict()
+        self._outputs: OrderedDict[_OutputKey, RollingQuantile] = OrderedDict()
+        self._missed: OrderedDict[str, RollingQuantile] = OrderedDict()
+        self._anchors: OrderedDict[_Conversation, _Anchor] = OrderedDict()
         self._max_models = max_models
+        self._max_keys = max_keys
         self._max_sessions = max_sessions
 
-    def estimate(self, size: CallSize) -> Estimate:
-        """Estimate a call. Input leans on the session's last answer where there is one, else on the model's ratio."""
+    def estimate(self, size: CallSize, now_s: float) -> Estimate:
+        """Estimate a call that goes now. Its prompt leans on the conversation's last answer, else on the model's ratio.
+
+        Output is what 95 % of the calls of its key stay under, never above the stated bound.
+        """
         expected, at_most = self._input(size)
         bound = size.max_output_tokens if size.max_output_tokens is not None else UNSTATED_OUTPUT_TOKENS
-        outputs = self._outputs.get(size.model)
-        usual = outputs.value(0.95) if outputs else None
-        return Estimate(expected, at_most, min(bound, PRIOR_OUTPUT_TOKENS if usual is None else ceil(usual)), bound)
+        cached, cold_cached, warm_until_s = self._cached(size, expected, now_s)
+        return Estimate(expected, at_most, min(bound, self._output(size)), bound, cached, cold_cached, warm_until_s)
 
-    def observe(self, size: CallSize, prompt_tokens: int, output_tokens: int) -> None:
-        """Learn from what a call really used."""
+    def observe(self, size: CallSize, usage: Usage, sent_s: float) -> None:
+        """Learn from what a call really used that was sent at `sent_s`: its cache lives from then on."""
+        prompt_tokens = usage.prompt_tokens
         text_tokens = max(0, prompt_tokens - size.media * MEDIA_TOKENS)
         if size.text_bytes > 0 and prompt_tokens > 0:
             _of(self._ratios, size.model, self._max_models).observe(text_tokens / size.text_bytes)
-            if size.session is not None:
-                _put(
-                    self._anchors,
-                    (size.session, size.model),
-                    _Anchor(size.text_bytes, text_tokens),
-                    self._max_sessions,
-                )
-        if output_tokens > 0:
-            _of(self._outputs, size.model, self._max_models).observe(output_tokens)
+            self._observe_prompt(size, usage, text_tokens, sent_s)
+        if usage.output_tokens > 0:
+            for key, _least in _output_keys(size):
+                _of(self._outputs, key, self._max_keys).observe(usage.output_tokens)
 
     def recall(self, model: str, output_tokens: Iterable[int]) -> None:
         """Learn from outputs, oldest first, that came before all that was observed here."""
         earlier = RollingQuantile()
-        for tokens in (*output_tokens, *self._outputs.get(model, ())):
+        for tokens in (*output_tokens, *self._outputs.get((model,), ())):
             earlier.observe(tokens)
         if earlier:
-            _put(self._outputs, model, earlier, self._max_models)
+            _put(self._outputs, (model,), earlier, self._max_keys)
+
+    def _output(self, size: CallSize) -> int:
+        for key, least in _output_keys(size):
+            outputs = self._outputs.get(key)
+            if outputs is not None and len(outputs) >= least:
+                usual = outputs.value(0.95)
+                if usual is not None:
+                    return ceil(usual)
+        return PRIOR_OUTPUT_TOKENS
 
     def _input(self, size: CallSize) -> tuple[int, int]:
         media_tokens = size.media * MEDIA_TOKENS
         ratios = self._ratios.get(size.model)
         ratio = (ratios.value(0.95) if ratios else None) or PRIOR_TOKENS_PER_BYTE
         most = max(MOST_TOKENS_PER_BYTE, ratio)
-        anchor = self._anchors.get((size.session, size.model)) if size.session is not None else None
-        if anchor is not None and size.text_bytes >= anchor.text_bytes:
+        anchor = self._anchor(size)
+        if anchor is not None:
             new_bytes = size.text_bytes - anchor.text_bytes
             anchored = anchor.prompt_tokens + ceil(new_bytes * most)
             # The anchor may be another conversation's that shares the session (a subagent's): a bound looks at both.
@@ -160,10 +238,67 @@ class Estimator:
             ceil(size.text_bytes * most) + OVERHEAD_TOKENS + media_tokens,
         )
 
+    def _cached(self, size: CallSize, expected_tokens: int, now_s: float) -> tuple[int, int, float | None]:
+        """Predict what is read from the cache: what was there, less the share that predictions have missed."""
+        anchor, misses = self._anchor(size), self._missed.get(size.model)
+        missed = misses.value(CACHE_KEPT) if misses is not None else None
+        if anchor is None or missed is None:
+            return 0, 0, None
+        cached, left, until_s = anchor.cached(now_s)
+        cached, left = (min(expected_tokens, floor(tokens * (1 - missed))) for tokens in (cached, left))
+        return (cached, left, until_s) if cached else (0, 0, None)
 
-def _of(table: OrderedDict[str, RollingQuantile], model: str, most: int) -> RollingQuantile:
-    found = table.get(model)
-    return _put(table, model, RollingQuantile() if found is None else found, most)
+    def _anchor(self, size: CallSize) -> _Anchor | None:
+        """Give the conversation's last prompt if this one can go on from it; a shorter one was cut and is another."""
+        if size.session is None:
+            return None
+        anchor = self._anchors.get((size.session, size.agent, size.model))
+        return anchor if anchor is not None and size.text_bytes >= anchor.text_bytes else None
+
+    def _observe_prompt(self, size: CallSize, usage: Usage, text_tokens: int, sent_s: float) -> None:
+        if size.session is None:
+            return
+        anchor, long_tokens = self._anchor(size), 0
+        if anchor is not None:
+            cached, _left, _until_s = anchor.cached(sent_s)
+            if cached:
+                missed = max(0.0, 1 - usage.cache_read_tokens / cached)
+                _of(self._missed, size.model, self._max_models).observe(missed)
+            # The longer life comes first in a prompt, so what was read of it is read first.
+            long_tokens = min(anchor.long_cached_tokens, usage.cache_read_tokens)
+        long_tokens += usage.cache_write_1h_tokens
+        written = usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+        found = _Anchor(size.text_bytes, text_tokens, usage.cache_read_tokens + written, long_tokens, sent_s)
+        _put(self._anchors, (size.session, size.agent, size.model), found, self._max_sessions)
+
+
+def agent_kind(scopes: Scopes) -> str | None:
+    """Give what sort of agent calls: what the tag `kind` says, else whether another agent started it.
+
+    Names of agents do not say it: clients make one up for each (Claude Code's subagents have random ones).
+    """
+    for name, value in scopes.tags:
+        if name == KIND_TAG:
+            return value
+    return None if scopes.parent is None else SUBAGENT
+
+
+def _output_keys(size: CallSize) -> Iterator[tuple[_OutputKey, int]]:
+    """Give the keys that a call's output is learned under, fine to coarse, each with the samples it needs to speak.
+
+    Whoever sends more writes less, or other things: the class of a prompt's size (its bytes, by powers of two) is worth
+    a fifth of the hold on Azure's conversations. The coarsest speaks as soon as there is a quantile.
+    """
+    yield (size.model, size.endpoint, size.kind, size.text_bytes.bit_length()), CLASS_SAMPLES
+    if size.kind is not None:
+        yield (size.model, size.endpoint, size.kind), NAMED_SAMPLES
+    yield (size.model, size.endpoint), NAMED_SAMPLES
+    yield (size.model,), 0
+
+
+def _of(table: OrderedDict[_K, RollingQuantile], key: _K, most: int) -> RollingQuantile:
+    found = table.get(key)
+    return _put(table, key, RollingQuantile() if found is None else found, most)
 
 
 def _put(table: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> _V:

@@ -10,8 +10,8 @@ from typing import Literal
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 
-AttemptState = Literal["in_flight", "done", "failed", "cancelled", "lost", "reconciled"]
-"""`lost`: its process died; the hold counts as the rule for lost holds says. `reconciled`: lost, then learned."""
+AttemptState = Literal["in_flight", "done", "failed", "cancelled", "lost", "reconciled", "refused"]
+"""`refused`: Headgate did not admit it, nothing was held or sent, and `error_type` names the limit. `lost`: its process died; the hold counts as the rule for lost holds says. `reconciled`: lost, then learned."""
 
 GroupBy = Literal["account", "key", "team", "run", "agent", "session", "model", "endpoint", "state", "hour", "day"]
 
@@ -69,7 +69,7 @@ class UsageGroup:
 
     `requests` counts attempts that were sent, so that it is the provider's own count; `attempts` and all other sums are
     of every row. `unknown_cost` counts those whose price is not known: where it is not 0, `cost_micro_usd` is a lower
-    bound. `estimated` counts rows whose usage the provider did not report.
+    bound. `estimated` counts rows whose usage the provider did not report, `refused` calls that Headgate did not admit.
     """
 
     group: dict[str, str | None]
@@ -85,3 +85,4 @@ class UsageGroup:
     failed: int = 0
     wait_ms: int = 0
     attempts: int = 0
+    refused: int = 0

@@ -14,7 +14,7 @@ BATCH_EVERY times those.
 
 from collections.abc import Hashable, Iterator
 from heapq import heapify, heappop, heappush
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import Literal, TypeVar
 
 from headgate.core.choosing import Adaptive
@@ -77,7 +77,7 @@ class Line:
         if self._adaptive is not None:
             self._adaptive.enters(waiter)
         self._sections[waiter.interactive].add(entry)
-        if waiter.program_cost_s is not None:  # a new guess moves the program's other calls too
+        if self._rule.lives_on == "programs":  # a new guess moves the program's other calls too
             self._rekey(waiter)
         if waiter.warm_until_s is not None and waiter.cold_cost_s >= COLD_RATIO * waiter.cost_s:
             heappush(self._warm, (waiter.warm_until_s, waiter.order, entry))
@@ -106,9 +106,9 @@ class Line:
         if picked is None:
             return []
         found: dict[int, Entry] = {}
-        near = (entry for ends_s, _, entry in _in_order(self._warm) if ends_s - now_s <= BOOST_MARGIN_S)
+        near = takewhile(lambda item: item[0] - now_s <= BOOST_MARGIN_S, _in_order(self._warm))
         by_policy = (self._sections[interactive].in_order(most + 1) for interactive in (True, False))
-        for entry in chain(islice((entry for entry in near if entry.waits), most), *by_policy):
+        for entry in chain(islice((entry for _, _, entry in near if entry.waits), most), *by_policy):
             if entry is not picked[0]:
                 found.setdefault(entry.waiter.order, entry)
                 if len(found) == most:
@@ -136,10 +136,8 @@ class Line:
         self._rekey(waiter)
 
     def program_ended(self, program: Hashable) -> None:
-        """Forget a program that makes no more calls."""
+        """Forget a program that makes no more calls; one that waits all the same keeps its place."""
         self.shares.end_program(program)
-        for section in self._sections:
-            section.rekey(program)
 
     def cost_ahead_s(self, waiter: Waiter) -> float:
         """Give the seconds of the limit that those before a waiting call take, as things stand; O(n).

@@ -4,6 +4,7 @@ One rule: what was accepted can be honoured: all that is reserved of a limit at 
 admitted beside reservations is `set_aside`'s affair (decision 0013).
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,7 +30,10 @@ PAST_S = 5
 
 
 class Plan(NamedTuple):
-    """A planned reservation; `limit` is the name of the level it is carved out of. Instants are whole seconds."""
+    """A planned reservation; `limit` is the name of the level it is carved out of. Instants are whole seconds.
+
+    `made_s` is rounded up: nothing of it fills before it was made.
+    """
 
     id: str
     scope: str
@@ -71,7 +75,7 @@ class Part:
     """A reservation beside the limit that it is carved out of, its parent.
 
     What of it the holder's calls use is counted in a level of its own, beside the parent's, which counts everything.
-    From `begins_ns` others leave it alone (a window: once the window in which it begins is open); from `from_ns` its
+    From `begins_ns` others leave it alone (of a window: once that in which it begins is open); from `from_ns` its
     holder may use it.
     """
 
@@ -119,7 +123,7 @@ def part_of(plan: Plan, parent: Limit) -> Part:
     from_ns, until_ns = plan.from_s * NS_PER_S, plan.until_s * NS_PER_S
     if not isinstance(parent, Rate):
         whole = Window(name, plan.scope, parent.dimension, plan.units, Lifetime(), parent.models)
-        return Part(whole, parent, plan.made_s * NS_PER_S, from_ns, until_ns)
+        return Part(whole, parent, 0, from_ns, until_ns)
     duration_s = plan.until_s - plan.from_s
     # As deep, compared with its pace, as the whole bucket.
     burst = max(1, parent.burst * plan.units * parent.period_s // (duration_s * parent.amount))
@@ -160,7 +164,7 @@ def plan(
         wanted.units,
         max(wanted.from_s, int(now_s)),
         wanted.until_s,
-        int(now_s),
+        math.ceil(now_s),
     )
     others = [each for each in standing if each.limit == limit.name]
     if isinstance(limit, Rate):

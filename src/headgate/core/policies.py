@@ -74,7 +74,7 @@ class Policy:
     group_of: Callable[[Waiter], Hashable] | None = None
     key: Callable[[Shares, Group], float] = lambda _shares, _group: 0.0
     cost_before_s: Callable[[Shares, Group, Group, float, int], float] = lambda _shares, _other, _mine, _s, _n: 0.0
-    lives_on: Literal["calls", "turns", "shares"] = "calls"
+    lives_on: Literal["calls", "turns", "shares", "programs"] = "calls"
     most_lead_s: float | None = None
 
 
@@ -179,6 +179,7 @@ def program() -> Policy:
         group_of=lambda waiter: ("call", waiter.order) if waiter.program is None else waiter.program,
         key=_virtual_finish_s,
         cost_before_s=_all_before_s,
+        lives_on="programs",
     )
 
 
@@ -243,7 +244,7 @@ def _program_in_words(shares: Shares, entry: Entry) -> str:
         return f"it belongs to no program and takes {entry.cost_s:.3g} s of the limit"
     if known.guess_s is not None and known.had_s < known.guess_s:
         return (
-            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all and has had {known.had_s:.3g} s, "
-            "so it would finish first"
+            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all, has had {known.had_s:.3g} s "
+            "and would so finish first"
         )
     return f"its program has had {known.had_s:.3g} s of the limit, and for when it came no other has had less"

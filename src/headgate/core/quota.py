@@ -7,6 +7,7 @@ The functions are pure: the store gives atomicity (`ports.LevelStore.transact`),
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from itertools import repeat
 from typing import NamedTuple
 
 from headgate.core.amounts import Amounts, Demand, Dimension
@@ -18,12 +19,16 @@ Hold = tuple[str, int, int]
 
 
 class Reservation(NamedTuple):
-    """What is held for a call, and until when it may be silent before it counts as lost."""
+    """What is held for a call, and until when it may be silent before it counts as lost.
+
+    `charged` has what was charged of each hold before the call's end, in their order; empty: nothing yet.
+    """
 
     at_ns: int
     expires_ns: int
     holds: tuple[Hold, ...]
     lapsed: bool = False
+    charged: tuple[int, ...] = ()
 
 
 # A named tuple's own constructor takes three times as long.
@@ -103,7 +108,7 @@ def admit(
                 binding, until_ns = limit, outcome.until_ns
     if binding is not None:
         return Wait(_instant_s(until_ns), _instant_s(earliest_ns), binding)
-    return _admitted((changed, _reservation((now_ns, expires_ns, tuple(holds), False))))
+    return _admitted((changed, _reservation((now_ns, expires_ns, tuple(holds), False, ()))))
 
 
 def admit_behind(
@@ -146,20 +151,21 @@ def settle(
 ) -> tuple[dict[str, Level], Reservation | None]:
     """Replace holds by what was used; give the levels that changed and what is still held (None: nothing).
 
-    With `dimensions` only the holds in these are settled (a stream's first event tells the input long before the
-    output is known); nothing stays held of those, and what a later settlement tells of them is added. An actual amount
-    of None (no price known) spends the hold. A hold whose limit is no longer configured is dropped. Settling what is
-    not held any more changes nothing.
+    `actual` is all that the call used; what was charged of that before is not charged again. With `dimensions` only the
+    holds in these are settled (a stream's first event tells the input long before the output is known); nothing stays
+    held of those, and what a later settlement tells beyond is added. An actual amount of None (no price known) spends
+    the hold. A hold whose limit is no longer configured is dropped. Settling what is not held any more changes nothing.
     """
     if reserved is None:
         return {}, None
     now_ns = round(now_s * NS_PER_S)
-    at_ns, expires_ns, holds, lapsed = reserved
+    at_ns, expires_ns, holds, lapsed, charged = reserved
     by_name: dict[str, Limit] | None = None
     in_order = iter(limits)
     changed: dict[str, Level] = {}
     kept: list[Hold] = []
-    for name, units, token in holds:
+    kept_charged: list[int] = []
+    for (name, units, token), before in zip(holds, charged or repeat(0), strict=False):
         limit = next(in_order, None)
         if limit is None or limit.name != name:  # holds stand in the order of the limits, but for what has changed
             if by_name is None:
@@ -167,16 +173,46 @@ def settle(
             limit = by_name.get(name)
             if limit is None:
                 continue
-        if dimensions is not None:
-            if limit.dimension not in dimensions:
-                kept.append((name, units, token))
-                continue
-            kept.append((name, 0, token))  # its place stays: the last word may tell more
+        if dimensions is not None and limit.dimension not in dimensions:
+            kept.append((name, units, token))
+            kept_charged.append(before)
+            continue
         used = actual[limit.place]
-        changed[name] = limit.settle(
-            levels.get(name), units, units if used is None else used, token, now_ns, lapsed=lapsed
-        )
-    return changed, None if dimensions is None else _reservation((at_ns, expires_ns, tuple(kept), lapsed))
+        used = units if used is None else max(0, used - before)
+        changed[name] = limit.settle(levels.get(name), units, used, token, now_ns, lapsed=lapsed)
+        if dimensions is not None:
+            kept.append((name, 0, token))  # its place stays: the last word may tell more
+            kept_charged.append(before + used)
+    if dimensions is None:
+        return changed, None
+    return changed, _reservation((at_ns, expires_ns, tuple(kept), lapsed, tuple(kept_charged)))
+
+
+def draw(
+    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, so_far: Amounts, now_s: float
+) -> tuple[dict[str, Level], Reservation]:
+    """Charge what a call that goes on has used so far of rates; what is left of its holds stays held.
+
+    A rate drains from then on as the provider's does, that counts what is produced when it is produced; what is used
+    beyond a hold is debt before the call's end, as it is there. Drawing what was drawn already changes nothing.
+    """
+    now_ns = to_ns(now_s)
+    by_name = {limit.name: limit for limit in limits}
+    changed: dict[str, Level] = {}
+    kept: list[Hold] = []
+    kept_charged: list[int] = []
+    for (name, units, token), before in zip(reserved.holds, reserved.charged or repeat(0), strict=False):
+        limit = by_name.get(name)
+        more = 0
+        if isinstance(limit, Rate) and not limit.charged_at_start and not reserved.lapsed:
+            more = max(0, (so_far[limit.place] or 0) - before)
+        drawn = min(units, more)
+        if more and limit is not None:
+            # As if the hold were two: one that was used, and the rest.
+            changed[name] = limit.settle(levels.get(name), drawn, more, token, now_ns, lapsed=False)
+        kept.append((name, units - drawn, token))
+        kept_charged.append(before + more)
+    return changed, reserved._replace(holds=tuple(kept), charged=tuple(kept_charged))
 
 
 def expire(

@@ -109,11 +109,16 @@ class Rate:
         at_ns, backlog, held, lapse_ns, generation = level
         return (at_ns, backlog, held, max(lapse_ns, expires_ns), generation) if token == generation else level
 
-    def raised(self, level: Level | None, least: int, now_ns: int) -> Level | None:
-        """Let at least `least` units be in use, counting what is held; None if they are: others spend too."""
+    def corrected(self, level: Level | None, least: int, most: int | None, now_ns: int) -> Level | None:
+        """Let at least `least` and at most `most` units be in use, counting what is held; None if that is so.
+
+        `least` is known where others spend too, `most` where the bucket is smaller than it was: it is empty at most.
+        """
         at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
-        raised = (least - held) * self.period_ns
-        return (at_ns, raised, held, lapse_ns, generation) if raised > backlog else None
+        corrected = max(backlog, (least - held) * self.period_ns)
+        if most is not None:
+            corrected = max(0, min(corrected, (most - held) * self.period_ns))
+        return (at_ns, corrected, held, lapse_ns, generation) if corrected != backlog else None
 
     def closed(self, level: Level | None, units: int, until_ns: int, now_ns: int) -> Level | None:
         """Let `units` fit at `until_ns` and none before, if no hold comes back; None if they do not sooner anyway.

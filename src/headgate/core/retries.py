@@ -62,9 +62,20 @@ def retry_delay_s(rule: RetryRule, failure: Failure, attempt: int, left_s: float
     return delay_s if delay_s <= left_s else None
 
 
+def is_timeout(failure: Failure) -> bool:
+    """Whether a provider was given a call and did not answer in time."""
+    return failure.kind == "connection" and failure.sent and failure.error_type.endswith("timeout")
+
+
 def _backoff_s(rule: RetryRule, attempt: int, jitter: float) -> float:
     most_s = min(rule.most_delay_s, rule.first_delay_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS))
     return most_s * (0.5 + 0.5 * jitter)
+
+
+RETRY_SHARE = 0.1  # Finagle's RetryBudget has 20 % and 10 a second, for calls of milliseconds
+MOST_RETRIES_SAVED = 100.0
+RETRY_FLOOR = 10.0
+RETRY_FLOOR_PER_S = 10 / 60
 
 
 class RetryBudget(NamedTuple):
@@ -73,21 +84,16 @@ class RetryBudget(NamedTuple):
     A tenth of the first attempts, of which 100 are saved at the most, and ten a minute however few calls there are.
     """
 
-    left: float = 10.0
+    left: float = RETRY_FLOOR
     at_s: float = 0.0
-
-    SHARE = 0.1  # Finagle's RetryBudget has 20 % and 10 a second, for calls of milliseconds
-    MOST = 100.0
-    FLOOR = 10.0
-    FLOOR_PER_S = 10 / 60
 
     def earned(self) -> "RetryBudget":
         """Count a first attempt."""
-        return self._replace(left=min(self.MOST, self.left + self.SHARE)) if self.left < self.MOST else self
+        return RetryBudget(min(MOST_RETRIES_SAVED, self.left + RETRY_SHARE), self.at_s)
 
     def spent(self, now_s: float) -> "RetryBudget | None":
         """Count a retry; None when there is nothing left for it."""
         left = self.left
-        if left < self.FLOOR:
-            left = min(self.FLOOR, left + max(0.0, now_s - self.at_s) * self.FLOOR_PER_S)
+        if left < RETRY_FLOOR:
+            left = min(RETRY_FLOOR, left + max(0.0, now_s - self.at_s) * RETRY_FLOOR_PER_S)
         return RetryBudget(left - 1, now_s) if left >= 1 else None

@@ -20,8 +20,9 @@ SCOPE_KINDS: tuple[ScopeKind, ...] = get_args(ScopeKind)
 class Scopes(NamedTuple):
     """The scopes of one call; None where it has none. `parent` is the agent that started this one.
 
-    `claimed` has the kinds (of a tag `tag:name`) that a key's bearer said of itself, and nobody who vouches for it:
-    such a scope is the bearer's own, however others call theirs. The names stay plain for reading.
+    `claimed` has the kinds (of a tag `tag:name`) that a key's bearer said of itself, and nobody who vouches for it, and
+    the agents of a fleet, whose names are the run's: such a scope is the bearer's own, however others call theirs. The
+    names stay plain for reading.
     """
 
     account: str | None = None
@@ -44,7 +45,8 @@ class Scopes(NamedTuple):
     def path(self) -> tuple[str, ...]:
         """The scopes in words, from the widest to the narrowest; `parent` is attribution, not a scope of its own.
 
-        What is claimed reads `session:8c1f|key:ci`.
+        What is claimed reads `team:search|key:ci`. Agents and sessions are claimed within their run, if they have one,
+        so that each run's begin anew: `agent:docs|run:7f3a`, and of a run that is claimed `agent:docs|run:7f3a|key:ci`.
         """
         pairs = (
             ("account", self.account),
@@ -57,10 +59,16 @@ class Scopes(NamedTuple):
         named = [(kind, f"{kind}:{value}") for kind, value in pairs if value is not None]
         named += [(f"tag:{name}", f"tag:{name}={value}") for name, value in self.tags]
         bearer = self.bearer
-        return tuple(f"{word}{_OF}{bearer}" if kind in self.claimed and bearer else word for kind, word in named)
+        if bearer is None or not self.claimed:
+            return tuple(word for _, word in named)
+        within = f"run:{self.run}{_OF}{bearer}" if self.run is not None and "run" in self.claimed else bearer
+        owners = dict.fromkeys(self.claimed, bearer) | {kind: within for kind in _OF_A_RUN if kind in self.claimed}
+        return tuple(f"{word}{_OF}{owners[kind]}" if kind in owners else word for kind, word in named)
 
 
 NO_SCOPES = Scopes()
+
+_OF_A_RUN: tuple[ScopeKind, ...] = ("agent", "session")
 
 _OF = "|"
 """Stands between a claimed scope and whose it is; no name has one (see `_UNFIT`), so none can pass for another's."""
@@ -97,9 +105,14 @@ def _fit(value: str | None) -> str | None:
 
 
 def is_own(scope: str, owned: Scopes) -> bool:
-    """Whether a scope in words is one of a bearer's `owned`, or one that the bearer claimed."""
-    named, _, bearer = scope.partition(_OF)
-    return bearer == owned.bearer if bearer else named in owned.path()
+    """Whether a scope in words is one of a bearer's `owned`, or one that the bearer claimed.
+
+    Who is an agent owns none of the other agents', though all of them claim what they do within one run.
+    """
+    if scope in owned.path():
+        return True
+    of_another = owned.agent is not None and scope.startswith("agent:")
+    return owned.bearer is not None and scope.endswith(f"{_OF}{owned.bearer}") and not of_another
 
 
 @dataclass(frozen=True, slots=True)

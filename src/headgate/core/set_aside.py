@@ -154,8 +154,9 @@ class _Question:
 
     def wait(self, first: Wait | _Blocked, plain: Admitted | Wait, now_ns: int) -> Wait:
         """Find the earliest instant known at which the answer is yes, by asking at each that may change it."""
-        eased_ns = [each for each in self._eased_ns(now_ns) if each > now_ns]
-        candidates = [*eased_ns, *self._begins_ns(now_ns)]
+        # What is held of the call's own part may come back at once.
+        eased_ns = [max(each, now_ns) for each in self._own_room_ns(now_ns)] + self._eased_ns(now_ns)
+        candidates = eased_ns + self._begins_ns(now_ns)
         candidates.append(_until_ns(first))
         heapq.heapify(candidates)
         until_s, asked_ns = math.inf, now_ns
@@ -210,7 +211,7 @@ class _Question:
         """Give the instants at which more may fit."""
         ends = [part.until_ns for part in self.plans.parts] + [each.ends_ns for each in self.plans.closures]
         opens = [part.from_ns for part in self.plans.parts if part.limit.name in self.plans.own]
-        return ends + opens + self._own_room_ns(now_ns)
+        return [each for each in ends + opens if each > now_ns]
 
     def _begins_ns(self, now_ns: int) -> list[int]:
         """Give the instants at which less may fit: what was promised for later must be asked for again there."""

@@ -40,7 +40,7 @@ class Window:
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
 
-    def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:  # noqa: ARG002 - one face for all limits
+    def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Hold `units` in the current window, or say when the next one begins."""
         if now_ns < self.closed_until_ns:
             then = self.hold(level, units, self.closed_until_ns, expires_ns)
@@ -80,6 +80,10 @@ class Window:
         in_use = spent or held
         resets_ns = end_ns if in_use and end_ns != FOREVER_NS else None
         return Reading(spent, held, max(0, self.amount - spent - held), resets_ns)
+
+    def pending(self, level: Level | None, now_ns: int) -> int:
+        """Give how much of what counts as used was held for calls that were lost and that nobody has settled yet."""
+        return self._current(level, now_ns)[4]
 
     def idle_from_ns(self, level: Level) -> int:
         """Give the instant from which the level says no more than None would."""
@@ -173,6 +177,10 @@ class Rolling:
         held = sum(held for _index, _used, held, _pending in slices)
         resets_ns = self._leaves_ns(slices[-1][0]) if slices else None
         return Reading(spent, held, max(0, self.amount - spent - held), resets_ns)
+
+    def pending(self, level: Level | None, now_ns: int) -> int:
+        """Give how much of what counts as used was held for calls that were lost and that nobody has settled yet."""
+        return sum(pending for _index, _used, _held, pending in self._live(level, now_ns))
 
     def idle_from_ns(self, level: Level) -> int:
         """Give the instant from which the level says no more than None would."""

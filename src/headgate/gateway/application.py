@@ -25,9 +25,11 @@ from headgate.core.errors import (
     UnknownModelError,
 )
 from headgate.core.scopes import Scopes
-from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, own_scopes, scopes_of, standing_of
-from headgate.gateway.control import PATHS, NothingThereError, answer_control, methods_of
+from headgate.gateway.asked import NothingThereError
+from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of, standing_of
+from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
+from headgate.gateway.nearby import check_nearby
 from headgate.gateway.relay import relay_metered, relay_unmetered
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -87,7 +89,7 @@ class Gateway:
                 raise NoKeyError("this needs the admin token, or a Headgate key, which sees its own")
             if exchange.method not in methods:
                 raise WrongMethodError(exchange, methods[0])
-            await answer_control(exchange, self._manager, caller, own_scopes(caller, self._settings.keys))
+            await answer_control(exchange, self._manager, caller, self._settings.keys)
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
         else:
@@ -112,12 +114,11 @@ class Gateway:
         return scopes_of(caller, exchange, self._settings.keys)
 
     async def _identify(self, exchange: HttpExchange) -> Caller:
-        return await identify(
-            exchange,
-            self._manager,
-            open_to_all=self._settings.open_to_all,
-            admin_token=self._settings.admin_token,
-        )
+        token = self._settings.admin_token
+        caller = await identify(exchange, self._manager, open_to_all=self._settings.open_to_all, admin_token=token)
+        if caller.key is None and (token is None or not caller.is_admin):
+            check_nearby(exchange)
+        return caller
 
     async def _probe(self, exchange: HttpExchange) -> None:
         if exchange.method not in {"GET", "HEAD"}:

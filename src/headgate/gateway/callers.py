@@ -11,7 +11,7 @@ import msgspec
 
 from headgate.core.errors import CallerError
 from headgate.core.scheduling import MOST_PRIORITY, Standing
-from headgate.core.scopes import Scopes, scope_name
+from headgate.core.scopes import ScopeKind, Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
 from headgate.ports import HashedKey
 from headgate.runtime.manager import Manager
@@ -101,11 +101,11 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
     )
     if caller.key is None:
         return scopes
-    by_parent = caller.key.parent is not None  # whose bearer named the run and the agent, and vouches for no other's
+    by_key = _claimed_by(caller.key)
     vouched = {
         "team": owner.team or said.team,
-        "run": None if by_parent else said.run,
-        "agent": None if by_parent else said.agent,
+        "run": None if "run" in by_key else said.run,
+        "agent": None if "agent" in by_key else said.agent,
         "session": None,
     }
     kinds = [kind for kind, value in vouched.items() if not value and getattr(scopes, kind) is not None]
@@ -150,9 +150,19 @@ def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:
         return Scopes()
     owner = configured.get(caller.key.name, _NOBODY)
     said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
-    claimed = () if caller.key.parent is None else ("run", "agent")
     team = owner.team or said.team
-    return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=team, claimed=claimed)
+    return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=team, claimed=_claimed_by(caller.key))
+
+
+def _claimed_by(key: HashedKey) -> tuple[ScopeKind, ...]:
+    """Give what a key says that holds only within something else.
+
+    A fleet's agents are called alike in every run, and hold within theirs. A run that is named under another key is
+    that key's, whose bearer vouches for nobody else's.
+    """
+    if not key.fleet:
+        return ()
+    return ("agent",) if key.parent is None else ("run", "agent")
 
 
 def _named(exchange: HttpExchange, *names: bytes) -> str | None:

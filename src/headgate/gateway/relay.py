@@ -7,9 +7,11 @@ that is an error event of the provider's dialect or a broken connection, never a
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from headgate.adapters.providers.call_head import CallHead, read_call
 from headgate.adapters.providers.endpoints import Endpoint
+from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import error_event
 from headgate.core.accounts import choose_account
 from headgate.core.errors import CallerGoneError, ProviderError
@@ -43,7 +45,7 @@ async def relay_metered(
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
     """
     head = read_call(endpoint, exchange.headers, body)
-    call = describe_call(head, endpoint, scopes, max_wait_s, standing)
+    call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
     request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
     async with Ending(exchange) as ending, _cancelled_with_client(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
@@ -71,7 +73,12 @@ async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: En
 
 
 def describe_call(
-    head: CallHead, endpoint: Endpoint, scopes: Scopes, max_wait_s: float, standing: Standing = ORDINARY
+    head: CallHead,
+    endpoint: Endpoint,
+    body: bytes,
+    scopes: Scopes,
+    max_wait_s: float,
+    standing: Standing = ORDINARY,
 ) -> Call:
     """Say of a client's request what the runtime has to know."""
     waits_s = [max_wait_s]
@@ -85,6 +92,7 @@ def describe_call(
         endpoint=endpoint.name,
         text_bytes=head.text_bytes,
         media=head.media,
+        measure=partial(prompt_bound, endpoint.name, head.model, body),
         max_output_tokens=head.max_output_tokens,
         cache_write=head.cache_write,
         scopes=scopes,

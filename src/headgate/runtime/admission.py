@@ -10,7 +10,6 @@ import logging
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from headgate.core.amounts import NOTHING, Amounts, Dimension
 from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
@@ -18,11 +17,13 @@ from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import lane_of
+from headgate.core.set_aside import Closure
 from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
+from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.lanes import Lane, Ticket, Waiting
 from headgate.runtime.reservations import Reservations
-from headgate.runtime.telling import describe, never_fits, too_late
+from headgate.runtime.telling import late_behind, never_fits, too_late
 
 log = logging.getLogger("headgate.admission")
 
@@ -35,22 +36,11 @@ MOST_LANES = 1_000
 MOST_BEHIND = 4
 """Calls behind a head that are tried when it has to wait."""
 
-LATE_BY = 0.25
-"""A call is told at once that it will be late when it would be by more than this part of its way: that is a guess."""
-
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
 
 LISTEN_AGAIN_S = 1.0
 """After a trouble of the store, other processes' changes are looked for again within this."""
-
-
-@dataclass(slots=True)
-class _Charged:
-    """What an admitted call was charged in the lanes it meets, until it is settled."""
-
-    places: list[tuple[Lane, Waiter, float]]
-    told: Amounts = NOTHING
 
 
 class Admission:
@@ -63,6 +53,7 @@ class Admission:
         clock: Clock,
         *,
         scheduling: Scheduling | None = None,
+        feed: Feed | None = None,
         most_waiting: int = MOST_WAITING,
     ) -> None:
         """Start with empty lanes."""
@@ -70,9 +61,10 @@ class Admission:
         self._reservations = reservations
         self._clock = clock
         self._scheduling = scheduling or Scheduling()
+        self._feed = feed or Feed(clock)
         self._most_waiting = most_waiting
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
-        self._charged: dict[str, _Charged] = {}
+        self._charged: dict[str, list[tuple[Lane, Waiter, float]]] = {}
         self._order = 0
         self._waiting = 0
         self._draining = False
@@ -94,14 +86,20 @@ class Admission:
         self._order += 1
         order = self._order
         wait = self._wait_behind(ticket)
-        if wait is None:
-            outcome = await self._take(ticket)
+        has_own = wait is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
+        if wait is None or has_own:  # what is reserved for it is nobody's to wait for
+            outcome = await self._take(ticket, own_only=has_own)
             if isinstance(outcome, Admitted):
                 self._charge(ticket, order)
                 return
             if isinstance(outcome, Refused):
+                self._tell("refused", ticket, limit=outcome.limit.name)
                 raise never_fits(outcome, ticket)
-            self._check_deadline(ticket, outcome)
+            try:
+                self._check_deadline(ticket, outcome)
+            except DeadlineError:
+                self._tell("refused", ticket, limit=outcome.limit.name)
+                raise
             wait = outcome
         await self._wait(ticket, order, wait)
 
@@ -114,10 +112,15 @@ class Admission:
     ) -> bool:
         """Replace what an attempt holds by what it used, and let the lanes look; False if it was settled before."""
         settled = await self._reservations.settle(attempt, limits, actual, dimensions)
-        if attempt in self._charged:
-            self._correct(attempt, limits, actual, final=dimensions is None)
+        if dimensions is None and attempt in self._charged:
+            self._correct(attempt, limits, actual)
         self.nudge(limits)
         return settled
+
+    async def draw(self, attempt: str, limits: Sequence[Limit], so_far: Amounts) -> None:
+        """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
+        if await self._reservations.draw(attempt, limits, so_far):
+            self.nudge(limits)
 
     def nudge(self, limits: Sequence[Limit] | None = None) -> None:
         """Let the heads of the lanes of these limits (or of all) try again: something may have become free."""
@@ -127,6 +130,13 @@ class Admission:
         for name in names:
             if name in self._lanes:
                 self._lanes[name].nudged.set()
+
+    def waiting_s(self, limits: Sequence[Limit]) -> float:
+        """Give the seconds of their scarcest limits that calls take which wait for any of these."""
+        if not self._waiting:
+            return 0.0
+        lanes = (self._lanes.get(name) for name in {lane_of(limit) for limit in limits})
+        return max((lane.waiting_cost_s for lane in lanes if lane is not None), default=0.0)
 
     @property
     def scheduling(self) -> Scheduling:
@@ -173,9 +183,12 @@ class Admission:
             await asyncio.gather(self._listener, return_exceptions=True)
         await asyncio.gather(*self._giving_back, return_exceptions=True)
 
-    async def _take(self, ticket: Ticket) -> Admitted | Wait | Refused:
+    async def _take(self, ticket: Ticket, *, own_only: bool = False) -> Admitted | Wait | Refused:
+        asked = ticket.asked_at(self._clock.now_s())
         try:
-            return await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+            return await self._reservations.take(
+                ticket.attempt, ticket.limits, asked, ticket.scopes, ticket.model, own_only=own_only
+            )
         except asyncio.CancelledError:
             # The store keeps what was asked of it even if nobody waits for the answer any more.
             self._give_back(ticket)
@@ -212,6 +225,7 @@ class Admission:
         loop = asyncio.get_running_loop()
         waiting = Waiting(ticket, order, wait, loop.create_future())
         self._waiting += 1
+        self._tell("waiting", ticket, limit=wait.limit.name)
         timer = None
         try:
             self._enter(waiting)
@@ -241,7 +255,7 @@ class Admission:
             self._forget_lanes()
         self._lanes.move_to_end(lane.name)
         lane.enter(waiting)
-        late = self._late(lane, waiting, now_s)
+        late = late_behind(lane, waiting, now_s)
         if late is not None:
             self._fail(waiting, late)
             return
@@ -251,28 +265,6 @@ class Admission:
             lane.nudged.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="lanes of other processes")
-
-    def _late(self, lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:
-        """Say when a call can go at the earliest with those before it, if that is too late for it."""
-        ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
-        if not isinstance(limit, Rate) or place is None or len(lane) == 1:
-            return None
-        left_s = ticket.deadline_s - now_s
-        if lane.waiting_cost_s <= left_s:
-            return None
-        head = lane.head(now_s)
-        if head is None or head is waiting or head.place is None:
-            return None
-        head_s = max(0.0, head.wait.earliest_s - now_s)
-        wait_s = head_s + lane.line.cost_ahead_s(place) - head.place.cost_s + place.cost_s
-        if wait_s <= left_s * (1 + LATE_BY):
-            return None
-        return DeadlineError(
-            f"limit reached: {describe(limit)}; the call may wait for {left_s:.3f} s, and behind the "
-            f"{len(lane) - 1} that wait already it could run in about {wait_s:.3f} s",
-            limit=limit.name,
-            retry_after_s=wait_s,
-        )
 
     def _leave(self, waiting: Waiting) -> None:
         if waiting.lane is not None:
@@ -323,15 +315,28 @@ class Admission:
         """Try to admit a call, behind one that it must not delay; None when it has left, else how long it waits."""
         ticket = head.ticket
         older = self._older(head) if ahead is None else None
-        if older is not None:
+        own_only = older is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
+        if older is not None and not own_only:
             head.wait = Wait(older.wait.until_s, self._clock.now_s(), older.wait.limit)
             return head.wait
+        now_s = self._clock.now_s()
         try:
             if ahead is None:
-                outcome = await self._reservations.take(ticket.attempt, ticket.limits, ticket.asked)
+                outcome = await self._reservations.take(
+                    ticket.attempt,
+                    ticket.limits,
+                    ticket.asked_at(now_s),
+                    ticket.scopes,
+                    ticket.model,
+                    own_only=own_only,
+                )
             else:
                 outcome = await self._reservations.take_behind(
-                    ticket.attempt, ticket.limits, ticket.asked, ahead.ticket.limits, ahead.ticket.asked
+                    ticket.attempt,
+                    ticket.limits,
+                    ticket.asked_at(now_s),
+                    ahead.ticket.limits,
+                    ahead.ticket.asked_at(now_s),
                 )
         except StoreError as broken:
             self._fail(head, broken)
@@ -379,16 +384,19 @@ class Admission:
         self._fail(waiting, too_late(waiting.ticket, wait, now_s, ahead))
 
     def _check_deadline(self, ticket: Ticket, wait: Wait) -> None:
-        if wait.earliest_s > ticket.deadline_s:
+        closed = isinstance(wait.limit, Closure) and wait.limit.refuses
+        if wait.earliest_s > ticket.deadline_s or closed:
             raise too_late(ticket, wait, self._clock.now_s())
 
     def _fail(self, waiting: Waiting, error: Exception) -> None:
         self._leave(waiting)
         if not waiting.admitted.done():
+            self._tell("refused", waiting.ticket, limit=waiting.wait.limit.name)
             waiting.admitted.set_exception(error)
 
     def _charge(self, ticket: Ticket, order: int) -> None:
         """Count an admission in each lane that the call meets and that keeps shares."""
+        self._tell("admitted", ticket)
         if not self._lanes:
             return
         now_s = self._clock.now_s()
@@ -396,18 +404,17 @@ class Admission:
         lanes = [self._lanes[name] for name in found if name in self._lanes]
         if lanes:
             places = [(lane, *lane.admitted(ticket, order, now_s)) for lane in lanes]
-            self._charged[ticket.attempt] = _Charged(places)
+            self._charged[ticket.attempt] = places
 
-    def _correct(self, attempt: str, limits: Sequence[Limit], actual: Amounts, *, final: bool) -> None:
-        """Let the shares follow what a call really used; the early word on its input is kept until the last."""
-        charged = self._charged[attempt]
-        if not final:
-            charged.told = actual
-            return
-        del self._charged[attempt]
-        used = actual._replace(input_tokens=actual.input_tokens + charged.told.input_tokens)
-        for lane, place, cost_s in charged.places:
-            lane.line.settled(place, cost_s, lane.cost_s(limits, used))
+    def _tell(self, kind: Kind, ticket: Ticket, **facts: object) -> None:
+        if self._feed.is_followed:
+            waited_s = round(self._clock.now_s() - ticket.queued_s, 6)
+            self._feed.tell(kind, ticket.scopes, call=ticket.attempt, model=ticket.model, waited_s=waited_s, **facts)
+
+    def _correct(self, attempt: str, limits: Sequence[Limit], actual: Amounts) -> None:
+        """Let the shares follow what a call really used."""
+        for lane, place, cost_s in self._charged.pop(attempt):
+            lane.line.settled(place, cost_s, lane.cost_s(limits, actual))
 
     async def _listen(self) -> None:
         """Let the lanes look again when another process has changed a level, while there are lanes."""

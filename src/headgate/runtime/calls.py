@@ -7,29 +7,35 @@ completed once, also when the caller is cancelled. How to wait is `admission`'s 
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from headgate.core.accounts import Account, choose_account
-from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
-from headgate.core.errors import CallerError, CallerGoneError, ProviderError, StoreError
-from headgate.core.estimates import CallSize, Estimate, Estimator
+from headgate.core.amounts import NOTHING, Amounts, Demand
+from headgate.core.bounds import PromptBound
+from headgate.core.errors import CallerError, CallerGoneError, LimitError, ProviderError, StoreError
+from headgate.core.estimates import Estimator
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
-from headgate.core.retries import Failure, RetryRule, retry_delay_s
+from headgate.core.pool import Choice
+from headgate.core.retries import Failure, RetryRule, is_timeout, retry_delay_s
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes, fit
 from headgate.core.usage import CHARGES, NO_USAGE, Dialect, Usage
-from headgate.ports import Answer, Clock, LedgerStore, LevelStore, Prices, Provider, Request
+from headgate.ports import Answer, Clock, LedgerStore, Passage, Prices, Provider, Request
+from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
+from headgate.runtime.asking import demand_of, estimate_of, most_of, size_of, standing_of
 from headgate.runtime.lanes import Ticket
-from headgate.runtime.plan_windows import PlanWindows
+from headgate.runtime.learning import Learning, Pool, Sent
+from headgate.runtime.streaming import EarlyCharges
+from headgate.runtime.used import cost_of, used
 
 DEFAULT_MAX_WAIT_S = 600.0
 """How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
 
-_INPUT: tuple[Dimension, ...] = ("input_tokens",)
+MOST_ANEW = 4
+"""How often a call begins to wait anew because a limit was learned meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +43,10 @@ class Call:
     """A call as its caller describes it.
 
     `text_bytes` is the size of what is sent, without media, of which `media` parts are; `input_tokens` replaces the
-    estimate from it where the caller has counted. `cache_write` is the longest prompt cache the call asks to be written
-    to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it may wait in all for
-    its admissions.
+    estimate from it where the caller has counted. `measure` says what bounds its prompt and is asked only under a
+    budget of money; without it, media may fill the model's window. `cache_write` is the longest prompt cache the call
+    asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
+    may wait in all for its admissions.
     """
 
     model: str
@@ -48,17 +55,13 @@ class Call:
     text_bytes: int = 0
     media: int = 0
     input_tokens: int | None = None
+    measure: Callable[[], PromptBound] | None = field(default=None, repr=False, compare=False)
     max_output_tokens: int | None = None
     cache_write: str | None = None
     scopes: Scopes = NO_SCOPES
     standing: Standing = ORDINARY
     max_wait_s: float = DEFAULT_MAX_WAIT_S
     id: str = field(default_factory=lambda: secrets.token_hex(10))
-
-    @property
-    def size(self) -> CallSize:
-        """What the estimator has to know of it."""
-        return CallSize(self.model, self.text_bytes, self.media, self.max_output_tokens, self.scopes.session)
 
 
 class Grant:
@@ -76,8 +79,17 @@ class Grant:
         self.outcome: AttemptState | None = None
         self.usage: Usage | None = None
         self.failure: Failure | None = None
-        self.input_settled: asyncio.Task[None] | None = None
-        self.input_told = 0
+        self.early: EarlyCharges | None = None
+        self.choice: Choice | None = None
+        self.pool: Pool | None = None
+        self.passage: Passage | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether the provider may have seen something of it."""
+        if self.failure is not None:
+            return self.failure.sent
+        return self.passage is None or self.passage.sent
 
     @property
     def call_id(self) -> str:
@@ -126,16 +138,17 @@ class Calls:
         self,
         *,
         admission: Admission,
-        levels: LevelStore,
         ledger: LedgerStore,
         prices: Prices,
         clock: Clock,
         owner: str,
-        accounts: Sequence[Account],
+        pool: AccountPool,
         providers: Mapping[str, Provider],
         limits_for: Callable[[Scopes, str], tuple[Limit, ...]],
+        learning: Learning,
         retries: RetryRule,
         chooser: random.Random,
+        finished: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
         """Join what a call meets on its way; nothing is started."""
         self._admission = admission
@@ -143,12 +156,13 @@ class Calls:
         self._prices = prices
         self._clock = clock
         self._owner = owner
-        self._accounts = tuple(accounts)
+        self._pool = pool
         self._providers = providers
         self._limits_for = limits_for
         self._retries = retries
         self._chooser = chooser
-        self._plan_windows = PlanWindows(levels, clock, admission.nudge)
+        self._finished = finished
+        self._learning = learning
         self._estimator = Estimator()
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
@@ -158,49 +172,58 @@ class Calls:
 
     @asynccontextmanager
     async def admit(
-        self, call: Call, *, attempt: int = 1, queued_s: float | None = None, deadline_s: float | None = None
+        self,
+        call: Call,
+        *,
+        attempt: int = 1,
+        queued_s: float | None = None,
+        deadline_s: float | None = None,
+        avoid: Collection[str] = (),
     ) -> AsyncIterator[Grant]:
         """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
 
         Raises:
             UnknownModelError: no account serves the model.
+            UnboundedError: it meets a budget of money, and nothing bounds what it may cost.
             LimitError: it cannot be admitted before its deadline, or never.
             StoreError: the hold could not be kept; nothing was sent or counted.
         """
         queued_s = self._clock.now_s() if queued_s is None else queued_s
         scopes = fit(call.scopes)
+        now_s = self._clock.now_s()
+        estimate = estimate_of(call, self._estimator, now_s)
+        standing = standing_of(call, call.standing, estimate, self._prices, now_s)
+        choice, is_warm = None, True
         if scopes.account is None:
-            scopes = scopes._replace(account=choose_account(self._accounts, call.dialect, call.model).name)
+            scopes = scopes._replace(account=self._pool.only(call.dialect, call.model))
+        if scopes.account is None:
+            expected = demand_of(call, estimate, self._prices, now_s, None)
+            choice, is_warm = self._pool.choose(Asked(call.dialect, call.model, scopes, expected, standing), avoid)
+            scopes = scopes._replace(account=choice.account)
         limits = self._limits_for(scopes, call.model)
-        estimate = self._estimate(call)
-        asked = self._asked(call, estimate)
+        asked = demand_of(call, estimate, self._prices, now_s, most_of(call, limits, self._prices, now_s))
+        if not is_warm and standing.cold is not None:  # its prompt cache is at another account
+            asked, standing = Demand(standing.cold, asked.at_most), call.standing
         attempt_id = f"{call.id}.{attempt}"
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
         deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
         self._taken.add(attempt_id)
         try:
-            await self._admission.admit(
-                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, call.standing)
+            limits = await self._admitted(
+                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing)
             )
+        except LimitError as refused:
+            self._taken.discard(attempt_id)
+            await self._note_refused(self._row(call, attempt, scopes, queued_s, NO_USAGE), refused.limit)
+            raise
         except BaseException:
             self._taken.discard(attempt_id)
             raise
-        row = Attempt(
-            id=attempt_id,
-            call=call.id,
-            attempt=attempt,
-            owner=self._owner,
-            scopes=scopes,
-            endpoint=call.endpoint,
-            model=call.model,
-            queued_s=queued_s,
-            admitted_s=self._clock.now_s(),
-            usage=Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False),
-            held_micro_usd=asked.at_most.micro_usd,
-            cost_micro_usd=asked.expected.micro_usd,  # what it is thought to cost, until it is known
-        )
+        usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
+        row = self._row(call, attempt, scopes, queued_s, usage, asked)
         grant = Grant(row, limits, asked, call.dialect)
+        grant.choice = choice
         try:
             await self._begin(grant)
             yield grant
@@ -226,14 +249,18 @@ class Calls:
         queued_s = self._clock.now_s()
         deadline_s = queued_s + call.max_wait_s
         attempt, waited_s, attempt_queued_s = 1, 0.0, queued_s
+        avoid: set[str] = set()
         while True:
-            async with self.admit(call, attempt=attempt, queued_s=attempt_queued_s, deadline_s=deadline_s) as grant:
+            async with self.admit(
+                call, attempt=attempt, queued_s=attempt_queued_s, deadline_s=deadline_s, avoid=avoid
+            ) as grant:
                 waited_s += grant.wait_s
                 begun = False
                 try:
-                    sent = replace(request, call_id=grant.attempt.id)
+                    grant.passage = Passage()
+                    sent = replace(request, call_id=grant.attempt.id, passage=grant.passage)
                     async with self._providers[grant.account].send(sent) as answer:
-                        delay_s = self._answered(grant, answer, attempt, deadline_s)
+                        delay_s = await self._answered(grant, answer, attempt, deadline_s)
                         if delay_s is None:
                             begun = True
                             try:
@@ -247,27 +274,24 @@ class Calls:
                     raise
                 except ProviderError as error:
                     grant.failed(error.failure)
-                    delay_s = None if begun else self._delay_s(error.failure, attempt, deadline_s)
+                    if is_timeout(error.failure):
+                        self._learning.troubled(_sent(grant))
+                    delay_s = None if begun else self._delay_s(grant, error.failure, attempt, deadline_s)
                     if delay_s is None:
                         raise
-            await asyncio.sleep(delay_s)
+            avoid.add(grant.account)
+            # Another account that can serve it need not wait for this one to recover.
+            if not self._pool.has_another(avoid, call.dialect, call.model):
+                await asyncio.sleep(delay_s)
             attempt, attempt_queued_s = attempt + 1, self._clock.now_s()
 
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
-        """Iterate over an answer's body; settles its input as soon as the answer tells it."""
+        """Iterate over an answer's body; what it tells on the way is charged then."""
         grant, answer = exchange.grant, exchange.answer
-        told = not any(limit.dimension == "input_tokens" for limit in grant.limits)
+        grant.early = early = EarlyCharges(self._admission, grant.attempt.id, grant.limits, grant.asked, grant.dialect)
         async for chunk in answer:
-            if not told and answer.usage is not None:  # its input is told first, and right from then on
-                told = True
-                actual = CHARGES[grant.dialect](answer.usage, None)
-                grant.input_settled = asyncio.create_task(self._settle_input(grant, actual))
+            early.look(answer)
             yield chunk
-
-    async def _settle_input(self, grant: Grant, actual: Amounts) -> None:
-        with suppress(StoreError):  # then the settlement at the end has all of it
-            await self._admission.settle(grant.attempt.id, grant.limits, actual, _INPUT)
-            grant.input_told = actual.input_tokens
 
     async def keep_unkept(self) -> int:
         """Try again to record what could not be recorded; give how many are left."""
@@ -279,58 +303,65 @@ class Calls:
         """Wait until everything that was admitted is settled and recorded."""
         while self._finishing:
             await asyncio.wait(self._finishing)
-        await self._plan_windows.close()
+        await self._learning.close()
 
     def in_flight(self) -> list[Grant]:
         """Give the attempts that were admitted and are not settled yet."""
         return list(self._in_flight.values())
 
-    # -- estimate ------------------------------------------------------------------------------------------------
+    def _row(
+        self, call: Call, attempt: int, scopes: Scopes, queued_s: float, usage: Usage, asked: Demand | None = None
+    ) -> Attempt:
+        return Attempt(
+            id=f"{call.id}.{attempt}",
+            call=call.id,
+            attempt=attempt,
+            owner=self._owner,
+            scopes=scopes,
+            endpoint=call.endpoint,
+            model=call.model,
+            queued_s=queued_s,
+            admitted_s=self._clock.now_s(),
+            usage=usage,
+            held_micro_usd=asked.at_most.micro_usd if asked is not None else None,
+            # What it is thought to cost, until it is known.
+            cost_micro_usd=asked.expected.micro_usd if asked is not None else 0,
+        )
 
-    def _estimate(self, call: Call) -> Estimate:
-        estimate = self._estimator.estimate(call.size)
-        if call.input_tokens is None:
-            # At least one: what is not held could not be settled either.
-            return estimate._replace(input_tokens=max(1, estimate.input_tokens))
-        return estimate._replace(input_tokens=call.input_tokens, input_at_most=call.input_tokens)
-
-    def _asked(self, call: Call, estimate: Estimate) -> Demand:
-        charge = CHARGES[call.dialect]
-        usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens)
-        most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
-        expected = charge(usage, self._prices.cost(call.model, usage, self._clock.now_s()).micro_usd)
-        at_most = charge(most_usage, self._most_micro_usd(call, estimate))
-        if call.dialect == "openai":
-            # Charged at the start: max(max_tokens, estimate of the prompt) (wire.md section 3).
-            expected = expected._replace(tokens=max(call.max_output_tokens or 0, estimate.input_tokens))
-        return Demand(expected._replace(slots=1), at_most._replace(slots=1))
-
-    def _most_micro_usd(self, call: Call, estimate: Estimate) -> int | None:
-        # Newer OpenAI models write their prompt cache unasked, at the price of Anthropic's for 5 minutes.
-        cache_write = "5m" if call.dialect == "openai" else call.cache_write
-        now_s, output_tokens = self._clock.now_s(), estimate.output_at_most
-        costs = [
-            self._prices.cost(call.model, usage._replace(output_tokens=output_tokens), now_s).micro_usd
-            for usage in _dearest(cache_write, estimate.input_at_most)
-        ]
-        known = [cost for cost in costs if cost is not None]
-        return max(known) if known else None
+    async def _note_refused(self, row: Attempt, limit: str) -> None:
+        """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""
+        with suppress(StoreError):  # its caller is told in any case, and nothing was spent
+            await self._ledger.begin(row)
+            await self._ledger.finish(
+                replace(row, state="refused", error_type=limit, sent=False, done_s=self._clock.now_s())
+            )
 
     # -- send and observe ----------------------------------------------------------------------------------------
 
-    def _answered(self, grant: Grant, answer: Answer, attempt: int, deadline_s: float) -> float | None:
+    async def _answered(self, grant: Grant, answer: Answer, attempt: int, deadline_s: float) -> float | None:
         grant.describe(status=answer.status, first_byte_s=self._clock.now_s(), provider_request=answer.provider_request)
-        self._plan_windows.follow(grant.limits, answer)
-        if answer.failure is None:
+        sent, failure = _sent(grant), answer.failure
+        self._learning.heard(sent, answer)
+        if failure is None:
+            self._pool.succeeded(grant.attempt.model, grant.attempt.scopes)
             return None
-        if answer.failure.kind == "limited":
+        grant.failed(failure)
+        own_wait_s = 0.0
+        if failure.kind == "limited":
             self.refused_by_providers += 1
-        grant.failed(answer.failure)
-        return self._delay_s(answer.failure, attempt, deadline_s)
+            # Before its hold comes back: whoever waits would be let go, and be refused too.
+            own_wait_s = await self._learning.refused(sent, answer, failure)
+        elif failure.kind == "overloaded":
+            self._learning.troubled(sent)
+        delay_s = self._delay_s(grant, failure, attempt, deadline_s)
+        return None if delay_s is None else max(delay_s, own_wait_s)
 
-    def _delay_s(self, failure: Failure, attempt: int, deadline_s: float) -> float | None:
+    def _delay_s(self, grant: Grant, failure: Failure, attempt: int, deadline_s: float) -> float | None:
         left_s = deadline_s - self._clock.now_s()
-        return retry_delay_s(self._retries, failure, attempt, left_s, self._chooser.random())
+        delay_s = retry_delay_s(self._retries, failure, attempt, left_s, self._chooser.random())
+        if delay_s is None or failure.kind == "limited" or self._learning.may_retry(grant.account):
+            return delay_s
+        return None
 
     def _ended(self, grant: Grant, answer: Answer) -> None:
         grant.describe(model_served=answer.model_served, provider_request=answer.provider_request)
@@ -344,6 +375,24 @@ class Calls:
         elif seen is not None:
             grant.settle(seen)
 
+    async def _admitted(self, ticket: Ticket) -> tuple[Limit, ...]:
+        """Admit under the limits that are met when it goes: some may have been learned while it waited."""
+        for _ in range(MOST_ANEW):
+            await self._admission.admit(ticket)
+            limits = self._limits_for(ticket.scopes, ticket.model)
+            if limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}:
+                return ticket.limits
+            back = asyncio.create_task(self._give_back(ticket), name=f"back {ticket.attempt}")
+            self._finishing.add(back)
+            back.add_done_callback(self._finishing.discard)
+            await asyncio.shield(back)
+            ticket = replace(ticket, limits=limits)
+        await self._admission.admit(ticket)
+        return ticket.limits
+
+    async def _give_back(self, ticket: Ticket) -> None:
+        await self._admission.settle(ticket.attempt, ticket.limits, NOTHING)
+
     # -- settle and record ---------------------------------------------------------------------------------------
 
     async def _begin(self, grant: Grant) -> None:
@@ -354,11 +403,19 @@ class Calls:
             grant.failure = Failure("rejected", "not_recorded", sent=False)
             raise
         self._in_flight[grant.attempt.id] = grant
+        row = grant.attempt
+        grant.pool = self._learning.began(grant.account, row.model, first=row.attempt == 1)
 
     async def _finish(self, call: Call, grant: Grant) -> None:
         grant.attempt = self._outcome(grant)
+        if grant.failure is not None:
+            self._pool.failed(grant.account, grant.attempt.model, grant.failure)
+        elif grant.outcome != "done":
+            self._pool.gave_up(grant.account, grant.attempt.model)
+        if grant.pool is not None:
+            self._learning.ended(grant.pool, grant.attempt.usage.output_tokens)
         if grant.outcome == "done" and grant.attempt.usage.reported:
-            self._estimator.observe(call.size, grant.attempt.usage.prompt_tokens, grant.attempt.usage.output_tokens)
+            self._estimator.observe(size_of(call), grant.attempt.usage, grant.attempt.admitted_s)
         task = asyncio.create_task(self._keep(grant), name=f"settle {grant.attempt.id}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
@@ -367,8 +424,8 @@ class Calls:
 
     async def _keep(self, grant: Grant) -> None:
         try:
-            if grant.input_settled is not None:
-                await grant.input_settled
+            if grant.early is not None:
+                await grant.early.ended()
             actual = self._actual(grant)
             # In one tick, so that a store that commits by the tick keeps both together.
             await asyncio.gather(
@@ -378,15 +435,15 @@ class Calls:
             self._unkept[grant.attempt.id] = grant
         else:
             self._unkept.pop(grant.attempt.id, None)
+            self._finished(grant)
         self._in_flight.pop(grant.attempt.id, None)
         self._taken.discard(grant.attempt.id)
 
     def _outcome(self, grant: Grant) -> Attempt:
         row = grant.attempt
-        usage = grant.usage
-        if usage is None:
-            usage = _untold(row.usage, grant.failure)
-        cost = self._prices.cost(row.model_served or row.model, usage, row.admitted_s)
+        cut = grant.outcome == "cancelled" and grant.passage is not None
+        usage = used(row.usage, grant.usage, grant.failure, sent=grant.sent, cut=cut)
+        cost = cost_of(self._prices, row.model, row.model_served, usage, row.admitted_s)
         return replace(
             row,
             state=grant.outcome or "done",
@@ -395,36 +452,19 @@ class Calls:
             price_version=cost.version,
             error_type=grant.failure.error_type if grant.failure is not None else row.error_type,
             done_s=self._clock.now_s(),
-            sent=grant.failure is None or grant.failure.sent,
+            sent=grant.sent,
         )
 
     def _actual(self, grant: Grant) -> Amounts:
         row = grant.attempt
         actual = CHARGES[grant.dialect](row.usage, row.cost_micro_usd)
-        if grant.failure is not None and not grant.failure.sent:
+        if not grant.sent:
             return NOTHING
-        actual = actual._replace(input_tokens=max(0, actual.input_tokens - grant.input_told))
         if grant.dialect == "openai":  # what was reserved at the start is not given back, failed calls count too
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual
 
 
-def _untold(estimate: Usage, failure: Failure | None) -> Usage:
-    """Give what is taken for used when the provider told nothing."""
-    if failure is None:
-        return estimate
-    if failure.kind == "connection" and failure.sent:
-        return estimate._replace(output_tokens=0)  # it may have read the prompt before the connection broke
-    return NO_USAGE
-
-
-def _dearest(cache_write: str | None, tokens: int) -> tuple[Usage, ...]:
-    """Give the ways in which a prompt may be charged: as plain input, or as the cache write that was asked for."""
-    plain = Usage(tokens)
-    match cache_write:
-        case "1h":
-            return plain, Usage(cache_write_1h_tokens=tokens)
-        case "5m":
-            return plain, Usage(cache_write_5m_tokens=tokens)
-        case _:
-            return (plain,)
+def _sent(grant: Grant) -> Sent:
+    assert grant.pool is not None, grant.call_id
+    return Sent(grant.pool, grant.limits, grant.asked.expected, grant.attempt.admitted_s)

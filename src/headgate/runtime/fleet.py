@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from headgate.core.errors import StoreError
@@ -28,7 +28,11 @@ _ERROR_CHARACTERS = 2_000
 
 @dataclass(slots=True, eq=False)
 class _Attempt:
-    """A claimed job in this process. It is cooling until its back-off is over, then has or waits for a place."""
+    """A claimed job in this process. It is cooling until its back-off is over, then has or waits for a place.
+
+    It is `recorded` from the moment on in which its end is being written: the store may hand its job out again before
+    this process hears that it is.
+    """
 
     job: Job
     delay_s: float
@@ -51,11 +55,16 @@ def _nobody(event: FleetEvent) -> None:
     del event
 
 
+def _never(key: str) -> None:
+    del key
+
+
 class Fleet:
     """Works through one run, once. `drain`, `stop` and `interrupt` are called from the event loop's thread.
 
     `owner` names this runner and no other, ever; `owner_is_alive` tells of the name in a job's row whether its runner
-    still lives. `listen` is called for every event, must be quick and must not raise. `jitter` gives 0 to 1.
+    still lives. `hopeless` is told the key of an attempt that failed and says why another would fail too, or None.
+    `listen` is called for every event, must be quick and must not raise. `jitter` gives 0 to 1.
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class Fleet:
         owner: str,
         owner_is_alive: Callable[[str], bool],
         rules: FleetRules | None = None,
+        hopeless: Callable[[str], str | None] = _never,
         listen: Callable[[FleetEvent], None] = _nobody,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -80,12 +90,14 @@ class Fleet:
         self._owner = owner
         self._owner_is_alive = owner_is_alive
         self._rules = rules or FleetRules()
+        self._hopeless = hopeless
         self._listen = listen
         self._jitter = jitter
         self._places = asyncio.Semaphore(self._rules.agents)
         self._attempts: dict[int, _Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready_s: dict[int, float] = {}
+        self._known: dict[int, tuple[tuple[int, int], JobState]] = {}
         self._counts: Counter[JobState] = Counter()
         self._changed = asyncio.Event()
         self._failure: BaseException | None = None
@@ -142,7 +154,7 @@ class Fleet:
     @property
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in which state, as this runner knows; what others finish it learns when it is idle."""
-        return {state: max(0, self._counts[state]) for state in ("queued", "running", "done", "failed")}
+        return {state: self._counts[state] for state in ("queued", "running", "done", "failed")}
 
     @property
     def _open(self) -> int:
@@ -191,13 +203,13 @@ class Fleet:
                 return
 
     def _start(self, job: Job) -> None:
-        # After a leap of the clock this process may claim what it is itself at work on: that attempt counts no more.
-        stale = self._attempts.pop(job.index, None)
-        if stale is not None:
-            self._lose(stale)
-        self._moved("queued" if stale is None else "running", "running")
+        before = self._attempts.pop(job.index, None)
+        if before is not None and not before.recorded:
+            # After a leap of the clock this process may claim what it is itself at work on: that attempt is void.
+            self._lose(before)
+        self._learn(job)
         delay_s = max(0.0, self._ready_s.pop(job.index, 0.0) - asyncio.get_running_loop().time())
-        attempt = _Attempt(job, delay_s, None if stale is None else stale.task, cooling=delay_s > 0)
+        attempt = _Attempt(job, delay_s, None if before is None else before.task, cooling=delay_s > 0)
         attempt.task = asyncio.create_task(self._attend(attempt), name=f"{job.run} {job.name} attempt {job.attempt}")
         attempt.task.add_done_callback(lambda task: self._left(attempt, task))
         self._tasks.add(attempt.task)
@@ -243,6 +255,8 @@ class Fleet:
                 ended = Ended(error=f"took longer than the {self._rules.most_s:g} s that an attempt may take")
             else:
                 ended = Ended(error=detail)
+        if ended.error is not None and ended.retryable and (why := self._hopeless(key)) is not None:
+            ended = replace(ended, error=f"{why} (the agent then ended with: {ended.error})", retryable=False)
         return Ended(
             _fit_text(ended.output, key)[-self._rules.output_characters :],
             ended.exit_code,
@@ -253,25 +267,26 @@ class Fleet:
     async def _record(self, job: Job, ended: Ended | None) -> None:
         """Keep how an attempt ended; None: it was told to end before it had."""
         event: Event
+        delay_s = self._back_off_s(job.attempt)
         if ended is None:
             event = GivenBack(job.attempt)
         elif ended.error is None:
             event = Succeeded(job.attempt, ended.output, ended.exit_code)
         else:
             event = Failed(job.attempt, ended.error, ended.output, ended.exit_code, ended.retryable)
+            # Before the step: once it is in the store the job can be claimed, also before this process hears of it.
+            self._ready_s[job.index] = asyncio.get_running_loop().time() + delay_s
         after = await self._step(job, event)
         overtaken = isinstance(event, Succeeded) and after.state != "done"
         if overtaken or after.attempt != job.attempt or after.state == "running":
+            self._ready_s.pop(job.index, None)
             self._listen(FleetEvent("superseded", after))
-            return
-        self._moved("running", after.state)
-        if ended is None:
+        elif ended is None:
             self._listen(FleetEvent("given_back", after))
         elif after.state == "queued":
-            delay_s = self._back_off_s(job.attempt)
-            self._ready_s[job.index] = asyncio.get_running_loop().time() + delay_s
             self._listen(FleetEvent("retried", after, delay_s))
         else:
+            self._ready_s.pop(job.index, None)
             self._listen(FleetEvent("ended", after))
 
     def _back_off_s(self, attempt: int) -> float:
@@ -286,8 +301,9 @@ class Fleet:
             for attempt in list(self._attempts.values()):
                 until_s = self._clock.now_s() + self._rules.lease_s
                 after = await self._step(attempt.job, Beat(attempt.job.attempt, until_s))
-                # What is recorded has ended: no wonder that it does not run any more.
-                if not attempt.recorded and (after.attempt != attempt.job.attempt or after.state != "running"):
+                # What is recorded has ended: no wonder that it does not run any more; of what is lost it was said.
+                over = attempt.recorded or attempt.lost
+                if not over and (after.attempt != attempt.job.attempt or after.state != "running"):
                     self._listen(FleetEvent("superseded", after))
                     self._lose(attempt)
 
@@ -298,7 +314,8 @@ class Fleet:
     async def _look_at_others(self) -> float:
         """Count the jobs, free those of dead runners, and give the seconds after which to look again."""
         jobs = await self._patiently(lambda: self._store.jobs(self._run))
-        self._counts = Counter(job.state for job in jobs)
+        for job in jobs:
+            self._learn(job)
         now_s = self._clock.now_s()
         look_again_s = self._rules.lease_s / 3 if self._open else 0.0
         for job in jobs:
@@ -311,13 +328,29 @@ class Fleet:
                 continue
             after = await self._step(job, OwnerDied(job.attempt))
             if after.state == "queued":
-                self._moved("running", "queued")
                 self._listen(FleetEvent("taken_over", after))
             look_again_s = 0.0
         return look_again_s
 
     async def _step(self, job: Job, event: Event) -> Job:
-        return await self._patiently(lambda: self._store.step(self._run, job.index, event, self._clock.now_s()))
+        after = await self._patiently(lambda: self._store.step(self._run, job.index, event, self._clock.now_s()))
+        self._learn(after)
+        return after
+
+    def _learn(self, job: Job) -> None:
+        """Count a job in the state that the store gave, unless a later one is known: answers may overtake each other.
+
+        The number of its attempt only grows. Within an attempt a job runs first, then ends or is queued, and what had
+        failed may be queued again.
+        """
+        place = (job.attempt, 0 if job.state == "running" else 1 if job.state in FINAL else 2)
+        known = self._known.get(job.index)
+        if known is not None:
+            if place <= known[0]:
+                return
+            self._counts[known[1]] -= 1
+        self._known[job.index] = (place, job.state)
+        self._counts[job.state] += 1
 
     async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:
         """Ask the store again for a while: a database that is locked for a moment must not end the work of hours."""
@@ -331,11 +364,6 @@ class Fleet:
                     raise
                 self._listen(FleetEvent("store_troubled", detail=str(error)))
             await asyncio.sleep(_PAUSE_S)
-
-    def _moved(self, before: JobState, after: JobState) -> None:
-        self._counts[before] -= 1
-        self._counts[after] += 1
-        assert before not in FINAL, "a job that has ended does not change"
 
     def _note_failure(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None and self._failure is None:

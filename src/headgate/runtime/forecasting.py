@@ -1,7 +1,7 @@
 """Forecasting: what every window and budget will have used at its end, and how many more agents can start now.
 
-One rule: the ledger is the history; what is kept here can be rebuilt from it at any time, and a question changes nothing
-but that. The arithmetic is `core.forecast`'s and `core.capacity`'s.
+One rule: the ledger is the history; what is kept here can be rebuilt from it at any time, and a question changes
+nothing but that. The arithmetic is `core.forecast`'s and `core.capacity`'s.
 """
 
 import asyncio
@@ -43,6 +43,9 @@ _SLICE_S = 300
 _SPENT_S = 900
 """What goes on now is taken from the last quarter of an hour."""
 
+_HOURS_AT_ONCE = 24
+"""Learning from weeks is work: calls go on after so many hours, some 3 ms."""
+
 _LONGEST_S: dict[str, int] = {"hour": HOUR_S, "day": DAY_S, "week": 7 * DAY_S, "month": 31 * DAY_S}
 
 
@@ -72,6 +75,12 @@ class ForecastView:
     experts: tuple[tuple[str, float], ...]
 
 
+@dataclass(slots=True)
+class _Kept:
+    forecaster: Forecaster
+    read_until_s: int
+
+
 class Forecasting:
     """Keeps one forecaster for each window in use, the least recently asked for forgotten first."""
 
@@ -80,7 +89,8 @@ class Forecasting:
         self._recorded = Recorded(ledger, dialects)
         self._rules = rules
         self._clock = clock
-        self._forecasters: OrderedDict[str, Forecaster] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._learning = asyncio.Lock()
 
     async def forecasts(self, views: Sequence[LimitView]) -> list[ForecastView]:
         """Project the windows among the limits as the monitor reads them, at most MOST_FORECASTS.
@@ -92,18 +102,18 @@ class Forecasting:
         for limit, view in self._windows(views):
             by_scope.setdefault(limit.scope, []).append((limit, view))
         told = []
-        for scope, windows in by_scope.items():
-            now_s = self._clock.now_s()
-            forecasters = [self._forecaster(limit) for limit, _view in windows]
-            since_s = min(
-                _wanted_since_s(each, limit, now_s) for each, (limit, _) in zip(forecasters, windows, strict=True)
-            )
-            only = only_of(scope)
-            groups = await self._recorded.groups(only, since_s, now_s, ("hour",))
-            for forecaster, (limit, view) in zip(forecasters, windows, strict=True):
-                unclosed = self._feed(forecaster, limit, groups, now_s)
-                told.append(self._view(forecaster, limit, view, now_s, None if only is None else unclosed, groups))
-                await asyncio.sleep(0)  # learning from weeks of hours is work: let calls go between two windows
+        async with self._learning:  # two questions at once must not feed one forecaster by turns
+            for scope, windows in by_scope.items():
+                now_s = self._clock.now_s()
+                kept = [self._keep(limit, now_s) for limit, _view in windows]
+                only = only_of(scope)
+                since_s = min(now_s, *(each.read_until_s for each in kept))
+                groups = await self._recorded.groups(only, since_s, now_s, ("hour",))
+                for each, (limit, view) in zip(kept, windows, strict=True):
+                    unclosed = await self._feed(each, limit, groups, now_s)
+                    told.append(
+                        self._view(each.forecaster, limit, view, now_s, None if only is None else unclosed, groups)
+                    )
         return sorted(told, key=lambda each: each.name)
 
     async def capacity(self, views: Sequence[LimitView], scopes: Scopes, model: str) -> Capacity:
@@ -128,15 +138,21 @@ class Forecasting:
         named = ((limits.get(name), view) for name, view in by_name.items())
         return [(limit, view) for limit, view in named if isinstance(limit, Window | Rolling)][:MOST_FORECASTS]
 
-    def _forecaster(self, limit: Window | Rolling) -> Forecaster:
-        found = self._forecasters.setdefault(limit.name, Forecaster(_period_s(limit)))
-        self._forecasters.move_to_end(limit.name)
-        if len(self._forecasters) > MOST_FORECASTS:
-            self._forecasters.popitem(last=False)
+    def _keep(self, limit: Window | Rolling, now_s: float) -> _Kept:
+        found = self._kept.get(limit.name)
+        if found is None:
+            period_s = _period_s(limit)
+            history_s = max(HISTORY_S, _HISTORY_WINDOWS * period_s)
+            found = _Kept(Forecaster(period_s), max(0, int(now_s - history_s) // HOUR_S * HOUR_S))
+            self._kept[limit.name] = found
+            if len(self._kept) > MOST_FORECASTS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(limit.name)
         return found
 
-    def _feed(self, forecaster: Forecaster, limit: Limit, groups: Sequence[UsageGroup], now_s: float) -> int:
+    async def _feed(self, kept: _Kept, limit: Limit, groups: Sequence[UsageGroup], now_s: float) -> int:
         """Let it observe the hours that are over; give what was used since."""
+        forecaster = kept.forecaster
         this_hour_s = int(now_s) // HOUR_S * HOUR_S
         by_hour: dict[int, list[UsageGroup]] = {}
         for group in groups:
@@ -145,11 +161,14 @@ class Forecasting:
             hour_s: self._recorded.units(by_hour[hour_s], limit.dimension, limit.models).known
             for hour_s in sorted(by_hour)
         }
-        for hour_s, units in used.items():
+        for count, (hour_s, units) in enumerate(used.items()):
+            if count % _HOURS_AT_ONCE == 0:
+                await asyncio.sleep(0)
             if hour_s < this_hour_s and (units or forecaster.observed_until_s is not None):
                 forecaster.observe(hour_s, units)
         if forecaster.observed_until_s is not None:
             forecaster.observe(this_hour_s - HOUR_S, 0)  # changes nothing unless that hour went by without a call
+        kept.read_until_s = max(kept.read_until_s, this_hour_s)
         return used.get(this_hour_s, 0)
 
     def _view(
@@ -244,13 +263,6 @@ def _with_unknown(known: int, unknown: int, attempts: int, over_s: float) -> flo
     if attempts and unknown >= attempts:
         return None
     return known / over_s * (attempts / (attempts - unknown) if unknown else 1)
-
-
-def _wanted_since_s(forecaster: Forecaster, limit: Window | Rolling, now_s: float) -> float:
-    if forecaster.observed_until_s is not None:
-        return min(float(forecaster.observed_until_s), now_s)
-    history_s = max(HISTORY_S, _HISTORY_WINDOWS * _period_s(limit))
-    return float(max(0, int(now_s - history_s) // HOUR_S * HOUR_S))
 
 
 def _period_s(limit: Window | Rolling) -> int:

@@ -31,6 +31,13 @@ class Ticket:
     deadline_s: float
     standing: Standing = ORDINARY
 
+    def asked_at(self, now_s: float) -> Demand:
+        """Give what it asks for by now: more of what is scarce once its prompt cache has died while it waited."""
+        warm_until_s, cold = self.standing.warm_until_s, self.standing.cold
+        if cold is None or warm_until_s is None or now_s < warm_until_s:
+            return self.asked
+        return self.asked._replace(expected=cold)
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:

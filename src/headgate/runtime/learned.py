@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import astuple
 from math import isfinite
 
+from headgate.core import adaptive
 from headgate.core.adaptive import (
     MOST_AMOUNT,
     Key,
@@ -21,7 +22,8 @@ from headgate.core.adaptive import (
 )
 from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.instants import to_ns
-from headgate.core.limits import Limit, Rate, Window
+from headgate.core.limits import Gauge, Limit, Rate, Window
+from headgate.core.spans import OpenedByUse
 from headgate.ports import Clock, LevelStore, Record
 from headgate.runtime.rules import Rules
 
@@ -85,18 +87,17 @@ class LearnedLimits:
             table.pop(key, None)
         self.bounding.discard(key)
 
-    def restate(self) -> list[Limit]:
-        """Put in force what bounds now; give the limits that changed by enough to look again."""
-        now_s = self._clock.now_s()
+    def restate(self, *, growth: bool = True) -> list[Limit]:
+        """Put in force what bounds now, without `growth` only what is less; give the limits that changed."""
         before = self._limits
         limits: dict[str, Limit] = {}
         for key in self.bounding:
-            limit = self._limit(key, now_s)
+            limit = self._limit(key)
             if limit is None:
                 continue
             old = before.get(limit.name)
-            grows = self.known[key].source == "429" and old is not None and _is_near(old, limit)
-            limits[limit.name] = old if grows and old is not None else limit
+            waits = not growth or (self.known[key].source == "429" and _is_near(old, limit))
+            limits[limit.name] = old if old is not None and waits and old.amount < limit.amount else limit
         changed = [limit for name, limit in limits.items() if before.get(name) != limit]
         changed += [limit for name, limit in before.items() if name not in limits]
         if changed:
@@ -112,6 +113,24 @@ class LearnedLimits:
         amount = amount_at(learned, self._clock.now_s(), self._admitted.get(key))
         ceiling = self._ceilings.get(key)
         return amount if ceiling is None else min(amount, ceiling)
+
+    def bounds(self) -> list[Limit]:
+        """Give the limits that are in force because something was learned."""
+        return list(self._limits.values())
+
+    def over(self, limit: Limit) -> tuple[Key, Learned] | None:
+        """Give what was learned of a limit's own level, or else the least of the pools that it is configured over."""
+        found: tuple[Key, Learned] | None = None
+        for key, learned in self.known.items():
+            if key.scope != limit.scope or key.what != _what(limit):
+                continue
+            if limit.models is not None and limit.models not in ("*", key.pool) and key.pool:
+                continue
+            if key.pool == (limit.models or ""):
+                return key, learned
+            if found is None or learned.amount < found[1].amount:
+                found = key, learned
+        return found
 
     # -- in the store ------------------------------------------------------------------------------------------------
 
@@ -157,7 +176,7 @@ class LearnedLimits:
             if learned.is_old(now_s) or (learned.source == "plan" and now_s >= learned.closed_until_s):
                 self.forget(key)
 
-    def _limit(self, key: Key, now_s: float) -> Limit | None:
+    def _limit(self, key: Key) -> Limit | None:
         """Give the limit of what was learned: a configured one of the same level as far as it goes now, or its own."""
         learned = self.known[key]
         if key.what == SLOTS:
@@ -178,13 +197,26 @@ class LearnedLimits:
         return lowered(given, rate) if isinstance(given, Rate) else rate
 
 
+def _what(limit: Limit) -> str | None:
+    """Give what is learned about a limit of this kind, in a key's words."""
+    match limit:
+        case Rate(period_s=adaptive.MINUTE_S):
+            return limit.dimension
+        case Window(span=OpenedByUse(period_s)):
+            return f"{PLAN}{period_s}s"
+        case Gauge():
+            return SLOTS
+        case _:
+            return None
+
+
 def _dimension(key: Key) -> Dimension:
     return next(dimension for dimension in DIMENSIONS if dimension == key.what)
 
 
-def _is_near(old: Limit, new: Limit) -> bool:
-    """Whether a rate grew by so little that the old one may stand; what is less counts at once."""
-    return isinstance(old, Rate) and isinstance(new, Rate) and old.amount <= new.amount < old.amount * (1 + NOTICEABLE)
+def _is_near(old: Limit | None, new: Limit) -> bool:
+    """Whether a limit grew by so little that the old one may stand."""
+    return old is not None and new.amount < old.amount * (1 + NOTICEABLE)
 
 
 def _differs(one: Learned, other: Learned) -> bool:
@@ -202,10 +234,10 @@ def _record_name(key: Key) -> str:
 
 
 def _key(name: str) -> Key | None:
-    words = name.removeprefix(LEARNED_PREFIX).split(" ")
-    if len(words) != 3:
+    try:
+        account, pool, what = name.removeprefix(LEARNED_PREFIX).split(" ")
+    except ValueError:
         return None
-    account, pool, what = words
     known = what in DIMENSIONS or what == SLOTS or (what.startswith(PLAN) and what[len(PLAN) : -1].isdecimal())
     return Key(account, "" if pool == "*" else pool, what) if known else None
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from headgate.core import adaptive
 from headgate.core.accounts import Account
 from headgate.core.adaptive import Concurrency, Key, Learned, Meter
-from headgate.core.amounts import NOTHING, Amounts, Dimension
+from headgate.core.amounts import DIMENSIONS, NOTHING, Amounts, Dimension
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.limits import Level, Limit, Rate
@@ -27,7 +27,7 @@ from headgate.runtime.rules import Rules
 log = logging.getLogger("headgate.learning")
 
 LOOK_EVERY_S = 0.1
-"""Of the answers of one pool one in this time is read: reading headers takes 20 us, a sixth of all that a call costs."""
+"""Of the answers of one pool one in this time is read: reading headers takes 20 us, a sixth of what a call costs."""
 
 UNTOLD_S = 1.0
 """How long a limit that was told is closed by a 429 that says no time: another limit than the one that was told."""
@@ -44,7 +44,7 @@ MOST_POOLS = 1_000
 class Pool:
     """An account's pool of models, as far as this process uses it."""
 
-    __slots__ = ("account", "concurrency", "in_flight", "looked_s", "meter", "name", "raising", "tells")
+    __slots__ = ("account", "concurrency", "in_flight", "looked_s", "meter", "name", "tells")
 
     def __init__(self, account: str, name: str, now_s: float) -> None:
         """Begin with nothing in flight."""
@@ -55,7 +55,6 @@ class Pool:
         self.tells = False
         self.meter = Meter(now_s)
         self.concurrency: Concurrency | None = None
-        self.raising: set[Dimension] = set()
 
     def key(self, what: str) -> Key:
         """Name what is learned here."""
@@ -69,6 +68,22 @@ class Sent(NamedTuple):
     limits: Sequence[Limit]
     asked: Amounts
     at_s: float
+
+
+class Correction(NamedTuple):
+    """What must be in use of a key's level at the least, and what can be at the most (None: nobody knows)."""
+
+    key: Key
+    least: int
+    most: int | None
+
+
+class Closing(NamedTuple):
+    """A key's level that is to be closed: `units` fit at `until_ns`."""
+
+    key: Key
+    units: int
+    until_ns: int
 
 
 class Learning:
@@ -94,6 +109,7 @@ class Learning:
         self._overage = {account.name for account in accounts if account.overage}
         self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
         self._budgets: dict[str, RetryBudget] = {}
+        self._correcting: set[Key] = set()
         self._tasks: set[asyncio.Task[bool]] = set()
 
     # -- the life of a call ------------------------------------------------------------------------------------------
@@ -128,12 +144,15 @@ class Learning:
         pool.looked_s = now_s
         notices = answer.notices(now_s)
         told = adaptive.told_rates(notices, now_s) if notices.rates else {}
-        raised = [each for each in map(self._told, [sent] * len(told), told.values()) if each is not None]
-        closed = self._close_plans(sent, notices, now_s) if notices.plans else False
+        found = [self._told(sent, notice, now_s) for notice in told.values()]
+        if notices.plans:
+            self._close_plans(sent, notices, now_s)
         if not pool.tells:
             self._grow(pool, now_s)
-        if self._restate() or raised or closed:
-            self._begin(self._keep(raises=raised))
+        # More is in force only when the level says that it is not there yet: a bucket that grew is not fuller.
+        self._restate(growth=False)
+        if self._begin(corrections=[each for each in found if each is not None]) is None:
+            self._restate()
 
     async def refused(self, sent: Sent, answer: Answer, failure: Failure) -> float:
         """Close what a 429 names, now and for the calls that wait; give how long its call waits beside that."""
@@ -141,14 +160,14 @@ class Learning:
         notices = answer.notices(now_s)
         told = adaptive.told_rates(notices, now_s)
         if any(self.limits.known[key].closed_until_s > now_s for key in self._plan_keys(sent, notices)):
-            closes: list[tuple[Key, int, int]] = []  # the plan's window is spent, which says nothing of its rates
+            closes: list[Closing] = []  # the plan's window is spent, which says nothing of its rates
         else:
             named = adaptive.named_dimensions(told, failure.dimension) or self._known(sent) or ("requests",)
             closes = [self._refuse(sent, dimension, failure.retry_after_s, now_s) for dimension in named]
         self._restate()
-        kept = await asyncio.shield(self._begin(self._keep(closes=closes)))
-        log.info("%s %s answered 429: closed %s", pool.account, pool.name, [key.what for key, _units, _ns in closes])
-        return 0.0 if kept else STORE_TROUBLE_S
+        keeping = self._begin(closes=closes)
+        log.info("%s %s answered 429: closed %s", pool.account, pool.name, [each.key.what for each in closes])
+        return 0.0 if keeping is None or await asyncio.shield(keeping) else STORE_TROUBLE_S
 
     def troubled(self, sent: Sent) -> None:
         """Halve how many calls go at once: the provider is overloaded, or does not answer in time."""
@@ -172,8 +191,8 @@ class Learning:
         self.limits.drop_old()
         for pool in dict.fromkeys(self._pools.values()):
             self._grow(pool, self._clock.now_s())
-        if self._restate() or self.limits.unwritten_any():
-            await self._keep()
+        self._restate()
+        self._begin()
 
     async def take_up(self) -> None:
         """Take up what was learned before, here or elsewhere; writes nothing."""
@@ -188,9 +207,9 @@ class Learning:
 
     # -- what answers tell -------------------------------------------------------------------------------------------
 
-    def _told(self, sent: Sent, notice: RateNotice) -> tuple[Key, int] | None:
-        """Take up one rate; give what must be used of it where others spend too."""
-        pool, now_s = sent.pool, self._clock.now_s()
+    def _told(self, sent: Sent, notice: RateNotice, now_s: float) -> Correction | None:
+        """Take up one rate; give what its level must be corrected to."""
+        pool = sent.pool
         pool.tells = pool.tells or notice.limit is not None
         key = pool.key(notice.dimension)
         over = adaptive.rates_over(sent.limits, key.scope, notice.dimension)
@@ -201,23 +220,22 @@ class Learning:
             self.limits.keep(key, learned, bounds=ceiling is None or learned.amount < ceiling)
         bounds = key in self.limits.bounding
         if bounds and learned is not before:
-            self._restate()
+            self._restate(growth=False)
         watched = self.limits.rate(key) if bounds else min(over, key=lambda rate: rate.amount, default=None)
-        if watched is None or notice.dimension in pool.raising:
+        if watched is None or key in self._correcting:
             return None
-        certain, at_most = adaptive.spent_at_least(notice, watched.amount)
-        if certain:
-            reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
-            if certain > reading.used + reading.held:
-                if not bounds:  # others spend what is configured for more than this pool
-                    told = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
-                    self.limits.keep(key, told, bounds=True)
-                return key, at_most
-        return None
+        amount = (self.limits.amount(key) if bounds else None) or watched.amount
+        fell = before is not None and learned is not None and learned.amount < before.amount
+        certain, at_most = adaptive.spent_at_least(notice, amount)
+        reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
+        if certain <= reading.used + reading.held:
+            return Correction(key, 0, amount) if bounds and fell else None
+        if not bounds:  # others spend what is configured for more than this pool
+            told = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
+            self.limits.keep(key, told, bounds=True)
+        return Correction(key, at_most, amount if fell else None)
 
-    def _refuse(
-        self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float
-    ) -> tuple[Key, int, int]:
+    def _refuse(self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float) -> Closing:
         """Learn from a 429 in one dimension; give the level to close, what is to fit then, and when."""
         pool = sent.pool
         key = pool.key(dimension)
@@ -233,17 +251,17 @@ class Learning:
                 retry_after_s = min(MOST_UNTOLD_S, units * adaptive.MINUTE_S / learned.amount)
         learned = adaptive.closed(learned, now_s + retry_after_s, now_s)
         self.limits.keep(key, learned, bounds=True, admitted=pool.meter.admitted(dimension, now_s))
-        return key, units, to_ns(min(now_s + retry_after_s, learned.closed_until_s))
+        return Closing(key, units, to_ns(min(now_s + retry_after_s, learned.closed_until_s)))
 
     def _known(self, sent: Sent) -> tuple[Dimension, ...]:
         """Give the dimensions in which a pool's rates are configured or learned."""
         scope = sent.pool.key("").scope
         met = [limit.dimension for limit in sent.limits if isinstance(limit, Rate) and limit.scope == scope]
-        learned = [each for each in adaptive.DIMENSIONS if sent.pool.key(each) in self.limits.known]
+        learned = [each for each in DIMENSIONS if sent.pool.key(each) in self.limits.known]
         return tuple(dict.fromkeys([*met, *(each for each in learned if each != SLOTS)]))
 
     def _grow(self, pool: Pool, now_s: float) -> None:
-        for dimension in adaptive.DIMENSIONS:
+        for dimension in DIMENSIONS:
             key = pool.key(dimension)
             learned = self.limits.known.get(key)
             if learned is not None and learned.source == "429":
@@ -255,23 +273,17 @@ class Learning:
         keys = [_plan_key(sent.pool, plan.period_s, plan.pool) for plan in notices.plans]
         return [key for key in keys if key in self.limits.known]
 
-    def _close_plans(self, sent: Sent, notices: Notices, now_s: float) -> bool:
-        """Close the plan windows that are spent until they are reset; True if one is news."""
-        closed = False
+    def _close_plans(self, sent: Sent, notices: Notices, now_s: float) -> None:
+        """Close the plan windows that are spent until they are reset."""
         for plan in adaptive.spent_plans(notices, overage_allowed=sent.pool.account in self._overage):
             key = _plan_key(sent.pool, plan.period_s, plan.pool)
-            known = self.limits.known.get(key)
-            until_s = plan.resets_s
+            known, until_s = self.limits.known.get(key), plan.resets_s
             if until_s is None or (known is not None and abs(known.closed_until_s - until_s) <= 1):
                 continue
             since_s = now_s if known is None else known.since_s
             learned = Learned(1, "plan", since_s, now_s, now_s, closed_until_s=until_s)
             self.limits.keep(key, learned, bounds=True)
-            log.warning(
-                "the plan window of %d s of account %s is spent until %.0f", plan.period_s, key.account, until_s
-            )
-            closed = True
-        return closed
+            log.warning("account %s: the plan window of %d s is spent until %.0f", key.account, plan.period_s, until_s)
 
     # -- concurrency -------------------------------------------------------------------------------------------------
 
@@ -290,61 +302,57 @@ class Learning:
             self.limits.keep(key, learned, bounds=True)
         else:
             return
-        if self._restate():
-            self._begin(self._keep())
+        self._restate()
+        self._begin()
 
     # -- in the store ------------------------------------------------------------------------------------------------
 
-    def _restate(self) -> bool:
-        changed = self.limits.restate()
+    def _restate(self, *, growth: bool = True) -> None:
+        changed = self.limits.restate(growth=growth)
         if changed:
             self._nudge(changed)
-        return bool(changed)
 
-    def _begin(self, keeping: "asyncio._CoroutineLike[bool]") -> "asyncio.Task[bool]":
-        task = asyncio.create_task(keeping, name="keep what was learned")
+    def _begin(
+        self, *, corrections: Sequence[Correction] = (), closes: Sequence[Closing] = ()
+    ) -> asyncio.Task[bool] | None:
+        """Begin to bring to the store what is not there; None when all of it is, as after most answers."""
+        records = self.limits.unwritten()
+        if not records and not corrections and not closes:
+            return None
+        task = asyncio.create_task(self._keep(records, corrections, closes), name="keep what was learned")
+        self._correcting.update(each.key for each in corrections)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def _keep(
-        self, *, raises: Sequence[tuple[Key, int]] = (), closes: Sequence[tuple[Key, int, int]] = ()
+        self,
+        records: Mapping[str, Record | None],
+        corrections: Sequence[Correction],
+        closes: Sequence[Closing],
     ) -> bool:
-        """Change levels and write what differs, in one transaction; False if the store could not."""
-        records = self.limits.unwritten()
-        rates = {key: self.limits.rate(key) for key in (*(key for key, _ in raises), *(key for key, _, _ in closes))}
-        if not records and not rates:
-            return True
+        """Write records and change levels, in one transaction; False if the store could not."""
+        bounded = [(self.limits.rate(key), (least, most)) for key, least, most in corrections]
+        shut = [(self.limits.rate(key), (units, until_ns)) for key, units, until_ns in closes]
 
         def step(found: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], dict[str, Level]]:
             now_ns = to_ns(self._clock.now_s())
-            levels: dict[str, Level] = {}
-            for key, least in raises:
-                rate = rates[key]
-                level = rate.raised(found.get(rate.name), least, now_ns)
-                if level is not None:
-                    levels[rate.name] = level
-            for key, units, until_ns in closes:
-                rate = rates[key]
-                level = rate.closed(levels.get(rate.name, found.get(rate.name)), units, until_ns, now_ns)
-                if level is not None:
-                    levels[rate.name] = level
+            corrected = {rate.name: rate.corrected(found.get(rate.name), *facts, now_ns) for rate, facts in bounded}
+            closed = {rate.name: rate.closed(found.get(rate.name), *facts, now_ns) for rate, facts in shut}
+            levels = {name: level for name, level in (corrected | closed).items() if level is not None}
             return {**records, **levels}, levels
 
-        for key, _least in raises:
-            self._raising(key).add(key.what)
         try:
-            self._seen.update(await self._store.transact([rate.name for rate in rates.values()], step))
+            names = [rate.name for rate, _facts in (*bounded, *shut)]
+            self._seen.update(await self._store.transact(names, step))
         except StoreError as error:
             self.limits.not_written(records)
             log.warning("what was learned was not kept, the next answer tries again: %s", error)
             return False
         finally:
-            for key, _least in raises:
-                self._raising(key).discard(key.what)
+            self._correcting.difference_update(each.key for each in corrections)
+        self._restate()
         return True
-
-    def _raising(self, key: Key) -> "set[str]": ...
 
     def _pool(self, account: str, model: str) -> Pool:
         """Give the pool of a model, shared by all models of its class; the least recently met is forgotten."""

@@ -14,21 +14,31 @@ from dataclasses import dataclass, field
 
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError, UnknownModelError
+from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.limits import Limit
+from headgate.core.planning import Denied, Plan, Planned, Wanted
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.set_aside import Closure
 from headgate.core.usage import Dialect, Usage
 from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
+from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls, Exchange, Grant
+from headgate.runtime.feed import Feed
+from headgate.runtime.forecasting import Forecasting
 from headgate.runtime.forgetting import forget_idle
 from headgate.runtime.keys import Keys, in_force
+from headgate.runtime.learning import REFRESH_EVERY_S, Learning
+from headgate.runtime.limit_news import LimitNews
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
+from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
 from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
+from headgate.runtime.used import cost_of
 
 log = logging.getLogger("headgate")
 
@@ -59,6 +69,7 @@ class Parts:
     rules_of_key: Callable[[HashedKey], Sequence[LimitRule]]
     retries: RetryRule = field(default_factory=RetryRule)
     scheduling: Scheduling = field(default_factory=Scheduling)
+    maintenance: Sequence[MaintenanceRule] = ()
     chooser: random.Random | None = None
     lease_s: float = LEASE_S
 
@@ -77,21 +88,48 @@ class Manager:
         self._prices = parts.prices
         self._lease_s = parts.lease_s
         self._rules_of_key = parts.rules_of_key
+        self.feed = Feed(parts.clock)
         self._rules = Rules(parts.rules)
-        self._reservations = Reservations(parts.levels, parts.clock, parts.owner, lease_s=parts.lease_s)
-        self._admission = Admission(parts.levels, self._reservations, parts.clock, scheduling=parts.scheduling)
+        self._limit_news = LimitNews(parts.levels, self._rules, parts.clock, self.feed)
+        self._rules.on_learned = self._limit_news.learned
+        self._planned = PlannedReservations(parts.levels, parts.clock)
+        self._maintenance = Maintenance(parts.maintenance, parts.clock)
+        self._reservations = Reservations(
+            parts.levels,
+            parts.clock,
+            parts.owner,
+            lease_s=parts.lease_s,
+            in_force=self._rules.in_force,
+            planned=self._planned,
+            maintenance=self._maintenance,
+        )
+        self._admission = Admission(
+            parts.levels, self._reservations, parts.clock, scheduling=parts.scheduling, feed=self.feed
+        )
+        self._learning = Learning(
+            store=parts.levels,
+            clock=parts.clock,
+            rules=self._rules,
+            seen=self._reservations.seen,
+            nudge=self._admission.nudge,
+            accounts=parts.accounts,
+        )
+        self.pool = AccountPool(
+            parts.accounts, self._rules.limits_for, self._reservations.seen, self._admission.waiting_s, parts.clock
+        )
         self._calls = Calls(
             admission=self._admission,
-            levels=parts.levels,
             ledger=parts.ledger,
             prices=parts.prices,
             clock=parts.clock,
             owner=parts.owner,
-            accounts=parts.accounts,
+            pool=self.pool,
             providers=parts.providers,
             limits_for=self._rules.limits_for,
+            learning=self._learning,
             retries=parts.retries,
             chooser=parts.chooser or random.Random(),  # noqa: S311 - jitter, not a secret
+            finished=self._finished,
         )
         self._recovery = Recovery(
             reservations=self._reservations,
@@ -102,9 +140,12 @@ class Manager:
             owner_is_alive=parts.owner_is_alive,
             providers=parts.providers,
             dialects={account.name: account.dialect for account in parts.accounts},
-            resolve=self._rules.named,
+            resolve=lambda names: self._planned.resolve(names, self._rules.named),
         )
-        self._monitor = Monitor(parts.levels, self._admission, self._rules, parts.clock)
+        self._monitor = Monitor(parts.levels, self._admission, self._rules, self._learning.limits, parts.clock)
+        self.forecasting = Forecasting(
+            parts.ledger, self._rules, parts.clock, {account.name: account.dialect for account in parts.accounts}
+        )
         self._ruled: dict[str, HashedKey] = {}
         self._housekeeping: list[asyncio.Task[None]] = []
 
@@ -116,6 +157,8 @@ class Manager:
     async def start(self) -> Recovered:
         """Clean up after processes that died, and begin the housekeeping."""
         await self.know_keys()
+        await self._planned.refresh()
+        await self._learning.take_up()
         recovered = await self._recovery.sweep()
         # Each by itself: a provider that is slow to say what became of a call must not let our own leases lapse.
         often_s = self._lease_s / 6
@@ -123,8 +166,11 @@ class Manager:
             "renew": self._repeat(self._renew, often_s, after_s=often_s),
             "keep unkept": self._repeat(self._calls.keep_unkept, often_s, after_s=often_s),
             "recover": self._repeat(self.recover, often_s, after_s=often_s),
+            "learn": self._repeat(self._learning.refresh, REFRESH_EVERY_S, after_s=REFRESH_EVERY_S),
             "forget": self._repeat(self._forget, FORGET_EVERY_S),
+            "watch limits": self._limit_news.watch(),
             "recall": self._try(self._recall),
+            "forecast": self._try(self._learn_to_forecast),
         }
         self._housekeeping = [asyncio.create_task(each, name=f"housekeeping: {name}") for name, each in work.items()]
         return recovered
@@ -154,7 +200,7 @@ class Manager:
 
     def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> int | None:
         """Price what an attempt used, in micro-dollars; None where no price is known."""
-        return self._prices.cost(model_served or grant.attempt.model, usage, grant.attempt.admitted_s).micro_usd
+        return cost_of(self._prices, grant.attempt.model, model_served, usage, grant.attempt.admitted_s).micro_usd
 
     async def check(self) -> None:
         """Return if the store can be written.
@@ -179,8 +225,33 @@ class Manager:
         return await self.keys.any_standing()
 
     async def limits(self) -> list[LimitView]:
-        """Give every limit that is configured or in use."""
+        """Give every limit that is configured, learned or in use."""
+        await self._learning.take_up()
         return await self._monitor.limits()
+
+    def maintenance(self) -> list[Closure]:
+        """Give of each maintenance window the one that lasts, or else the next within a week."""
+        now_ns = to_ns(self.clock.now_s())
+        coming = sorted(self._maintenance.known(), key=lambda each: each.ends_ns, reverse=True)
+        return list({each.name: each for each in coming if now_ns < each.ends_ns}.values())
+
+    async def limits_kept(self) -> tuple[Limit, ...]:
+        """Give the limits that `limits` shows, as what is reserved of them is reckoned with."""
+        return self._rules.named([view.name for view in await self.limits()])
+
+    async def reserve(self, wanted: Wanted, limit: Limit) -> Planned | Denied:
+        """Set a part of a limit aside for a scope and a time, or say why that cannot be honoured."""
+        return await self._planned.reserve(wanted, limit)
+
+    async def cancel_reservation(self, plan_id: str) -> Plan | None:
+        """Give back what a planned reservation has left; None if there is none, or it is over."""
+        cancelled = await self._planned.cancel(plan_id)
+        self._admission.nudge()
+        return cancelled
+
+    async def reservations(self) -> list[PlanView]:
+        """Give every planned reservation that is not over, in the order in which they begin."""
+        return await self._planned.views(self._rules.named)
 
     def queue(self) -> list[WaitView]:
         """Give every call that waits in this process."""
@@ -276,6 +347,29 @@ class Manager:
                 outputs[row.model].append(row.usage.output_tokens)
         for model, tokens in outputs.items():
             self._calls._estimator.recall(model, [count for count in tokens if count])  # noqa: SLF001 - made there
+
+    async def _learn_to_forecast(self) -> None:
+        """Read what windows used in the past weeks: who asks first need not wait for that."""
+        standing = {limit.name for limit in self._rules.standing()}
+        await self.forecasting.forecasts([view for view in await self._monitor.limits() if view.name in standing])
+
+    def _finished(self, grant: Grant) -> None:
+        self._limit_news.settled(grant.limits)
+        if self.feed.is_followed:
+            row = grant.attempt
+            self.feed.tell(
+                "settled",
+                row.scopes,
+                call=row.id,
+                model=row.model,
+                state=row.state,
+                input_tokens=row.usage.input_tokens,
+                output_tokens=row.usage.output_tokens,
+                cache_read_tokens=row.usage.cache_read_tokens,
+                cost_micro_usd=row.cost_micro_usd,
+                estimated=not row.usage.reported,
+                error_type=row.error_type,
+            )
 
     async def _renew(self) -> None:
         for grant in self._calls.in_flight():

@@ -5,13 +5,17 @@ One rule: a question changes nothing. The shapes are those of the control API; t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from headgate.core import quota
-from headgate.core.instants import to_s
+from headgate.core.adaptive import amount_at
+from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import lane_of
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.admission import Admission
+from headgate.runtime.learned import LearnedLimits
+from headgate.runtime.limit_news import ALERT_PREFIX
 from headgate.runtime.reservations import HOLD_PREFIX
 from headgate.runtime.rules import Rules
 
@@ -22,7 +26,13 @@ _SHORT_LIVED = ("agent:", "session:")
 
 @dataclass(frozen=True, slots=True)
 class LimitView:
-    """One limit now: `amount` per `per`; of a rate at most `burst` can be used at once, and `free` now."""
+    """One limit now: `amount` per `per`; of a rate at most `burst` can be used at once, and `free` now.
+
+    `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
+    `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
+    that the provider was found to give, by `learned_from` (header, 429, latency, plan) since `learned_since_s`; nothing
+    is let through until `closed_until_s`.
+    """
 
     name: str
     scope: str
@@ -36,6 +46,12 @@ class LimitView:
     held: int
     free: int
     resets_s: float | None
+    pending: int = 0
+    configured: bool = True
+    learned: int | None = None
+    learned_from: str | None = None
+    learned_since_s: float | None = None
+    closed_until_s: float | None = None
 
     @property
     def share(self) -> float:
@@ -69,19 +85,23 @@ class WaitView:
 class Monitor:
     """Reads levels and lanes."""
 
-    def __init__(self, store: LevelStore, admission: Admission, rules: Rules, clock: Clock) -> None:
+    def __init__(
+        self, store: LevelStore, admission: Admission, rules: Rules, learned: LearnedLimits, clock: Clock
+    ) -> None:
         """Read from these."""
         self._store = store
         self._admission = admission
         self._rules = rules
+        self._learned = learned
         self._clock = clock
 
     async def limits(self) -> list[LimitView]:
-        """Give every limit that is configured or in use, by name."""
-        kept = [name for name in await self._store.names("") if not name.startswith(HOLD_PREFIX)]
+        """Give every limit that is configured, learned or in use, by name."""
+        kept = [name for name in await self._store.names("") if not name.startswith((HOLD_PREFIX, ALERT_PREFIX))]
         limits = {limit.name: limit for limit in self._rules.standing()}
         kept.sort(key=lambda name: name.startswith(_SHORT_LIVED))  # these are many, and the first to be left out
         limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})
+        limits.update({limit.name: limits.get(limit.name, limit) for limit in self._learned.bounds()})
         chosen = [limits[name] for name in sorted(limits)]
         return await self._read(chosen)
 
@@ -120,8 +140,9 @@ class Monitor:
         )
         now_s = self._clock.now_s()
         views = []
-        for limit in limits:
-            reading = quota.read(limit, records, now_s)
+        now_ns = to_ns(now_s)
+        for limit, now in zip(limits, self._rules.in_force(limits), strict=True):
+            reading = quota.read(now, records, now_s)
             views.append(
                 LimitView(
                     name=limit.name,
@@ -131,14 +152,30 @@ class Monitor:
                     kind=limit.kind,
                     amount=limit.amount,
                     per=per_of(limit),
-                    burst=limit.burst if isinstance(limit, Rate) else limit.amount,
+                    burst=now.burst if isinstance(now, Rate) else now.amount,
                     used=reading.used,
                     held=reading.held,
                     free=reading.free,
                     resets_s=to_s(reading.resets_ns) if reading.resets_ns is not None else None,
+                    pending=now.pending(records.get(now.name), now_ns) if isinstance(now, Window | Rolling) else 0,
+                    configured=self._rules.configured(limit.name) is not None,
+                    **self._told_of(limit, now_s),
                 )
             )
         return views
+
+    def _told_of(self, limit: Limit, now_s: float) -> dict[str, Any]:
+        """Give what was learned of a limit: of its own level, or of the tightest pool that it is configured over."""
+        found = self._learned.over(limit)
+        if found is None:
+            return {}
+        _key, learned = found
+        return {
+            "learned": None if learned.source == "plan" else amount_at(learned, now_s),
+            "learned_from": learned.source,
+            "learned_since_s": learned.since_s,
+            "closed_until_s": learned.closed_until_s if learned.closed_until_s > now_s else None,
+        }
 
 
 def per_of(limit: Limit) -> str:

@@ -14,7 +14,9 @@ from headgate.core import quota
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.limits import Level, Limit
 from headgate.core.quota import Admitted, Refused, Reservation, Wait
+from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.ports import Clock, LevelStore, Record
+from headgate.runtime.planning import PLANS, Maintenance, PlannedReservations, serial_of
 
 HOLD_PREFIX = "hold/"
 
@@ -51,6 +53,8 @@ class Reservations:
         *,
         lease_s: float,
         in_force: Callable[[Sequence[Limit]], Sequence[Limit]] | None = None,
+        planned: PlannedReservations | None = None,
+        maintenance: Maintenance | None = None,
     ) -> None:
         """Let a reservation expire `lease_s` after it was taken or renewed.
 
@@ -58,6 +62,8 @@ class Reservations:
         the levels as the last admissions here left them.
         """
         self._store = store
+        self._planned = planned or PlannedReservations(store, clock)
+        self._maintenance = maintenance or Maintenance((), clock)
         self._clock = clock
         self._owner = owner
         self._hold_prefix = f"{HOLD_PREFIX}{owner}/"
@@ -65,15 +71,53 @@ class Reservations:
         self._in_force = in_force
         self.seen: dict[str, Level] = {}
 
-    async def take(self, attempt: str, limits: Sequence[Limit], asked: Demand) -> Admitted | Wait | Refused:
-        """Admit an attempt now or say when; what is admitted is held under the attempt's id."""
+    def has_own(self, limits: Sequence[Limit], scopes: Scopes) -> bool:
+        """Whether something of these limits is reserved for a call of these scopes."""
+        return self._planned.are_any and bool(self._planned.met(limits, scopes.path()).own)
+
+    async def take(
+        self,
+        attempt: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        scopes: Scopes = NO_SCOPES,
+        model: str = "",
+        *,
+        own_only: bool = False,
+    ) -> Admitted | Wait | Refused:
+        """Admit an attempt now or say when; what is admitted is held under the attempt's id.
+
+        With `own_only` it takes nothing but what is reserved for its `scopes`.
+        """
+        if not self._planned.are_any and not self._maintenance.is_planned:
+            outcome = await self._take(attempt, limits, asked)
+            if outcome is not None:
+                return outcome
+            await self._planned.refresh()  # another process has planned
+        path = scopes.path()
+        return await self._planned.take(
+            self._hold_prefix + attempt,
+            limits if self._in_force is None else self._in_force(limits),
+            asked,
+            lease_s=self._lease_s,
+            path=path,
+            closures=self._maintenance.met(path, model),
+            own_only=own_only,
+        )
+
+    async def _take(self, attempt: str, limits: Sequence[Limit], asked: Demand) -> Admitted | Wait | Refused | None:
+        """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
         in_force = self._in_force
         if in_force is not None:
             limits = in_force(limits)
 
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
+        known = self._planned.serial
+
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused | None]:
+            if PLANS in records and serial_of(records) != known:
+                return _UNCHANGED, None
             outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
             if type(outcome) is not Admitted:
                 return _UNCHANGED, outcome
@@ -83,7 +127,7 @@ class Reservations:
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
             return levels, outcome
 
-        return await self._store.transact(map(_name_of, limits), step)
+        return await self._store.transact(chain((PLANS,), map(_name_of, limits)), step)
 
     async def take_behind(
         self,
@@ -93,7 +137,10 @@ class Reservations:
         head_limits: Sequence[Limit],
         head_asked: Demand,
     ) -> Admitted | Wait | Refused:
-        """As `take`, but only if that does not delay another that waits."""
+        """As `take`, but only if that does not delay another that waits; nobody does where something is planned."""
+        if self._planned.are_any or self._maintenance.is_planned:
+            now_s = self._clock.now_s()
+            return Wait(now_s, now_s, limits[0])
         hold_name = self._hold_prefix + attempt
         if self._in_force is not None:
             limits, head_limits = self._in_force(limits), self._in_force(head_limits)
@@ -115,6 +162,7 @@ class Reservations:
         now_s = self._clock.now_s()
         if self._in_force is not None:
             limits = self._in_force(limits)
+        limits = self._planned.with_parts(limits)
 
         # As `_change` does, in one step less: this is on the way of every call.
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
@@ -127,8 +175,18 @@ class Reservations:
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
+    async def draw(self, attempt: str, limits: Sequence[Limit], so_far: Amounts) -> bool:
+        """Charge what an attempt has used of its rates so far; False if nothing of it is held any more."""
+        limits = self._planned.with_parts(limits)
+
+        def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
+            return quota.draw(limits, levels, reserved, so_far, self._clock.now_s())
+
+        return await self._change(self._hold_prefix + attempt, limits, change)
+
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
+        limits = self._planned.with_parts(limits)
 
         def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
             return quota.renew(limits, levels, reserved, self._clock.now_s(), lease_s=self._lease_s)

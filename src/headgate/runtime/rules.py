@@ -5,7 +5,7 @@ much a limit allows may change while calls wait for it, so that is asked when a 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from headgate.core.adaptive import model_class
 from headgate.core.limits import Limit
@@ -22,6 +22,8 @@ class Rules:
         self._configured = tuple(configured)
         self._of_keys: dict[str, tuple[LimitRule, ...]] = {}
         self._learned: Mapping[str, Limit] = {}
+        self.on_learned: Callable[[Mapping[str, Limit], Mapping[str, Limit]], None] = lambda _before, _after: None
+        """Told what was in force and what is now, each time that something was learned."""
         self._remembered: OrderedDict[tuple[Scopes, str], tuple[Limit, ...]] = OrderedDict()
 
     def limits_for(self, scopes: Scopes, model: str) -> tuple[Limit, ...]:
@@ -46,7 +48,8 @@ class Rules:
         """Let these learned limits be in force, by the names of their levels: configured ones as far as they go now."""
         if limits.keys() != self._learned.keys():
             self._remembered.clear()
-        self._learned = limits
+        before, self._learned = self._learned, limits
+        self.on_learned(before, limits)
 
     def set_key(self, name: str, rules: Sequence[LimitRule]) -> None:
         """Let a key carry these limits from now on."""
@@ -60,9 +63,13 @@ class Rules:
         return tuple(limit for limit in found.values() if limit is not None)
 
     def configured(self, wanted: str) -> Limit | None:
-        """Give the limit that keeps a level, as it is configured or as a key carries it."""
+        """Give the limit that keeps a level, as it is configured or as a key carries it: of several rules the last.
+
+        So it does for a call (`scopes.limits_for`): a level has one limit, whoever asks.
+        """
         scope = wanted.split(" ", 1)[0]
-        for rule in (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules)):
+        every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
+        for rule in reversed(every):
             limit = rule.bind((scope,), rule.template.models or "")
             if limit is not None and level_name(scope, rule.template) == wanted:
                 return limit

@@ -3,22 +3,25 @@
 One rule: the limit that binds, how much it is, and the way out; never a promise that may not hold.
 """
 
-import math
-
-from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
 from headgate.core.errors import BudgetError, DeadlineError, UnpricedError
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.planning import amount_in_words
 from headgate.core.quota import Refused, Wait
-from headgate.runtime.lanes import Ticket
+from headgate.core.set_aside import Closure
+from headgate.runtime.lanes import Lane, Ticket, Waiting
 
 MINUTE_S = 60
+
+LATE_BY = 0.25
+"""A call is told at once that it will be late when it would be by more than this part of its way: that is a guess."""
 
 
 def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> DeadlineError:
     """Give the error of a call that cannot go before its deadline, and when it could."""
     waited_s = now_s - ticket.queued_s
     allowed_s = ticket.deadline_s - ticket.queued_s
-    if math.isinf(wait.until_s):
+    if wait.earliest_s < wait.until_s:
+        # The later instant is when the leases end of what is held: calls on their way settle long before that.
         retry_after_s, when = max(1.0, wait.earliest_s - now_s), "when calls on their way settle"
     else:
         retry_after_s = max(0.0, wait.until_s - now_s)
@@ -32,6 +35,29 @@ def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> Deadli
         f"and would be admitted {when}",
         limit=wait.limit.name,
         retry_after_s=retry_after_s,
+    )
+
+
+def late_behind(lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:
+    """Say when a call can go at the earliest with those before it, if that is too late for it."""
+    ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
+    if not isinstance(limit, Rate) or place is None or len(lane) == 1:
+        return None
+    left_s = ticket.deadline_s - now_s
+    if lane.waiting_cost_s <= left_s:
+        return None
+    head = lane.head(now_s)
+    if head is None or head is waiting or head.place is None:
+        return None
+    head_s = max(0.0, head.wait.earliest_s - now_s)
+    wait_s = head_s + lane.line.cost_ahead_s(place) - head.place.cost_s + place.cost_s
+    if wait_s <= left_s * (1 + LATE_BY):
+        return None
+    return DeadlineError(
+        f"limit reached: {describe(limit)}; the call may wait for {left_s:.3f} s, and behind the "
+        f"{len(lane) - 1} that wait already it could run in about {wait_s:.3f} s",
+        limit=limit.name,
+        retry_after_s=wait_s,
     )
 
 
@@ -61,15 +87,8 @@ def describe(limit: Limit) -> str:
             over = f"in any {limit.period_s} s"
         case Window():
             over = "in all" if limit.span.name == "lifetime" else f"per {limit.span.name}"
+        case Closure():
+            return f"maintenance {limit.name.rpartition(' ')[2]} for {limit.scope}{models}"
         case Gauge():
             over = "at once"
     return f"{amount_in_words(limit.dimension, limit.amount)} {over} for {limit.scope}{models}"
-
-
-def amount_in_words(dimension: Dimension, amount: int) -> str:
-    """Write an amount of a dimension: $0.001, 50,000 output tokens."""
-    if dimension != "micro_usd":
-        return f"{amount:,} {dimension.replace('_', ' ')}"
-    digits = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
-    whole, _, cents = digits.partition(".")
-    return f"${whole}.{cents.ljust(2, '0')}"

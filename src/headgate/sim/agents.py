@@ -5,7 +5,8 @@ the seed. An agent's draws are its own, so they do not depend on when it is serv
 
 Figures: TraceLab (uw-syfi/TraceLab, `artifacts/*/README.md` at commit 0b8a262, data CC BY 4.0), 4,265 sessions and
 357,000 rounds of coding agents. None of its text is here. A lognormal is given by its median and sigma; sigma is
-ln(p90 / median) / 1.2816 where a p90 is published, ln(p99 / median) / 2.3263 for a p99, sqrt(2 ln(mean / median)) for a mean.
+ln(p90 / median) / 1.2816 where a p90 is published, ln(p99 / median) / 2.3263 for a p99, and for a mean the square root
+of 2 ln(mean / median).
 """
 
 import math
@@ -47,8 +48,8 @@ class Published:
     request: median 38 s, mean 258 s, p90 384 s (session_timing_distribution)."""
 
     new_tokens: Lognormal = Lognormal(251.0, 1.79, 100_000.0)
-    """Fresh input a round beside the answer before it: median 251 (prefix_append), mean 1,245: 19.0 % of 2.34 G appended
-    tokens are fresh (redundant_prefill), over 357,000 rounds."""
+    """Fresh input a round beside the answer before it: median 251 (prefix_append), mean 1,245, for 19.0 % of the 2.34 G
+    tokens that 357,000 rounds appended are fresh (redundant_prefill)."""
 
     output_tokens: Lognormal = Lognormal(252.0, 1.4, 32_000.0)
     """Median 252, p90 below 1,700, p99 some thousands (token_length_distribution)."""
@@ -106,7 +107,8 @@ def generated_agents(agents: int, ends_s: float, seed: int, assumed: Assumed = A
     """Give agents that work until the end."""
 
     def actors() -> Sequence[Actor]:
-        return [_actor(number, ends_s, seed, assumed) for number in range(agents)]
+        made = [_actor(number, ends_s, seed, assumed) for number in range(agents)]
+        return sorted(made, key=lambda actor: actor.starts_s)
 
     hours = ends_s / 3600
     many = "agent" if agents == 1 else "agents"
@@ -143,9 +145,7 @@ class _Context:
     known_tokens: int
 
 
-def _rounds(
-    count: int, pause_s: float, context: _Context, chooser: random.Random, assumed: Assumed
-) -> Sequence[Round]:
+def _rounds(count: int, pause_s: float, context: _Context, chooser: random.Random, assumed: Assumed) -> Sequence[Round]:
     rounds: list[Round] = []
     for _ in range(count):
         output_tokens = max(1, int(PUBLISHED.output_tokens.draw(chooser)))

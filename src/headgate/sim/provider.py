@@ -14,13 +14,14 @@ from headgate.core.limits import Limit, Rate
 from headgate.core.usage import Dialect, Usage
 from headgate.sim.workload import Round
 
-__all__ = ["Bucket", "Caches", "Meters", "Pace", "Pool", "Prompt", "refusal"]
+__all__ = ["CACHE_LIFE_S", "MOST_FOLLOWED", "Bucket", "Caches", "Meters", "Pace", "Pool", "Prompt", "refusal"]
 
 CACHE_LIFE_S = 300.0
 LEAST_CACHED_TOKENS = 1_024
 """Anthropic, "Prompt caching" (wire.md section 2): five minutes from its last use, nothing below 1,024 tokens."""
 
 MOST_CACHES = 200_000
+MOST_FOLLOWED = 50
 _TOLERANCE = 1e-6
 
 
@@ -28,8 +29,8 @@ _TOLERANCE = 1e-6
 class Pace:
     """How long an answer takes.
 
-    By default what TraceLab's rounds show of a large model: 50 to 54 tokens a second, and 5.7 s for a median round of 252
-    tokens, of which a second is left for the first token.
+    By default what TraceLab's rounds show of a large model (see `agents`): 50 to 54 tokens a second, and 5.7 s for a
+    median round of 252 tokens, of which a second is left for the first token.
     """
 
     first_token_s: float = 1.0
@@ -80,14 +81,24 @@ class Bucket:
 
 
 class Meters:
-    """All buckets of a simulation, and for how long somebody waited."""
+    """All buckets of a simulation, and for how long somebody waited.
+
+    The first MOST_FOLLOWED of them are exact in what they lost while somebody waited; the others only in their levels.
+    """
 
     def __init__(self) -> None:
         """Begin without buckets."""
         self.buckets: dict[str, Bucket] = {}
+        self.followed: dict[str, Bucket] = {}
         self.waiting = 0
         self.waited_s = 0.0
         self._since_s = 0.0
+
+    def add(self, bucket: Bucket) -> None:
+        """Take in a bucket."""
+        self.buckets[bucket.name] = bucket
+        if len(self.followed) < MOST_FOLLOWED:
+            self.followed[bucket.name] = bucket
 
     def enters(self, now_s: float) -> None:
         """Count a call that may have to wait."""
@@ -106,7 +117,7 @@ class Meters:
     def advance(self, now_s: float) -> None:
         """Bring every bucket up to now."""
         waiting = self.waiting > 0
-        for bucket in self.buckets.values():
+        for bucket in self.followed.values():
             if bucket.at_s < now_s:
                 bucket.advance(now_s, waiting=waiting)
 
@@ -118,7 +129,7 @@ class Meters:
 class Pool:
     """The buckets that calls of the same limits draw from, by what they count."""
 
-    __slots__ = ("all", "input_tokens", "output_tokens", "requests", "tokens")
+    __slots__ = ("input_tokens", "output_tokens", "requests", "tokens")
 
     def __init__(self, limits: Iterable[Limit], meters: Meters, provider_scale: float) -> None:
         """Find or make the bucket of each rate; what is no rate is the owner's own affair."""
@@ -130,7 +141,21 @@ class Pool:
         self.input_tokens = by_dimension.get("input_tokens", [])
         self.output_tokens = by_dimension.get("output_tokens", [])
         self.tokens = by_dimension.get("tokens", [])
-        self.all = [*self.requests, *self.input_tokens, *self.output_tokens, *self.tokens]
+
+    def charge(self, uncached_tokens: int, asked: Round) -> None:
+        """Take what a call counts at its start."""
+        for bucket in self.requests:
+            bucket.take(1)
+        for bucket in self.input_tokens:
+            bucket.take(uncached_tokens)
+        for bucket in self.tokens:
+            bucket.take(max(asked.max_output_tokens, asked.prompt_tokens + asked.output_tokens))
+
+    def flow(self, tokens_per_s: float, now_s: float, *, waiting: bool) -> None:
+        """Let so many more tokens of output flow from now on."""
+        for bucket in self.output_tokens:
+            bucket.advance(now_s, waiting=waiting)
+            bucket.flow += tokens_per_s
 
 
 def _bucket(limit: Rate, meters: Meters, provider_scale: float) -> Bucket:
@@ -140,7 +165,7 @@ def _bucket(limit: Rate, meters: Meters, provider_scale: float) -> Bucket:
         scale = provider_scale if enforced else 1.0
         capacity = (limit.largest or limit.burst) * scale
         found = Bucket(limit.name, limit.amount * scale / limit.period_s, capacity, enforced=enforced)
-        meters.buckets[limit.name] = found
+        meters.add(found)
     return found
 
 

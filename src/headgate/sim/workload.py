@@ -5,9 +5,9 @@ the same work. Nothing here is read from files, and nothing waits.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from math import ceil
 
 from headgate.core.usage import Usage
 
@@ -25,7 +25,8 @@ class Round:
     """One call. `known_tokens` of its prompt are what the session's call before it sent: a warm cache has them.
 
     It comes `pause_s` after the answer before it, and not before `at_s` on the workload's clock. `recorded` is what its
-    prompt was charged as when it was recorded, None where that is for the cache model to say.
+    prompt was charged as when it was recorded, None where that is for the cache model to say; `text_bytes` is the size
+    of what is sent, where that is known.
     """
 
     prompt_tokens: int
@@ -34,6 +35,7 @@ class Round:
     pause_s: float = 0.0
     at_s: float = 0.0
     recorded: Usage | None = None
+    text_bytes: int | None = None
     max_output_tokens: int = MAX_OUTPUT_TOKENS
 
 
@@ -63,27 +65,27 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload that can be played any number of times: `actors` gives its actors anew, the same each time.
+    """A workload that can be played any number of times: `actors` gives its actors anew, in the order of their begin.
 
     At `ends_s` it is broken off; None lets it run until all is served. `last_s` is when, on its own clock, the last
     thing comes that is known beforehand.
     """
 
     title: str
-    actors: Callable[[], Sequence[Actor]]
+    actors: Callable[[], Iterable[Actor]]
     last_s: float
     ends_s: float | None = None
 
 
-def alone(programs: Sequence[Program]) -> Sequence[Actor]:
+def alone(programs: Iterable[Program]) -> Iterator[Actor]:
     """Give each program to an actor of its own: it comes when it came in the recording, whatever became of others."""
-    return [Actor(program.rounds[0].at_s, iter((program,))) for program in programs]
+    return (Actor(program.rounds[0].at_s, iter((program,))) for program in programs)
 
 
-def shared_among(programs: Sequence[Program], actors: int) -> Sequence[Actor]:
+def shared_among(programs: Sequence[Program], actors: int) -> Iterator[Actor]:
     """Let so many actors work through programs together, each taking the next when it has ended its last."""
     queue = iter(programs)
-    return [Actor(0.0, queue) for _ in range(min(actors, len(programs)))]
+    return (Actor(0.0, queue) for _ in range(min(actors, len(programs))))
 
 
 def scaled(workload: Workload, agents: float, speed: float, seed: int) -> Workload:
@@ -97,19 +99,13 @@ def scaled(workload: Workload, agents: float, speed: float, seed: int) -> Worklo
     def actors() -> Sequence[Actor]:
         whole, part = divmod(agents, 1)
         chooser = random.Random(f"{seed}/scale")  # noqa: S311 - a draw that can be repeated, not a secret
-        first = workload.actors()
-        made = [_faster(actor, speed) for actor in first] if whole else []
-        for number in range(1, int(whole)):
-            made += [_copy(_faster(actor, speed), number, chooser.uniform(0, _SPREAD_S)) for actor in workload.actors()]
-        if part:
-            number = int(whole)
-            again = list(enumerate(workload.actors()))
-            chosen = sorted(chooser.sample(again, round(part * len(again))), key=lambda pair: pair[0])
-            made += [
-                _copy(_faster(actor, speed), number, chooser.uniform(0, _SPREAD_S) if number else 0.0)
-                for _, actor in chosen
-            ]
-        return made
+        made: list[Actor] = []
+        for number in range(ceil(agents)):
+            copied = list(workload.actors())
+            if number == whole:
+                copied = [copied[at] for at in sorted(chooser.sample(range(len(copied)), round(part * len(copied))))]
+            made += [_copy(actor, number, speed, chooser.uniform(0, _SPREAD_S) if number else 0.0) for actor in copied]
+        return sorted(made, key=lambda actor: actor.starts_s)
 
     title = workload.title
     if agents != 1:
@@ -119,27 +115,14 @@ def scaled(workload: Workload, agents: float, speed: float, seed: int) -> Worklo
     return Workload(title, actors, workload.last_s / speed, workload.ends_s)
 
 
-def _faster(actor: Actor, speed: float) -> Actor:
-    if speed == 1:
-        return actor
-    return Actor(actor.starts_s / speed, (_with(program, speed=speed) for program in actor.programs))
-
-
-def _copy(actor: Actor, number: int, later_s: float) -> Actor:
+def _copy(actor: Actor, number: int, speed: float, later_s: float) -> Actor:
     name = f"+{number}" if number else ""
-    programs = (_with(program, name=name, later_s=later_s) for program in actor.programs)
-    return Actor(actor.starts_s + later_s, programs)
+    return Actor(actor.starts_s / speed + later_s, (_with(program, name, speed, later_s) for program in actor.programs))
 
 
-def _with(program: Program, *, speed: float = 1.0, later_s: float = 0.0, name: str = "") -> Program:
+def _with(program: Program, name: str, speed: float, later_s: float) -> Program:
     rounds = [
-        replace(each, pause_s=each.pause_s / speed, at_s=each.at_s / speed + later_s if each.at_s else later_s)
+        replace(each, pause_s=each.pause_s / speed, at_s=each.at_s / speed + later_s if each.at_s else 0.0)
         for each in program.rounds
     ]
     return replace(program, session=program.session + name, agent=program.agent + name, rounds=rounds)
-
-
-def first_programs(workload: Workload, most: int) -> Iterator[Program]:
-    """Give some programs of each actor, for looking at a workload without playing it."""
-    for actor in workload.actors():
-        yield from islice(actor.programs, most)

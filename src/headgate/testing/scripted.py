@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
 
+from headgate.core.bounds import Reach
 from headgate.core.errors import ProviderError
 from headgate.core.notices import NO_NOTICES, Notices
 from headgate.core.retries import Failure
@@ -17,14 +18,15 @@ from headgate.core.usage import Usage
 from headgate.ports import Cost, Fate, Headers, Request
 
 _SOME_USAGE = Usage(100, output_tokens=50)
+_COMMON_REACH = Reach(context_window=200_000, max_output_tokens=32_000)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What the provider does with one call: it fails, or answers in pieces, `pause_s` before each, and tells its usage.
 
-    `breaks_after` pieces the connection breaks. The input is told with the first piece, the output with the last, which
-    may restate the input.
+    The head comes after `head_s`; after `breaks_after` pieces the connection breaks. The input is told with the first
+    piece, the output with the last, which may restate the input.
     """
 
     usage: Usage = _SOME_USAGE
@@ -34,6 +36,7 @@ class Reply:
     breaks_after: int | None = None
     restated_input: int | None = None
     notices: Notices = NO_NOTICES
+    head_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -87,6 +90,8 @@ class ScriptedProvider:
         """Answer by the script."""
         reply = self._next(request)
         self.sent.append((asyncio.get_running_loop().time(), request))
+        if reply.head_s:
+            await asyncio.sleep(reply.head_s)
         if reply.failure is not None and reply.failure.status is None:
             raise ProviderError("no answer", reply.failure)
         status = 200 if reply.failure is None else reply.failure.status or 500
@@ -113,11 +118,15 @@ class ScriptedProvider:
 
 @dataclass(frozen=True, slots=True)
 class FlatPrices:
-    """So many micro-dollars per million tokens, whatever the model; models named in `unknown` have no price."""
+    """So many micro-dollars per million tokens, whatever the model; models named in `unknown` have no price.
+
+    All models reach equally far.
+    """
 
     input_micro_usd: int = 3_000_000
     output_micro_usd: int = 15_000_000
     unknown: frozenset[str] = frozenset()
+    reaches: Reach = _COMMON_REACH
 
     def cost(self, model: str, usage: Usage, at_s: float) -> Cost:  # noqa: ARG002 - flat in time too
         """Price a usage."""
@@ -125,3 +134,7 @@ class FlatPrices:
             return Cost(None, None)
         micro = usage.prompt_tokens * self.input_micro_usd + usage.output_tokens * self.output_micro_usd
         return Cost(ceil(micro / 1_000_000), "flat")
+
+    def reach(self, model: str) -> Reach:  # noqa: ARG002 - as `ports.Prices` has it
+        """Give how far any model reaches."""
+        return self.reaches

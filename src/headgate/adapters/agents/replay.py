@@ -167,6 +167,9 @@ class ReplayAgent:
                 status = "" if failure.status is None else f" (status {failure.status})"
                 again = failure.retryable and failure.kind != "rejected"
                 raise _TurnFailedError(f"{failure.error_type}{status}, attempt {attempt}", retryable=again)
+            if failure.kind == "limited":  # no lane is closed on this side: a client waits as long as it is told
+                after_s = self._retries.first_delay_s if failure.retry_after_s is None else failure.retry_after_s
+                delay_s = max(delay_s, after_s * (1 + 0.1 * self._jitter()))
             counts.retries += 1
             await asyncio.sleep(delay_s)
 

@@ -19,6 +19,7 @@ from headgate.adapters.config.limits import (
     read_models,
     scope_pattern,
 )
+from headgate.adapters.config.maintenance import read_maintenance
 from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
     VENDOR_URLS,
@@ -43,6 +44,7 @@ from headgate.adapters.config.values import (
     sqlite,
 )
 from headgate.adapters.prices import PriceOverride
+from headgate.adapters.windows import WindowOverride
 from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import MOST_PRIORITY, Scheduling
@@ -84,6 +86,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     note_duplicates(document.problems, rules)
     for array, word in (("account", "name"), ("key", "name"), ("price", "model")):
         _note_repeated(document, array, word)
+    priced = [_read_price(table) for table in document.tables("price")]
     config = Config(
         store=_read_store(document.table("store"), path.parent, environ),
         path=path,
@@ -92,10 +95,14 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         # Where two rules give a scope the same limit, the core takes the later one: let that be the more exact.
         limits=tuple(sorted((read.rule for read in rules), key=lambda rule: "*" not in rule.scope)),
         keys=keys,
-        prices=tuple(_read_price(table) for table in document.tables("price")),
+        prices=tuple(price for price, _window in priced if price is not None),
+        windows=tuple(window for _price, window in priced if window is not None),
         retries=_read_retries(document.table("retries")),
         timeouts=_read_timeouts(document.table("timeouts")),
         scheduling=_with_weights(read_scheduling(document), keys),
+        maintenance=tuple(
+            read for table in document.tables("maintenance") if (read := read_maintenance(table)) is not None
+        ),
     )
     document.problems.raise_any()
     return config
@@ -139,6 +146,8 @@ def _read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount
             name=table.take("name", name, "", required=True),
             dialect=dialect,
             models=table.take("models", _model_globs, ("*",)),
+            overage=table.take("overage", boolean, default=False),
+            soft_ceiling=table.take("soft_ceiling", number(0.01, 1, "a part of a plan window such as 0.9"), 1.0),
         ),
         base_url=table.take("base_url", base_url, VENDOR_URLS[dialect]),
         api_key=table.take("api_key", secret(environ), _NOTHING, required=True),
@@ -185,19 +194,37 @@ def _read_rules(table: Table, scope: str, *, models: str | None) -> list[ReadRul
     return rules if scope not in {"", "key:"} else []
 
 
-def _read_price(table: Table) -> PriceOverride:
+_PRICE_WORDS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+_MOST_WINDOW = 1_000_000_000
+
+
+def _read_price(table: Table) -> tuple[PriceOverride | None, WindowOverride | None]:
+    """Read what models cost and how far they reach; one of the two may be left to what is known."""
+    window = WindowOverride(
+        model=table.take("model", model_glob, "", required=True),
+        context_window=table.take("context_window", whole(1, _MOST_WINDOW), None),
+        max_output_tokens=table.take("max_output_tokens", whole(1, _MOST_WINDOW), None),
+        server_tool_turns=table.take("server_tool_turns", whole(1, 1_000), None),
+    )
+    reaches = window != WindowOverride(window.model)
+    price = _read_tariff(table, window.model, required=not reaches)
+    table.close()
+    return price, window if reaches else None
+
+
+def _read_tariff(table: Table, model: str, *, required: bool) -> PriceOverride | None:
     usd_per_mtok = decimal(0, 1_000_000, "a number of dollars per million tokens such as 3 or 0.25")
     zero = Decimal(0)
+    priced = required or any(table.has(word) for word in _PRICE_WORDS)
     override = PriceOverride(
-        model=table.take("model", model_glob, "", required=True),
-        input_usd_per_mtok=table.take("input", usd_per_mtok, zero, required=True),
-        output_usd_per_mtok=table.take("output", usd_per_mtok, zero, required=True),
+        model=model,
+        input_usd_per_mtok=table.take("input", usd_per_mtok, zero, required=priced),
+        output_usd_per_mtok=table.take("output", usd_per_mtok, zero, required=priced),
         cache_read_usd_per_mtok=table.take("cache_read", usd_per_mtok, None),
         cache_write_5m_usd_per_mtok=table.take("cache_write_5m", usd_per_mtok, None),
         cache_write_1h_usd_per_mtok=table.take("cache_write_1h", usd_per_mtok, None),
     )
-    table.close()
-    return override
+    return override if priced else None
 
 
 def _read_retries(table: Table) -> RetryRule:

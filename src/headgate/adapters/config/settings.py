@@ -10,7 +10,9 @@ from hmac import compare_digest
 from pathlib import Path
 from typing import Literal
 
+from headgate.adapters.cron import CronSpans
 from headgate.adapters.prices import PriceOverride
+from headgate.adapters.windows import WindowOverride
 from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
@@ -107,6 +109,23 @@ class ConfiguredKey:
     interactive: bool = False
 
 
+MaintenanceAction = Literal["hold", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredMaintenance:
+    """A maintenance window that comes again. `scope` "*" is every call; calls on their way end in any case.
+
+    `hold` lets calls wait until it is over, `refuse` tells them at once when they could run.
+    """
+
+    cron: str
+    spans: CronSpans
+    scope: str = "*"
+    models: str | None = None
+    action: MaintenanceAction = "hold"
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long each part of a call to a provider may take, in seconds."""
@@ -127,6 +146,8 @@ class Config:
     limits: tuple[LimitRule, ...] = ()
     keys: tuple[ConfiguredKey, ...] = ()
     prices: tuple[PriceOverride, ...] = ()
+    windows: tuple[WindowOverride, ...] = ()
     retries: RetryRule = field(default_factory=RetryRule)
     timeouts: Timeouts = Timeouts()
     scheduling: Scheduling = field(default_factory=Scheduling)
+    maintenance: tuple[ConfiguredMaintenance, ...] = ()

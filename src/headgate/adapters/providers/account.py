@@ -94,6 +94,7 @@ class AccountProvider:
             headers=self._headers(request, endpoint),
             body=request.body if body is None else body,
             timeouts=self._timeouts,
+            passage=request.passage,
         )
         return Sending(
             call,
@@ -198,7 +199,7 @@ _kept_call_decoder = msgspec.json.Decoder(_KeptCall)
 
 
 def _fate(call: _KeptCall) -> Fate | None:
-    """Sum a call and the earlier requests that had its id: one was sent again on a connection found closed."""
+    """Sum a call and the earlier requests that had its id: all of them were charged."""
     calls = (call, *call.earlier)
     if any(each.state == "running" for each in calls):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from headgate.adapters.providers.failures import failure_in_stream
-from headgate.adapters.providers.reading import UNREADABLE, Reading, decode_event, fields_of, token_count
+from headgate.adapters.providers.reading import UNREADABLE, Reading, decode_event, fields_of, is_unreadable, token_count
 from headgate.adapters.providers.sse import Event
 from headgate.core.usage import Usage
 
@@ -111,8 +111,14 @@ def read_message(reading: Reading, body: bytes) -> bool:
     return True
 
 
+_OF_THE_CACHE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+
 def usage_of(fields: Mapping[str, Any]) -> Usage | None:
-    """Give the usage that Anthropic's fields tell; None if they do not tell the input."""
+    """Give the usage that Anthropic's fields tell; None if they do not tell the input.
+
+    It is not `reported` while they do not tell the output, or tell of the cache what cannot be read.
+    """
     uncached = token_count(fields, "input_tokens")
     if uncached is None:
         return None
@@ -122,13 +128,15 @@ def usage_of(fields: Mapping[str, Any]) -> Usage | None:
     total = token_count(fields, "cache_creation_input_tokens")
     total = write_1h + write_5m if total is None else total
     write_1h = min(write_1h, total)
+    output = token_count(fields, "output_tokens")
     return Usage(
         input_tokens=uncached,
         cache_read_tokens=token_count(fields, "cache_read_input_tokens") or 0,
         cache_write_5m_tokens=total - write_1h,
         cache_write_1h_tokens=write_1h,
-        output_tokens=token_count(fields, "output_tokens") or 0,
+        output_tokens=output or 0,
         reasoning_tokens=token_count(fields, "output_tokens_details", "thinking_tokens") or 0,
+        reported=output is not None and not any(is_unreadable(fields, name) for name in _OF_THE_CACHE),
     )
 
 

@@ -44,7 +44,7 @@ _KINDS: dict[str, FailureKind] = {
 }
 _WORD_LIMIT_CHARS = 64
 
-# "... rate limit of 8,000 output tokens per minute", "... on tokens per min (TPM): Limit 40000 ...": what vendors write.
+# What vendors write: "... rate limit of 8,000 output tokens per minute", "... on tokens per min (TPM): Limit 40000".
 _NAMED = re.compile(r"(output[ _]tokens|input[ _]tokens|tokens|requests)[ _]per[ _]min", re.IGNORECASE)
 _NAMED_DIMENSIONS: dict[str, Dimension] = {
     "output tokens": "output_tokens",

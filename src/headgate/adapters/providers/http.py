@@ -1,7 +1,7 @@
 """The upstream HTTP/1.1 client: pooled, verified, bounded in time and memory, and fast enough for the gateway's way.
 
 One rule: bytes pass as they are. A caller writes `async with client.send(...) as reply:` and leaving the block ends the
-call. No redirects, cookies, decompression, proxies, nor retries beyond the one for a connection found closed.
+call. No redirects, cookies, decompression or proxies, and nothing that costs is ever sent twice.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from headgate.adapters.providers.http_errors import Broken, HttpError, NoAnswer,
 from headgate.adapters.providers.http_pool import HostPool, HostStats, HttpSettings
 from headgate.adapters.providers.http_reply import Reply
 from headgate.adapters.providers.http_request import CONNECTION_HEADERS, Origin, encode_head, parse_url
-from headgate.ports import Headers
+from headgate.ports import Headers, Passage
 
 __all__ = [
     "CONNECTION_HEADERS",
@@ -34,6 +34,8 @@ __all__ = [
 # Hosts come from the configuration; this only keeps a caller that invents them from filling the memory.
 _MAX_UNUSED_HOSTS = 256
 _DEFAULT_TIMEOUTS = Timeouts()
+# RFC 9110, section 9.2.1: they change nothing, so that asking twice does no harm.
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
 class HttpClient:
@@ -54,19 +56,22 @@ class HttpClient:
         headers: Headers,
         body: bytes = b"",
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        passage: Passage | None = None,
     ) -> "_Call":
         """Prepare one call, to be used once, as `async with`; entering it sends and gives the `Reply` with its head.
 
-        `headers` go as they are and may hold none of `CONNECTION_HEADERS`: `host` and `content-length` are added. A
-        request is sent a second time, on a new connection, only when one that was used before closes without a byte in
-        answer. Leaving the block before the body has ended closes the connection there and then.
+        `headers` go as they are and may hold none of `CONNECTION_HEADERS`: `host` and `content-length` are added. Only
+        a GET or HEAD is sent a second time, on a new connection, when one that was used before closes without a byte in
+        answer: from outside, a server that closed just before a call cannot be told from one that took it and died.
+        Leaving the block before the body has ended closes the connection there and then. `passage` is told whether a
+        byte may have left, also to those who cancel the call while it waits for a connection.
 
         Raises:
             NotSent: On entering. Nothing reached the server.
             NoAnswer: On entering. The request was sent, but no usable head came.
             Broken: On reading the body.
         """
-        return _Call(self, method, origin, target, headers, body, timeouts)
+        return _Call(self, method, origin, target, headers, body, timeouts, passage or Passage())
 
     async def close(self) -> None:
         """Close all connections; calls on their way end with an error, later ones are not sent."""
@@ -99,7 +104,7 @@ class HttpClient:
 class _Call:
     """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
 
-    __slots__ = ("_body", "_client", "_headers", "_method", "_origin", "_reply", "_target", "_timeouts")
+    __slots__ = ("_body", "_client", "_headers", "_method", "_origin", "_passage", "_reply", "_target", "_timeouts")
 
     def __init__(
         self,
@@ -110,6 +115,7 @@ class _Call:
         headers: Headers,
         body: bytes,
         timeouts: Timeouts,
+        passage: Passage,
     ) -> None:
         self._client = client
         self._method = method
@@ -118,6 +124,8 @@ class _Call:
         self._headers = headers
         self._body = body
         self._timeouts = timeouts
+        self._passage = passage
+        passage.sent = False
         self._reply: Reply | None = None
 
     async def __aenter__(self) -> Reply:
@@ -133,7 +141,7 @@ class _Call:
         try:
             await self._exchange(connection, reply, head)
         except NoAnswer:
-            if not reply.stale:
+            if not reply.stale or self._method not in _SAFE_METHODS:
                 raise
             pool.stale_retries += 1
             connection = await pool.acquire(self._timeouts, started_s, fresh=True)
@@ -143,6 +151,7 @@ class _Call:
         return reply
 
     async def _exchange(self, connection: Connection, reply: Reply, head: bytes) -> None:
+        self._passage.sent = True
         connection.start(reply, head, self._body, has_body=self._method != "HEAD", timeouts=self._timeouts)
         try:
             await reply.wait_for_head()

@@ -100,7 +100,7 @@ class HostPool:
             if connection.usable:
                 self.reused += 1
                 return connection
-            self.gone(connection)
+            connection.abort()
         return None
 
     async def acquire(self, timeouts: Timeouts, started_s: float, *, fresh: bool = False) -> Connection:
@@ -120,6 +120,7 @@ class HostPool:
                 if granted.usable:
                     self.reused += 1
                     return granted
+                granted.abort()
                 fresh = True  # It died on the way here; this call has waited its turn.
             elif granted is _Grant.PLACE:
                 return await self._connect(timeouts, started_s)

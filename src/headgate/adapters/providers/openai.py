@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from headgate.adapters.providers.failures import failure_in_stream
-from headgate.adapters.providers.reading import UNREADABLE, Reading, decode_event, fields_of, token_count
+from headgate.adapters.providers.reading import UNREADABLE, Reading, decode_event, fields_of, is_unreadable, token_count
 from headgate.adapters.providers.sse import Event
 from headgate.core.usage import Usage
 
@@ -40,7 +40,8 @@ def usage_of(fields: Mapping[str, Any]) -> Usage | None:
     """Give the usage that OpenAI's fields tell, in chat's words or those of responses; None if they tell no input.
 
     The prompt includes what was read from the cache and what was written to it. OpenAI's writes cost 1.25 times the
-    input, as Anthropic's for 5 minutes do (genai-prices 0.2, November 2026), so that is where they are counted.
+    input, as Anthropic's for 5 minutes do (genai-prices 0.2, November 2026), so that is where they are counted. It is
+    not `reported` where the output is not told, or of the cache what cannot be read.
     """
     prompt = token_count(fields, "prompt_tokens")
     if prompt is not None:
@@ -59,6 +60,8 @@ def usage_of(fields: Mapping[str, Any]) -> Usage | None:
         cache_write_5m_tokens=written,
         output_tokens=output or 0,
         reasoning_tokens=token_count(fields, output_details, "reasoning_tokens") or 0,
+        reported=output is not None
+        and not any(is_unreadable(fields, prompt_details, name) for name in ("cached_tokens", "cache_write_tokens")),
     )
 
 
@@ -219,7 +222,7 @@ def read_embeddings(reading: Reading, body: bytes) -> bool:
     except UNREADABLE:
         return False
     reading.model = embeddings.model
-    _tell_usage(reading, fields_of(embeddings.usage))
+    _tell_usage(reading, {"completion_tokens": 0, "output_tokens": 0, **fields_of(embeddings.usage)})  # they have no output to tell of
     reading.final = True
     return True
 

@@ -4,7 +4,7 @@ One rule: what a provider did not tell stays None; a figure that cannot be one i
 It parses no wire format beyond the frame of an event.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -14,7 +14,7 @@ from headgate.adapters.providers.sse import Event
 from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 
-__all__ = ["UNREADABLE", "Reading", "decode_event", "fields_of", "token_count"]
+__all__ = ["UNREADABLE", "Reading", "decode_event", "fields_of", "is_unreadable", "token_count"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Reading:
     def usage(self) -> Usage | None:
         """What was used as far as is known: None until the input was told, `reported` once the output was too."""
         told = self.told
-        if told is None or self.final:
+        if told is None or (self.final and told.reported):
             return told
         return told._replace(output_tokens=max(told.output_tokens, self.output_seen_tokens), reported=False)
 
@@ -76,11 +76,21 @@ def fields_of(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def is_unreadable(fields: Mapping[str, Any], *path: str) -> bool:
+    """Whether something is told at `path` that cannot be a token count: what it counts is unknown then, not nothing."""
+    return _value_at(fields, path) is not None and token_count(fields, *path) is None
+
+
 def token_count(fields: Mapping[str, Any], *path: str) -> int | None:
     """Give the token count at `path`, or None when there is none that can be one."""
-    value: Any = fields
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
+    value = _value_at(fields, path)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
+
+
+def _value_at(fields: Mapping[str, Any], path: Sequence[str]) -> Any:
+    value: Any = fields
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value

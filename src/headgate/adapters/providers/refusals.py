@@ -33,6 +33,11 @@ RefusalKind = Literal[
 _SHOULD_RETRY: dict[RefusalKind, bool] = {"rate_limited": True, "budget_spent": False, "overloaded": True}
 
 
+LONGEST_RETRY_S = 60.0
+"""A wait beyond it is not for a client to sit out: some SDKs ignore such a `retry-after` and come back in vain, others
+sleep for hours without a word (anthropic 2.11)."""
+
+
 def error_answer(
     dialect: Dialect,
     kind: RefusalKind,
@@ -45,7 +50,7 @@ def error_answer(
     """Give status, headers and body of an error.
 
     `retry_after_s` is rounded up, to milliseconds in `retry-after-ms`, which the SDKs prefer, and to whole seconds, at
-    least one, in `retry-after`. `should_retry` None leaves it to the kind.
+    least one, in `retry-after`. `should_retry` None leaves it to the kind and the wait: beyond a minute nobody should.
     """
     wire = anthropic if dialect == "anthropic" else openai
     status, body = wire.error_body(kind, message, request_id)
@@ -63,6 +68,8 @@ def error_answer(
         ]
     if should_retry is None:
         should_retry = _SHOULD_RETRY.get(kind)
+        if should_retry and retry_after_s is not None and retry_after_s > LONGEST_RETRY_S:
+            should_retry = False
     if should_retry is not None:
         headers.append((b"x-should-retry", b"true" if should_retry else b"false"))
     return status, headers, body

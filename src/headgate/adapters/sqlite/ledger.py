@@ -88,7 +88,8 @@ _UPSERTS = tuple((roll_up.reader(), roll_up.upsert()) for roll_up in _ROLL_UPS)
 _OF_ROWS = f"""
     sum(sent), sum(input_tokens), sum(output_tokens), sum(cache_read_tokens),
     sum(cache_write_5m_tokens + cache_write_1h_tokens), sum(reasoning_tokens), sum(coalesce(cost_micro_usd, 0)),
-    sum(cost_micro_usd IS NULL), sum({_OPEN} OR NOT reported), sum(state = 'failed'), sum(wait_ms), count(*)
+    sum(cost_micro_usd IS NULL), sum({_OPEN} OR NOT reported), sum(state = 'failed'), sum(wait_ms), count(*),
+    sum(state = 'refused')
 """
 _OF_ROLL_UPS = ", ".join(f"sum({name})" for name in Figures._fields)
 

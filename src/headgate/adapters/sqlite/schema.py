@@ -185,6 +185,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE keys ADD COLUMN parent TEXT",  # the key that a fleet's key was made under
         "CREATE INDEX keys_of_fleets ON keys (parent) WHERE fleet = 1",
     ),
+    (  # until now a call that was not admitted left no row
+        "ALTER TABLE usage_by_hour ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE usage_by_agent_hour ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -9,7 +9,16 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from headgate.adapters.tasks import folder_name
-from headgate.cli.report.levels import Charge, LevelUse, charges_of, ended_s, level_use
+from headgate.cli.report.levels import (
+    Charge,
+    LevelUse,
+    Span,
+    charges_of,
+    ended_s,
+    level_use,
+    pauses,
+    seconds_of,
+)
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit
@@ -83,6 +92,7 @@ class AgentFigures:
     folder: str | None = None
     calls: int = 0
     failed_calls: int = 0
+    refused_calls: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
@@ -92,14 +102,21 @@ class AgentFigures:
     longest_wait_s: float = 0.0
     started_s: float | None = None
     ended_s: float | None = None
+    paused_s: float = 0.0
 
     @property
     def took_s(self) -> float:
-        """From its first sign of life to its last, whatever lay between."""
-        return 0.0 if self.started_s is None or self.ended_s is None else max(0.0, self.ended_s - self.started_s)
+        """From its first sign of life to its last, without the time in which no runner lived."""
+        if self.started_s is None or self.ended_s is None:
+            return 0.0
+        return max(0.0, self.ended_s - self.started_s - self.paused_s)
 
     def add(self, call: Attempt) -> None:
-        """Count a call."""
+        """Count a call; one that Headgate did not admit was never one of the provider's."""
+        self._lived(call.queued_s, ended_s(call))
+        if call.state == "refused":
+            self.refused_calls += 1
+            return
         self.calls += 1
         self.failed_calls += call.state not in ("done", "reconciled")
         self.prompt_tokens += call.usage.prompt_tokens
@@ -111,7 +128,6 @@ class AgentFigures:
             self.cost_micro_usd += call.cost_micro_usd
         self.wait_s += call.wait_s
         self.longest_wait_s = max(self.longest_wait_s, call.wait_s)
-        self._lived(call.queued_s, ended_s(call))
 
     def of(self, job: Job) -> None:
         """Take over what the job says."""
@@ -146,7 +162,7 @@ class LimitFigures:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """The figures of a run. `waits_s` has the wait of every call, sorted."""
+    """The figures of a run. `sent` has the calls that were admitted, `waits_s` the wait of each, sorted."""
 
     report: RunReport
     began_s: float
@@ -154,14 +170,26 @@ class RunFigures:
     agents: Sequence[AgentFigures]
     total: AgentFigures
     limits: Sequence[LimitFigures]
+    sent: Sequence[Attempt]
     waits_s: Sequence[float]
     states: dict[str, int]
     estimated_calls: int
+    pauses: Sequence[Span] = ()
+
+    @property
+    def elapsed_s(self) -> float:
+        """From the first call or job to the last, interruptions included."""
+        return self.ended_s - self.began_s
+
+    @property
+    def paused_s(self) -> float:
+        """The time in which no runner lived."""
+        return seconds_of(self.pauses, Span(self.began_s, self.ended_s))
 
     @property
     def took_s(self) -> float:
-        """From the first call or job to the last, interruptions included."""
-        return self.ended_s - self.began_s
+        """How long the run was at work."""
+        return self.elapsed_s - self.paused_s
 
     def wait_quantile_s(self, share: float) -> float:
         """Give the wait that `share` of the calls did not exceed."""
@@ -188,11 +216,16 @@ def figures_of(report: RunReport) -> RunFigures:
             agents.append(by_name[name])
         by_name[name].add(call)
         total.add(call)
-        for scope in call.scopes.path():
+        for scope in call.scopes.path() if call.state != "refused" else ():
             by_scope.setdefault(scope, []).append(call)
     total.attempts = sum(agent.attempts for agent in agents)
     starts = [agent.started_s for agent in agents if agent.started_s is not None]
     ends = [agent.ended_s for agent in agents if agent.ended_s is not None]
+    sent = [call for call in report.calls if call.state != "refused"]
+    still = pauses(sent)
+    for agent in agents:
+        if still and agent.started_s is not None and agent.ended_s is not None:
+            agent.paused_s = seconds_of(still, Span(agent.started_s, agent.ended_s))
     states = dict.fromkeys(("done", "failed", "running", "queued"), 0)
     for job in report.jobs:
         states[job.state] += 1
@@ -203,9 +236,11 @@ def figures_of(report: RunReport) -> RunFigures:
         agents=agents,
         total=total,
         limits=[_limit_figures(shown, by_scope.get(shown.limit.scope, ())) for shown in report.limits],
-        waits_s=sorted(call.wait_s for call in report.calls),
+        sent=sent,
+        waits_s=sorted(call.wait_s for call in sent),
         states=states,
-        estimated_calls=sum(not call.usage.reported for call in report.calls),
+        estimated_calls=sum(not call.usage.reported for call in sent),
+        pauses=still,
     )
 
 

@@ -4,6 +4,7 @@ One rule: use is measured as the provider meters it (requests and input when a c
 produced), against what the limit had to give, so that 100 % means that not one unit more could have been had.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.usage import CHARGES, Dialect
 
-__all__ = ["Charge", "LevelUse", "Span", "charges_of", "ended_s", "level_use", "merged"]
+__all__ = ["Charge", "LevelUse", "Span", "charges_of", "ended_s", "level_use", "merged", "pauses", "seconds_of"]
 
 # Output flows; a piece for each second of an answer is near enough to a flow, and there are only so many.
 _MOST_PIECES = 64
@@ -104,6 +105,33 @@ def merged(spans: Iterable[Span]) -> list[Span]:
         else:
             joined.append(span)
     return joined
+
+
+def pauses(calls: Sequence[Attempt]) -> list[Span]:
+    """Give when the run stood still between two runners, as its calls show: each runner's carry its own name.
+
+    Runners that work side by side make no pause.
+    """
+    began_s: dict[str, float] = {}
+    admitted_s: dict[str, float] = {}
+    for call in calls:
+        began_s[call.owner] = min(call.queued_s, began_s.get(call.owner, call.queued_s))
+        admitted_s[call.owner] = max(call.admitted_s, admitted_s.get(call.owner, call.admitted_s))
+    signs_s = sorted(sign_s for call in calls for sign_s in (call.admitted_s, ended_s(call)))
+    found: list[Span] = []
+    owners = sorted(began_s, key=began_s.__getitem__)
+    last_admitted_s = float("inf")
+    for number, owner in enumerate(owners):
+        start_s = began_s[owner]
+        if number and last_admitted_s < start_s:
+            found.append(Span(signs_s[bisect_left(signs_s, start_s) - 1], start_s))
+        last_admitted_s = admitted_s[owner] if not number else max(last_admitted_s, admitted_s[owner])
+    return found
+
+
+def seconds_of(spans: Iterable[Span], within: Span) -> float:
+    """Give how many seconds of stretches lie within another one."""
+    return sum(max(0.0, min(span.to_s, within.to_s) - max(span.from_s, within.from_s)) for span in spans)
 
 
 def _rate_use(limit: Rate, charges: Sequence[Charge], under_way: list[Span], waiting: list[Span]) -> LevelUse:

@@ -9,7 +9,7 @@
   const clock = (s) => {
     if (s < 0) return "";
     const whole = Math.round(s), m = Math.floor(whole / 60), two = (n) => String(n).padStart(2, "0");
-    if (data.took_s < 60) return `${Math.round(s * 10) / 10} s`;
+    if (data.elapsed_s < 60) return `${Math.round(s * 10) / 10} s`;
     return m >= 60 ? `${Math.floor(m / 60)}:${two(m % 60)}:${two(whole % 60)}` : `${m}:${two(whole % 60)}`;
   };
   const percent = (share) => (share == null ? "–" : `${Math.round(share * 100)} %`);
@@ -49,7 +49,7 @@
 
   const steps = [0.1, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800, 604800];
   const timed = (axisFormat, range) => ({
-    scales: { x: { time: false, range: (_, min, max) => (min === data.x[0] && max === data.x.at(-1) ? [0, data.took_s || 1] : [min, max]) }, y: { range: (_, min, max) => range(max || 0) } },
+    scales: { x: { time: false, range: (_, min, max) => (min === data.x[0] && max === data.x.at(-1) ? [0, data.elapsed_s || 1] : [min, max]) }, y: { range: (_, min, max) => range(max || 0) } },
     axes: [
       axis({ values: (_, ticks) => ticks.map(clock), space: 70, incrs: steps, size: 34 }),
       axis({ values: (_, ticks) => ticks.map(axisFormat), size: 58 }),
@@ -58,6 +58,20 @@
   const at = { label: "at", value: (_, s) => (s == null ? "whole run" : clock(s)) };
   // A legend says what was over the whole run until one points at an instant.
   const told = (whole, format) => ({ value: (_, v, series, i) => (i == null ? whole : format(v)) });
+
+  // A limit has the same colour in every report, as far as there are colours; two on one page never share one.
+  const colored = (names) => {
+    const taken = new Set();
+    return names.map((name) => {
+      let at = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt(0)) % 65521, 7) % colors.length;
+      while (taken.size < colors.length && taken.has(at)) at = (at + 1) % colors.length;
+      taken.add(at);
+      return at;
+    });
+  };
+  // Where nothing was measured the line goes on (undefined), but not over a stretch in which no runner lived (null).
+  const unless = (still, values) => values.map((v, i) => v ?? (still[i] ? null : undefined));
+  const still = data.x.map((x) => data.pauses.some(([from, to]) => x >= from && x <= to));
 
   // The stretches in which no runner lived, from the last sign of one to the first of the next.
   const pauses = {
@@ -123,7 +137,7 @@
     : "No limit was configured.";
   plot("limits-plot", {
     height: 280, ...timed(percent, (max) => [0, Math.max(1.1, max * 1.05)]), plugins: [fullLine, pauses],
-    series: [at, ...data.limits.map((limit, i) => series(limit.label, i, told(limit.whole, percent)))],
+    series: [at, ...colored(data.limits.map((limit) => limit.label)).map((color, i) => series(data.limits[i].label, color, told(data.limits[i].whole, percent)))],
   }, [data.x, ...data.limits.map((limit) => limit.shares)]);
 
   const whole = data.whole;
@@ -135,14 +149,17 @@
 
   plot("waits-plot", {
     ...timed((s) => (s < 1 ? `${Math.round(s * 1000)} ms` : s < 60 ? `${Math.round(s * 10) / 10} s` : seconds(s)), (max) => [0, Math.max(0.01, max * 1.08)]), plugins: [pauses],
-    series: [at, series("mean", 0, { ...told(whole.mean_wait_s, seconds), ...filled(0) }), series("longest", 1, told(whole.longest_wait_s, seconds))],
-  }, [data.x, data.mean_wait_s, data.longest_wait_s]);
+    series: [at, series("mean", 0, { ...told(whole.mean_wait_s, seconds), ...filled(0), spanGaps: false }),
+      series("longest", 1, { ...told(whole.longest_wait_s, seconds), spanGaps: false })],
+  }, [data.x, unless(still, data.mean_wait_s), unless(still, data.longest_wait_s)]);
 
+  // Every label where there is room for it, else every second or third.
+  const apart = (u) => Math.ceil((data.wait_labels.length * 48) / Math.max(1, u.width - 70));
   const bars = uPlot.paths.bars({ size: [0.8, 80] });
   plot("spread-plot", {
     scales: { x: { time: false, range: [-0.6, data.wait_labels.length - 0.4] }, y: { range: (_, min, max) => [0, Math.max(1, max * 1.08)] } },
     axes: [
-      axis({ splits: data.wait_labels.map((_, i) => i), values: (_, ticks) => ticks.map((i) => data.wait_labels[i] ?? ""), grid: { show: false }, size: 34 }),
+      axis({ splits: data.wait_labels.map((_, i) => i), values: (u, ticks) => ticks.map((i) => (i % apart(u) ? "" : data.wait_labels[i] ?? "")), grid: { show: false }, size: 34 }),
       axis({ values: (_, ticks) => ticks.map(compact), size: 58 }),
     ],
     series: [{ label: "waited", value: (_, i) => (i == null ? "any time" : data.wait_labels[i] ?? "–") },
@@ -172,8 +189,8 @@
   // The table of agents: sorted by a click on a column, filtered as one types.
   const columns = [
     ["agent", "word fold", (a) => a.name], ["state", "word", (a) => a.state], ["tries", "", (a) => a.tries, number],
-    ["calls", "", (a) => a.calls, compact], ["tokens in", "", (a) => a.prompt, compact], ["cached", "", (a) => (a.prompt ? a.cached / a.prompt : null), percent],
-    ["out", "", (a) => a.output, compact], ["cost", "", (a) => a.cost], ["waited", "", (a) => a.wait_s, seconds],
+    ["calls", "", (a) => a.calls, compact], ["prompt tokens", "", (a) => a.prompt, compact], ["cached", "", (a) => (a.prompt ? a.cached / a.prompt : null), percent],
+    ["output", "", (a) => a.output, compact], ["cost", "", (a) => a.cost], ["waited", "", (a) => a.wait_s, seconds],
     ["longest", "", (a) => a.longest_s, seconds], ["took", "", (a) => a.took_s, seconds],
   ];
   const table = document.getElementById("agents"), head = table.tHead.rows[0], body = table.tBodies[0];

@@ -23,6 +23,7 @@ from headgate.cli.wording import (
     limit_text,
     per_text,
     share_text,
+    told_text,
     usd_text,
 )
 
@@ -32,6 +33,7 @@ _HERE = "headgate.cli.report"
 _MOST_AGENTS = 20_000
 _MOST_LIMITS = 500
 _ERROR_CHARACTERS = 300
+_USES = ("use while calls waited", "average use", "highest level")
 
 
 def write_page(figures: RunFigures, path: Path) -> None:
@@ -52,14 +54,17 @@ def page_of(figures: RunFigures, folder: Path | None = None) -> str:
     report = figures.report
     what = f"{report.what} · " if report.what else ""
     began = datetime.fromtimestamp(figures.began_s, UTC).strftime("began %Y-%m-%d %H:%M:%S UTC")
-    when = f"{report.why} after {duration_text(figures.took_s)} · {began}" if figures.began_s else "not begun"
+    took = duration_text(figures.took_s)
+    if figures.paused_s:
+        took += f" of work in {duration_text(figures.elapsed_s)}"
+    when = f"{report.why} after {took} · {began}" if figures.began_s else "not begun"
     parts = {
         "TITLE": html.escape(f"Headgate: {report.run}"),
         "HEADING": html.escape(report.run),
         "SUBTITLE": html.escape(f"{what}{when}"),
         "TILES": "".join(_tiles(figures)),
         "NOTES": "".join(f'<p class="note">{html.escape(note)}</p>' for note in _notes(figures)),
-        "LIMITS": _limits(figures.limits),
+        "LIMITS": _limits(figures.limits, report.run),
         "FOOTER": "Made by Headgate from its ledger. Plots by uPlot.",
         "LICENCE": _file("vendor/uplot-LICENSE").replace("--", "- -"),
         "STYLE": _file("vendor/uplot-1.6.32.min.css") + _file("page.css"),
@@ -87,10 +92,10 @@ def _tiles(figures: RunFigures) -> list[str]:
     tiles = [
         _tile(f"{states['done']} / {jobs}", "jobs done", "good" if states["done"] == jobs else ""),
         _tile(str(states["failed"]), "failed", "bad" if states["failed"] else ""),
-        _tile(duration_text(figures.took_s), "from first to last"),
+        _tile(duration_text(figures.took_s), "at work"),
         _tile(count_text(total.calls), "calls"),
-        _tile(count_text(total.prompt_tokens), "tokens in"),
-        _tile(count_text(total.output_tokens), "tokens out"),
+        _tile(count_text(total.prompt_tokens), "prompt tokens"),
+        _tile(count_text(total.output_tokens), "output tokens"),
         _tile(usd_text(total.cost_micro_usd, total.unknown_cost), "cost"),
         _tile(duration_text(figures.wait_quantile_s(0.5)), "waited, half of the calls up to"),
         _tile(duration_text(figures.wait_quantile_s(0.95)), "waited, 95 % up to"),
@@ -112,7 +117,7 @@ def _notes(figures: RunFigures) -> list[str]:
         counted = report.provider
         notes.append(
             f"The provider itself counted {counted.served:,} calls served, {counted.refused:,} refused, "
-            f"{counted.input_tokens:,} tokens in and {counted.output_tokens:,} out."
+            f"{counted.input_tokens:,} prompt tokens and {counted.output_tokens:,} output tokens."
         )
     if figures.estimated_calls:
         notes.append(f"{figures.estimated_calls:,} calls told no usage; they count as estimated.")
@@ -123,18 +128,18 @@ def _notes(figures: RunFigures) -> list[str]:
     return notes
 
 
-def _limits(limits: Sequence[LimitFigures]) -> str:
+def _limits(limits: Sequence[LimitFigures], run: str) -> str:
     if not limits:
         return "<p>No limit was configured.</p>"
-    names = ("limit", "amount", "used by this run", "used by all", "fullest", "average", "while calls waited")
+    names = ("limit", "amount", "used by this run", "used by all", *_USES)
     head = "".join(f'<th class="{"word" if name == "limit" else ""}">{name}</th>' for name in names)
     ranked = sorted(limits, key=lambda limit: -(limit.use.highest or 0.0))
-    rows = "".join(_limit_row(limit) for limit in ranked[:_MOST_LIMITS])
+    rows = "".join(_limit_row(limit, run) for limit in ranked[:_MOST_LIMITS])
     more = f"<p>and {len(ranked) - _MOST_LIMITS} more</p>" if len(ranked) > _MOST_LIMITS else ""
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}'
 
 
-def _limit_row(limit: LimitFigures) -> str:
+def _limit_row(limit: LimitFigures, run: str) -> str:
     highest = min(1.0, limit.use.highest or 0.0)
     meter = f'<span class="meter"><i style="width:{highest * 100:.1f}%"></i></span>'
     by_all = limit.level_used if limit.kind == "window" else None
@@ -142,13 +147,13 @@ def _limit_row(limit: LimitFigures) -> str:
         f"{amount_text(limit.dimension, limit.amount)}{per_text(limit.per)}",
         "-" if limit.kind == "gauge" else amount_text(limit.dimension, limit.used),
         "-" if by_all is None else amount_text(limit.dimension, by_all),
-        share_text(limit.use.highest),
-        share_text(limit.use.average),
         share_text(limit.use.while_waiting),
+        share_text(limit.use.average),
+        share_text(limit.use.highest),
     )
-    name = html.escape(limit_text(limit.scope, limit.models, limit.dimension))
+    name = html.escape(limit_text(limit.scope, limit.models, limit.dimension, run))
     shown = [f"<td>{html.escape(cell)}</td>" for cell in cells]
-    shown[3] = shown[3].replace("<td>", f"<td>{meter}")
+    shown[-1] = shown[-1].replace("<td>", f"<td>{meter}")
     return f'<tr><td class="word">{name}</td>{"".join(shown)}</tr>'
 
 
@@ -157,9 +162,9 @@ def _data(figures: RunFigures, series: Series, folder: Path | None) -> dict[str,
     in_dollars = figures.total.cost_micro_usd > 0
     dearest = sorted(figures.agents, key=lambda agent: -_weight(agent, in_dollars=in_dollars))[:_MOST_AGENTS]
     return {
-        "took_s": round(figures.took_s, 1),
+        "elapsed_s": round(figures.elapsed_s, 1),
         "smooth_s": series.smooth_s,
-        "x": series.bins.middles_s() if figures.took_s else [],
+        "x": series.bins.middles_s() if figures.elapsed_s else [],
         "pauses": [[round(at_s - figures.began_s, 3) for at_s in pause] for pause in series.pauses],
         "whole": _whole(figures, series),
         "working": _rounded(series.working),
@@ -169,7 +174,7 @@ def _data(figures: RunFigures, series: Series, folder: Path | None) -> dict[str,
         "longest_wait_s": _rounded(series.longest_wait_s),
         "limits": [
             {
-                "label": f"{limit_text(each.limit.scope, each.limit.models, each.limit.dimension)}"
+                "label": f"{limit_text(each.limit.scope, each.limit.models, each.limit.dimension, figures.report.run)}"
                 f"{per_text(each.limit.per)}",
                 "shares": _rounded(each.shares),
                 "whole": _whole_of_limit(each),
@@ -185,7 +190,7 @@ def _data(figures: RunFigures, series: Series, folder: Path | None) -> dict[str,
             "texts": [_weight_text(agent, in_dollars=in_dollars) for agent in dearest],
             "total": f"{_weight_text(total, in_dollars=in_dollars)} in all",
         },
-        "agents": [_agent(agent, folder) for agent in figures.agents[:_MOST_AGENTS]],
+        "agents": [_agent(agent, folder, figures.report.run) for agent in figures.agents[:_MOST_AGENTS]],
     }
 
 
@@ -222,13 +227,13 @@ def _whole_of_limit(series: LimitSeries) -> str:
     return f"{share_text(series.limit.use.average)} on average"
 
 
-def _agent(agent: AgentFigures, folder: Path | None) -> dict[str, Any]:
+def _agent(agent: AgentFigures, folder: Path | None, run: str) -> dict[str, Any]:
     log = log_of(folder, agent) if folder is not None else None
     return {
         "name": agent.name,
         "state": agent.state,
         "tries": agent.attempts,
-        "error": None if agent.error is None else agent.error[:_ERROR_CHARACTERS],
+        "error": None if agent.error is None else told_text(agent.error, run)[:_ERROR_CHARACTERS],
         "log": None if folder is None or log is None else log.relative_to(folder).as_posix(),
         "calls": agent.calls,
         "prompt": agent.prompt_tokens,

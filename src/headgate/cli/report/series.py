@@ -4,7 +4,6 @@ One rule: a point stands for a bin of equal length and is its exact average (of 
 sum (of what happens at an instant), so that coarse and fine plots tell the same story.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,11 +11,10 @@ from itertools import accumulate
 from headgate.cli.report.figures import LimitFigures, RunFigures
 from headgate.cli.report.levels import Charge, Span, ended_s
 from headgate.core.instants import to_ns
-from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Rate, Rolling, Window
 from headgate.core.scopes import scope_name
 
-__all__ = ["Bins", "LimitSeries", "Series", "bins_of", "pauses", "series_of"]
+__all__ = ["Bins", "LimitSeries", "Series", "bins_of", "series_of"]
 
 _MOST_BINS = 240
 _STEPS_S = (0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1_800, 3_600, 7_200, 21_600, 86_400)
@@ -84,10 +82,10 @@ def bins_of(from_s: float, to_s: float) -> Bins:
 
 def series_of(figures: RunFigures) -> Series:
     """Compute the series of a run, in O(calls + bins) for each."""
-    calls = figures.report.calls
+    calls = figures.sent
     bins = bins_of(figures.began_s, figures.ended_s)
     means, longest = _waits(figures, bins)
-    still = pauses(calls)
+    still = list(figures.pauses)
     smooth_s = max(_SMOOTH_OVER_S, bins.step_s)
     plotted = sorted(figures.limits, key=lambda limit: -(limit.use.highest or 0.0))[:_LIMITS_PLOTTED]
     counts = [0] * (len(_WAIT_EDGES_S) + 1)
@@ -106,28 +104,6 @@ def series_of(figures: RunFigures) -> Series:
         wait_edges_s=_WAIT_EDGES_S,
         wait_counts=counts,
     )
-
-
-def pauses(calls: Sequence[Attempt]) -> list[Span]:
-    """Give when the run stood still between two runners, as its calls show: each runner's carry its own name.
-
-    Runners that work side by side make no pause.
-    """
-    began_s: dict[str, float] = {}
-    admitted_s: dict[str, float] = {}
-    for call in calls:
-        began_s[call.owner] = min(call.queued_s, began_s.get(call.owner, call.queued_s))
-        admitted_s[call.owner] = max(call.admitted_s, admitted_s.get(call.owner, call.admitted_s))
-    signs_s = sorted(sign_s for call in calls for sign_s in (call.admitted_s, ended_s(call)))
-    found: list[Span] = []
-    owners = sorted(began_s, key=began_s.__getitem__)
-    last_admitted_s = float("inf")
-    for number, owner in enumerate(owners):
-        start_s = began_s[owner]
-        if number and last_admitted_s < start_s:
-            found.append(Span(signs_s[bisect_left(signs_s, start_s) - 1], start_s))
-        last_admitted_s = admitted_s[owner] if not number else max(last_admitted_s, admitted_s[owner])
-    return found
 
 
 def occupancy(spans: Iterable[Span], bins: Bins) -> list[float]:
@@ -158,7 +134,7 @@ def _lives(figures: RunFigures) -> list[Span]:
             last_start_s[scope_name(job.name)] = job.started_s
             lives.append(Span(job.started_s, figures.ended_s if job.ended_s is None else job.ended_s))
     earlier: dict[str, Span] = {}
-    for call in figures.report.calls:
+    for call in figures.sent:
         name = scope_name(call.scopes.agent or "")
         start_s = last_start_s.get(name)
         if start_s is None or call.queued_s < start_s:
@@ -183,7 +159,7 @@ def _outside(spans: Iterable[Span], gaps: Sequence[Span]) -> list[Span]:
 
 def _waits(figures: RunFigures, bins: Bins) -> tuple[list[float | None], list[float | None]]:
     sums, counts, longest = [0.0] * bins.count, [0] * bins.count, [0.0] * bins.count
-    for call in figures.report.calls:
+    for call in figures.sent:
         at = bins.at(call.admitted_s)
         sums[at] += call.wait_s
         counts[at] += 1

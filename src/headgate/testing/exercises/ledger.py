@@ -357,6 +357,7 @@ def _counted(attempt: Attempt) -> dict[str, int]:
         "unknown_cost": 1 if attempt.cost_micro_usd is None else 0,
         "estimated": 0 if final and usage.reported else 1,
         "failed": 1 if attempt.state == "failed" else 0,
+        "refused": 1 if attempt.state == "refused" else 0,
         "wait_ms": round(attempt.wait_s * 1000),
     }
 

@@ -1,0 +1,100 @@
+"""`headgate reserve`: set capacity aside for a run or key and a time to come, list that, and give it back.
+
+One rule: it goes through the store, so it works beside a running gateway, whose next call knows of it. What cannot be
+honoured is refused with the reason.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from headgate.cli.questions import ask, print_json
+from headgate.cli.tables import print_table
+from headgate.cli.wording import amount_text, level_text
+from headgate.core.errors import CallerError
+from headgate.gateway.reserving import ReservationWish, cancel, reservations_json, reserve
+from headgate.runtime.manager import Manager
+
+
+def create_reservation(config_path: Path | None, wish: ReservationWish, *, as_json: bool) -> None:
+    """Set capacity aside and print what was.
+
+    Raises:
+        CallerError: the wish cannot be understood, or cannot be honoured.
+    """
+    made = ask(config_path, lambda manager, _config: reserve(manager, wish))
+    if as_json:
+        print_json(made)
+        return
+    amount = amount_text(made["dimension"], made["amount"])
+    _say(
+        f"{made['id']}: {amount} of {level_text(made['limit'])} set aside for {made['scope']} "
+        f"from {_at(made['from'])} until {_at(made['until'])}"
+    )
+    if made["at_once"] < made["amount"]:
+        at_once = amount_text(made["dimension"], made["at_once"])
+        _say(f"a call of up to {at_once} at once is certain to fit; a larger one goes the common way")
+
+
+def list_reservations(config_path: Path | None, *, as_json: bool) -> None:
+    """Print every reservation that is not over."""
+    shape = ask(config_path, lambda manager, _config: _read(manager))
+    if as_json:
+        print_json(shape)
+        return
+    columns = ["id", "for", "of", "amount", "used", "free", "from (UTC)", "until (UTC)", "held"]
+    rows = [
+        [
+            row["id"],
+            row["scope"],
+            level_text(row["limit"]),
+            *(amount_text(row["dimension"], row[word]) for word in ("amount", "used", "free")),
+            *(_at(row[word]) for word in ("from", "until")),
+            amount_text(row["dimension"], row["held"]),
+        ]
+        for row in shape["reservations"]
+    ]
+    if rows:
+        print_table(columns, rows, names=3)
+    else:
+        _say("nothing is reserved")
+
+
+def cancel_reservation(config_path: Path | None, plan_id: str, *, as_json: bool) -> None:
+    """Give back what is left of a reservation.
+
+    Raises:
+        NothingThereError: there is none of this id, or it is over.
+    """
+    cancelled = ask(config_path, lambda manager, _config: cancel(manager, plan_id))
+    if as_json:
+        print_json(cancelled)
+    else:
+        _say(f"cancelled {plan_id}: what was left of it is everybody's again")
+
+
+def dollars(text: str | None) -> Decimal | None:
+    """Read an amount of dollars.
+
+    Raises:
+        CallerError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise CallerError(f"--usd {text!r}: expected a number of dollars, such as 20 or 0.45") from error
+
+
+async def _read(manager: Manager) -> dict[str, Any]:
+    return reservations_json(await manager.reservations())
+
+
+def _at(instant: str) -> str:
+    return f"{datetime.fromisoformat(instant).astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - what was asked for

@@ -1,0 +1,127 @@
+"""`headgate simulate`: what would happen, in virtual time, before it is tried.
+
+One rule: it spends nothing, changes nothing and asks no provider, and the same question has the same answer, byte for
+byte; what is said of progress goes to stderr. Playing is `sim`'s, showing is `simulation`'s.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headgate.core.errors import CallerError
+
+if TYPE_CHECKING:  # every command reads this file, and all of them are heavy
+    from headgate.sim.simulation import Scenario
+    from headgate.sim.workload import Workload
+
+MOST_SPEED = 1_000_000.0
+
+
+def simulate(
+    workload: Annotated[
+        str, typer.Argument(help="A trace, a folder of recorded sessions, or agents:N[:HOURS] to generate.")
+    ],
+    config: Annotated[Path | None, typer.Option("--config", help="The configuration, as elsewhere.")] = None,
+    *,
+    policy: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="To compare; may be repeated; all for every one.")
+    ] = None,
+    agents_scale: Annotated[
+        list[float] | None, typer.Option(metavar="X", help="So many times the agents; may be repeated.")
+    ] = None,
+    limits_scale: Annotated[
+        list[float] | None, typer.Option(metavar="X", help="So many times the limits; may be repeated.")
+    ] = None,
+    provider_limits: Annotated[
+        float, typer.Option(metavar="X", help="What the account really enforces of its limits.")
+    ] = 1.0,
+    speed: Annotated[float, typer.Option(metavar="X", help="Arrivals and pauses pass so much faster.")] = 1.0,
+    hours: Annotated[float | None, typer.Option(metavar="H", help="Only the first hours of a trace.")] = None,
+    agents: Annotated[int, typer.Option(metavar="N", min=1, help="Who work through recorded sessions.")] = 10,
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="The model of all calls.")] = None,
+    max_wait: Annotated[
+        float | None, typer.Option(metavar="S", help="How long a call waits; else as configured.")
+    ] = None,
+    first_token_s: Annotated[float, typer.Option(metavar="S", help="Time to the first token.")] = 1.0,
+    tokens_per_second: Annotated[float, typer.Option(metavar="N", help="Pace after it.")] = 53.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of all that is drawn.")] = 0,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture; needs headgate[plot].")] = None,
+    no_cache_boost: Annotated[
+        bool, typer.Option("--no-cache-boost", help="Calls whose cache is about to die get no preference.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+) -> None:
+    """Play a workload under policies, in virtual time: use of limits, waits, fairness, cost, side by side."""
+    from headgate.cli.simulation.page import write_page  # noqa: PLC0415 - heavy, and `--help` does not need it
+    from headgate.cli.simulation.picture import check_picture, write_picture  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.table import Comparison, as_object, print_comparison  # noqa: PLC0415 - as above
+    from headgate.compose import read_config  # noqa: PLC0415 - as above
+    from headgate.core.scheduling import POLICIES  # noqa: PLC0415 - as above
+    from headgate.sim.provider import Pace  # noqa: PLC0415 - as above
+    from headgate.sim.simulation import CONFIGURED, Circumstances, scenarios_of  # noqa: PLC0415 - as above
+    from headgate.sim.simulation import simulate as play  # noqa: PLC0415 - as above
+
+    _check_number("--provider-limits", provider_limits, 0.001, 1000.0)
+    _check_number("--speed", speed, 1 / MOST_SPEED, MOST_SPEED)
+    _check_number("--first-token-s", first_token_s, 0.0, 3600.0)
+    _check_number("--tokens-per-second", tokens_per_second, 0.001, 1e9)
+    if hours is not None:
+        _check_number("--hours", hours, 0.001, 24 * 366.0)
+    if max_wait is not None:
+        _check_number("--max-wait", max_wait, 0.0, 7 * 86_400.0)
+    if png is not None:
+        check_picture()
+    names = list(POLICIES) if policy == ["all"] else policy or [CONFIGURED]
+    scenarios = scenarios_of(names, agents_scale or [1.0], limits_scale or [1.0])
+    configured = read_config(config, credentials=False)
+    played = _read(workload, hours, agents, seed)
+    circumstances = Circumstances(
+        model=model,
+        pace=Pace(first_token_s, tokens_per_second),
+        provider_scale=provider_limits,
+        max_wait_s=max_wait,
+        cache_boost=not no_cache_boost,
+        seed=seed,
+    )
+    columns = play(played, configured, scenarios, circumstances, speed=speed, began=_Told(len(scenarios)))
+    comparison = Comparison(played.title, speed, seed, list(columns))
+    if html is not None:
+        write_page(comparison, html)
+    if png is not None:
+        write_picture(comparison, png)
+    if as_json:
+        print(json.dumps(as_object(comparison)))  # noqa: T201 - the answer
+    else:
+        print_comparison(comparison)
+
+
+def _read(workload: str, hours: float | None, agents: int, seed: int) -> "Workload":
+    from headgate.sim.agents import agents_of  # noqa: PLC0415 - as above
+    from headgate.sim.traces import read_trace  # noqa: PLC0415 - as above
+
+    if workload.startswith("agents:"):
+        if hours is not None:
+            raise CallerError(f"--hours {hours:g} is for traces; say {workload.rstrip(':')}:{hours:g} instead")
+        return agents_of(workload, seed)
+    return read_trace(Path(workload), hours=hours, agents=agents, seed=seed)
+
+
+class _Told:
+    """Says on stderr which scenario is played, where somebody watches."""
+
+    def __init__(self, count: int) -> None:
+        self._count, self._number = count, 0
+
+    def __call__(self, scenario: "Scenario") -> None:
+        self._number += 1
+        if sys.stderr.isatty():
+            print(f"headgate: {self._number} of {self._count}: {scenario.name}", file=sys.stderr)  # noqa: T201
+
+
+def _check_number(option: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise CallerError(f"{option} {value:g}: expected a number from {least:g} to {most:,g}")

@@ -1,0 +1,116 @@
+"""The comparison as one HTML page that needs no network: figures and plots, light and dark.
+
+One rule: what came from outside goes in escaped, or as data that the script shows as text. Style and plots are those of
+a run's report.
+"""
+
+import html
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from headgate.cli.simulation.table import Comparison, rows_of
+from headgate.cli.wording import limit_text, per_text
+from headgate.core.errors import CallerError
+from headgate.sim.figures import LimitUse
+from headgate.sim.simulation import Simulated
+
+__all__ = ["limit_in_words", "page_of", "scarcest", "write_page"]
+
+_HERE, _REPORT = "headgate.cli.simulation", "headgate.cli.report"
+
+
+def write_page(comparison: Comparison, path: Path) -> None:
+    """Write the page, whole or not at all.
+
+    Raises:
+        CallerError: it cannot be written.
+    """
+    try:
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(page_of(comparison))
+            Path(unfinished).replace(path)
+        except OSError:
+            Path(unfinished).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise CallerError(f"--html {path}: it cannot be written: {error}") from error
+
+
+def page_of(comparison: Comparison) -> str:
+    """Give the page."""
+    name, use = scarcest(comparison.columns)
+    parts = {
+        "TITLE": html.escape(f"Headgate: {comparison.title}"),
+        "HEADING": html.escape(comparison.title),
+        "SUBTITLE": f"simulated, seed {comparison.seed}",
+        "USE": "no limit is configured" if use is None else html.escape(limit_in_words(use)),
+        "TABLE": _table(comparison.columns),
+        "LICENCE": _file(_REPORT, "vendor/uplot-LICENSE").replace("--", "- -"),
+        "STYLE": _file(_REPORT, "vendor/uplot-1.6.32.min.css") + _file(_REPORT, "page.css"),
+        "DATA": _script_safe(json.dumps(_data(comparison.columns, name))),
+        "UPLOT": _file(_REPORT, "vendor/uplot-1.6.32.min.js"),
+        "SCRIPT": _file(_HERE, "page.js"),
+    }
+    # One pass from left to right: a marker inside what was put in is left alone.
+    pieces = _file(_HERE, "page.html").split("%%")
+    return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
+
+
+def scarcest(columns: Sequence[Simulated]) -> tuple[str, LimitUse | None]:
+    """Choose the limit to plot: the one that was used furthest in any scenario, by the name of its series."""
+    best: tuple[float, str, LimitUse | None] = (-1.0, "", None)
+    for column in columns:
+        for name, use in zip(column.figures.series.limits, column.figures.limits, strict=True):
+            furthest = use.overall or 0.0
+            if furthest > best[0]:
+                best = (furthest, name, use)
+    return best[1], best[2]
+
+
+def limit_in_words(use: LimitUse) -> str:
+    """Name a limit."""
+    return limit_text(use.scope, use.models, use.dimension) + per_text(use.per)
+
+
+def _table(columns: Sequence[Simulated]) -> str:
+    heads = "".join(f"<th>{html.escape(column.scenario.name)}</th>" for column in columns)
+    rows = ""
+    for name, cells in rows_of(columns):
+        shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        rows += f'<tr><td class="word">{html.escape(name)}</td>{shown}</tr>'
+    return f'<table><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _data(columns: Sequence[Simulated], limit: str) -> dict[str, Any]:
+    return {
+        "scenarios": [
+            {
+                "name": column.scenario.name,
+                "at_s": column.figures.series.at_s,
+                "use": column.figures.series.limits.get(limit, []),
+                "waiting": column.figures.series.waiting,
+                "served": column.figures.series.served_per_minute,
+                "interactive": column.figures.wait_curve["interactive"],
+                "batch": column.figures.wait_curve["batch"],
+                "programs": [column.figures.programs["all"].p50_s, column.figures.programs["all"].p90_s],
+                "uncached": column.figures.uncached_per_program,
+            }
+            for column in columns
+        ]
+    }
+
+
+def _file(package: str, name: str) -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script_safe(text: str) -> str:
+    """Keep JSON from ending the script element that it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

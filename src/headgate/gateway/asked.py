@@ -1,0 +1,82 @@
+"""What is asked of the control API: by whom, with which words, and what the asker may see.
+
+One rule: a key's bearer sees its own and nobody else's: what was called with the key and with those that were made
+under it. What is answered is the paths' own affair.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from headgate.core.errors import CallerError
+from headgate.core.ledger import GroupBy
+from headgate.core.scopes import Scopes, is_own
+from headgate.gateway.callers import Caller, KeyScopes
+from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.parameters import parameters
+from headgate.runtime.feed import Event
+from headgate.runtime.manager import Manager
+from headgate.runtime.monitor import WaitView
+
+
+class NothingThereError(CallerError):
+    """What the path names is not there, or not the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question or order: `named` has the words of its path, `keys` what the configuration says of keys."""
+
+    exchange: HttpExchange
+    manager: Manager
+    caller: Caller
+    view: "View"
+    named: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, KeyScopes] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The query, as it came."""
+        return self.exchange.query.decode("ascii", "replace")
+
+    def parameters(self, *known: str) -> dict[str, str]:
+        """Give the query's parameters; raises CallerError for one that is not among those that are known."""
+        return parameters(self.text, known)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a caller may see."""
+
+    caller: Caller
+    own: Scopes
+
+    @property
+    def only(self) -> tuple[tuple[GroupBy, str], ...]:
+        """Give what a call's scopes must say, to be the caller's: those of a child, or of a key with its children."""
+        if self.caller.key is None:
+            return ()
+        said: tuple[tuple[GroupBy, str | None], ...] = (
+            ("key", self.own.key),
+            ("run", self.own.run),
+            ("agent", self.own.agent),
+        )
+        return tuple((kind, value) for kind, value in said if value is not None)
+
+    def has_call(self, scopes: Scopes | WaitView) -> bool:
+        """Whether a call is the caller's."""
+        return all(getattr(scopes, kind) == value for kind, value in self.only)
+
+    def has_event(self, event: Event) -> bool:
+        """Whether an event is of the caller's calls or limits, or of its own slowness."""
+        if self.caller.key is None or event.kind == "missed":
+            return True
+        if event.kind == "limit":
+            return self.has_limit(event.facts["scope"])
+        return self.has_call(event.scopes)
+
+    def has_limit(self, scope: str) -> bool:
+        """Whether the limits of a scope are the caller's to see."""
+        if self.caller.key is None:
+            return True
+        # A child's siblings have their scopes under the same key: those are the parent's to see, not the child's.
+        return is_own(scope, self.own) if self.caller.key.parent is None else scope in self.own.path()

@@ -1,0 +1,129 @@
+"""Parameters: what stands behind a path's question mark, and times as people and programs write them.
+
+One rule: what cannot be understood is said with its value and what is expected; nothing is guessed.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from urllib.parse import parse_qs
+
+from headgate.core.errors import CallerError
+from headgate.core.scopes import SCOPE_KINDS
+from headgate.ports import Clock
+
+_SPAN = re.compile(r"(\d{1,6})([smhdw])")
+_LATEST_S = 253_402_300_799.0  # the year 9999, the last that RFC 3339 can write
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def parameters(text: str, known: Sequence[str]) -> dict[str, str]:
+    """Give the parameters of a URL's query.
+
+    Raises:
+        CallerError: one is not among those that are known, or there are too many.
+    """
+    expected = f"known are {', '.join(known)}" if known else "this path takes none"
+    try:
+        found = {name: values[-1] for name, values in parse_qs(text, max_num_fields=20).items()}
+    except ValueError as error:
+        raise CallerError(f"more than 20 parameters; {expected}") from error
+    unknown = sorted(found.keys() - set(known))
+    if unknown:
+        raise CallerError(f"unknown parameter {unknown[0][:50]!r}; {expected}")
+    return found
+
+
+def scopes_wanted(text: str) -> Callable[[str], bool]:
+    """Give whether a scope is among those that `scope=account,key:ci,run:*` asks for: kinds and patterns; all without.
+
+    Raises:
+        CallerError: there is no such kind.
+    """
+    words = [word for word in text.split(",") if word]
+    for word in words:
+        if word.partition(":")[0] not in SCOPE_KINDS:
+            raise CallerError(
+                f"scope={word[:50]!r}: expected some of {', '.join(SCOPE_KINDS)}, or scopes such as key:ci"
+            )
+
+    def is_wanted(scope: str) -> bool:
+        plain = scope.partition("|")[0]
+        return not words or any(
+            fnmatchcase(plain, word) if ":" in word else plain.startswith(f"{word}:") for word in words
+        )
+
+    return is_wanted
+
+
+def count(found: Mapping[str, str], name: str, default: int) -> int:
+    """Give a parameter that is a whole number.
+
+    Raises:
+        CallerError: it is none.
+    """
+    text = found.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):  # noqa: PLR2004 - more than any run has rows
+        raise CallerError(f"{name}={text[:50]!r}: expected a whole number")
+    return int(text)
+
+
+def instant_s(text: str | None, clock: Clock) -> float | None:
+    """Give the instant that `7d` (so long ago), an RFC 3339 time or seconds since the epoch name.
+
+    Raises:
+        CallerError: it is none of these.
+    """
+    if text is None or not text:
+        return None
+    if _SPAN.fullmatch(text) is not None:
+        return clock.now_s() - span_s(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise CallerError(
+                f"{text[:50]!r} is no time: write 30m, 12h, 7d, 2026-11-01T00:00:00Z or seconds since the epoch"
+            ) from None
+        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= seconds <= _LATEST_S:
+        raise CallerError(f"{text[:50]!r} is no time: seconds since the epoch lie between 0 and {_LATEST_S:.0f}")
+    return seconds
+
+
+def coming_s(text: str, clock: Clock) -> float:
+    """Give the instant that `now`, `2h` (from now on), an RFC 3339 time or seconds since the epoch name.
+
+    Raises:
+        CallerError: it is none of these.
+    """
+    if text == "now":
+        return clock.now_s()
+    if _SPAN.fullmatch(text) is not None:
+        return clock.now_s() + span_s(text)
+    found = instant_s(text, clock)
+    if found is None:
+        raise CallerError("a time is missing: write now, 2h, 2026-12-01T22:00:00Z or seconds since the epoch")
+    return found
+
+
+def span_s(text: str) -> int:
+    """Give the seconds that `30m`, `12h` or `7d` name.
+
+    Raises:
+        CallerError: it is not of that form.
+    """
+    span = _SPAN.fullmatch(text)
+    if span is None:
+        raise CallerError(f"{text[:50]!r} is no length of time: write 30s, 15m, 12h, 7d or 2w")
+    return int(span[1]) * _SECONDS[span[2]]
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Give an instant as RFC 3339 with milliseconds."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

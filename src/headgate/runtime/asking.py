@@ -1,0 +1,178 @@
+"""Asking: what a call asks of the limits, from the estimate of what it will use.
+
+One rule: what is expected is held by rates, and what it may be at the most, at the dearest price that it may be charged
+at, by budgets. The estimate is the core's; what each provider counts is one of `core.usage.CHARGES`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from headgate.core.amounts import Amounts, Demand
+from headgate.core.bounds import OVERHEAD_TOKENS, Most, PromptBound, Unbounded, meets_budget, most_used
+from headgate.core.errors import UnboundedError
+from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind
+from headgate.core.limits import Limit
+from headgate.core.scheduling import Standing
+from headgate.core.scopes import Scopes
+from headgate.core.usage import CHARGES, Dialect, Usage
+from headgate.ports import Prices
+
+
+class Asker(Protocol):
+    """As much of a call as its demand depends on."""
+
+    @property
+    def model(self) -> str:
+        """The model it names."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """In which it is written."""
+        ...
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """What it says of its output."""
+        ...
+
+    @property
+    def cache_write(self) -> str | None:
+        """The longest prompt cache that it asks to be written to."""
+        ...
+
+
+class Sized(Asker, Protocol):
+    """As much of a call as its estimate depends on."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where it is sent."""
+        ...
+
+    @property
+    def scopes(self) -> Scopes:
+        """Whom it belongs to."""
+        ...
+
+    @property
+    def text_bytes(self) -> int:
+        """The size of what is sent, without media."""
+        ...
+
+    @property
+    def media(self) -> int:
+        """How many images and documents are sent."""
+        ...
+
+    @property
+    def input_tokens(self) -> int | None:
+        """The size of its prompt, if its caller has counted."""
+        ...
+
+    @property
+    def measure(self) -> Callable[[], PromptBound] | None:
+        """Says what bounds its prompt, where that is known better than by its size; asked only under a budget."""
+        ...
+
+
+def size_of(call: Sized) -> CallSize:
+    """Give what the estimator has to know of a call."""
+    scopes = call.scopes
+    return CallSize(
+        call.model,
+        call.text_bytes,
+        call.media,
+        call.max_output_tokens,
+        scopes.session,
+        scopes.agent,
+        call.endpoint,
+        agent_kind(scopes),
+    )
+
+
+def estimate_of(call: Sized, estimator: Estimator, now_s: float) -> Estimate:
+    """Estimate a call; what its caller has counted is right."""
+    estimate = estimator.estimate(size_of(call), now_s)
+    if call.input_tokens is None:
+        # At least one: what is not held could not be settled either.
+        return estimate._replace(input_tokens=max(1, estimate.input_tokens))
+    return estimate._replace(input_tokens=call.input_tokens, input_at_most=call.input_tokens)
+
+
+def most_of(call: Sized, limits: Iterable[Limit], prices: Prices, now_s: float) -> Most | None:
+    """Give the most that a call can use if it meets a budget of money, else None: nothing is looked at.
+
+    Raises:
+        UnboundedError: it meets one, and nothing bounds the call.
+    """
+    if not meets_budget(limits):
+        return None
+    if call.input_tokens is not None:
+        prompt = PromptBound(0, call.input_tokens)
+    elif call.measure is not None:
+        prompt = call.measure()
+    else:
+        unknown = "a picture or document" if call.media else None
+        prompt = PromptBound(call.text_bytes, OVERHEAD_TOKENS, unknown)
+    most = most_used(prompt, call.max_output_tokens, prices.reach(call.model))
+    if not isinstance(most, Unbounded):
+        return most
+    if prices.cost(call.model, Usage(1, output_tokens=1), now_s).micro_usd is None:
+        return None  # refused for its price, by the limit that binds
+    raise UnboundedError(
+        f"a budget has to bound what this call may cost, and nothing does: {most.why}, and how far model "
+        f"{call.model!r} reaches is not known; say it with context_window and max_output_tokens under [[price]] in the "
+        "configuration, or state max output tokens and send what the call refers to"
+    )
+
+
+def demand_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float, most: Most | None = None) -> Demand:
+    """Give what a call asks for: one slot, and what its provider charges for the estimate; a bound trusts no cache.
+
+    Money is asked for `most`, if that is given: what cannot be exceeded, where the estimate's bound is only likely.
+    """
+    most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
+    most = most or Most(estimate.input_at_most, estimate.output_at_most)
+    at_most = CHARGES[call.dialect](most_usage, _most_micro_usd(call, most, prices, now_s))
+    return Demand(_expected(call, estimate.warm_usage, prices, now_s), at_most._replace(slots=1))
+
+
+def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Prices, now_s: float) -> Standing:
+    """Give how a call stands among others: as it says, and with what it would use once its prompt cache has died."""
+    if estimate.warm_until_s is None:
+        return stated
+    cold = _expected(call, estimate.cold_usage, prices, now_s)
+    return replace(stated, warm_until_s=estimate.warm_until_s, cold=cold)
+
+
+def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float) -> Amounts:
+    expected = CHARGES[call.dialect](usage, prices.cost(call.model, usage, now_s).micro_usd)._replace(slots=1)
+    if call.dialect == "openai":
+        # Charged at the start: max(max_tokens, estimate of the prompt) (wire.md section 3).
+        return expected._replace(tokens=max(call.max_output_tokens or 0, usage.prompt_tokens))
+    return expected
+
+
+def _most_micro_usd(call: Asker, most: Most, prices: Prices, now_s: float) -> int | None:
+    # Newer OpenAI models write their prompt cache unasked, at the price of Anthropic's for 5 minutes.
+    cache_write = "5m" if call.dialect == "openai" else call.cache_write
+    costs = [
+        prices.cost(call.model, usage._replace(output_tokens=most.output_tokens), now_s).micro_usd
+        for usage in _dearest(cache_write, most.input_tokens)
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return max(known) if known else None
+
+
+def _dearest(cache_write: str | None, tokens: int) -> tuple[Usage, ...]:
+    """Give the ways in which a prompt may be charged: as plain input, or as the cache write that was asked for."""
+    plain = Usage(tokens)
+    match cache_write:
+        case "1h":
+            return plain, Usage(cache_write_1h_tokens=tokens)
+        case "5m":
+            return plain, Usage(cache_write_5m_tokens=tokens)
+        case _:
+            return (plain,)

@@ -1,0 +1,119 @@
+"""Limit news: a window that is half, four fifths or nearly used is warned of, and limits that were learned are told.
+
+One rule: each threshold is warned of once in a window, by whichever process sees it first: what was warned of stands
+beside the level in the store. Nothing is looked at unless something was settled, and no call waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from headgate.core.alerts import Alert, alerts_due
+from headgate.core.errors import StoreError
+from headgate.core.instants import to_s
+from headgate.core.limits import Limit, Rolling, Window
+from headgate.core.planning import amount_in_words
+from headgate.ports import Clock, LevelStore, Record
+from headgate.runtime.feed import Feed
+from headgate.runtime.rules import Rules
+from headgate.runtime.telling import describe
+
+log = logging.getLogger("headgate.limits")
+
+ALERT_PREFIX = "alert/"
+"""Before the name of a level: the record of what was warned of, which is forgotten with levels of its kind."""
+
+LOOK_EVERY_S = 3.0
+MOST_TO_LOOK_AT = 5_000
+"""Windows looked at once; those beyond are when they are settled again."""
+
+
+class LimitNews:
+    """Watches the windows and budgets that this process settles."""
+
+    def __init__(self, store: LevelStore, rules: Rules, clock: Clock, feed: Feed) -> None:
+        """Look at the levels of this store, and tell the log and the feed."""
+        self._store = store
+        self._rules = rules
+        self._clock = clock
+        self._feed = feed
+        self._to_look_at: dict[str, Window | Rolling] = {}
+        self._settled = asyncio.Event()
+
+    def settled(self, limits: Sequence[Limit]) -> None:
+        """Look at these limits soon: a call that met them was settled."""
+        for limit in limits:
+            if isinstance(limit, Window | Rolling) and len(self._to_look_at) < MOST_TO_LOOK_AT:
+                self._to_look_at[limit.name] = limit
+                self._settled.set()
+
+    async def watch(self) -> None:
+        """Look again and again, LOOK_EVERY_S apart, when something was settled."""
+        while True:
+            await self._settled.wait()
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                await self.look()
+            except StoreError as error:
+                log.warning("thresholds were not looked at, the next settlement tries again: %s", error)
+
+    async def look(self) -> None:
+        """Look at what was settled since the last time, and warn of the thresholds that were passed."""
+        by_name, self._to_look_at = self._to_look_at, {}
+        self._settled.clear()
+        if not by_name:
+            return
+        in_force = self._rules.in_force(tuple(by_name.values()))
+
+        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], list[Alert]]:
+            return _alerts(in_force, records, self._clock.now_s())
+
+        due = await self._store.transact([*by_name, *(ALERT_PREFIX + name for name in by_name)], step)
+        for alert in due:
+            self._warn(by_name[alert.limit], alert)
+
+    def learned(self, before: Mapping[str, Limit], after: Mapping[str, Limit]) -> None:
+        """Tell what was learned of limits: another amount, a new one, or one that is not in force any more."""
+        if not self._feed.is_followed:
+            return
+        for name in before.keys() | after.keys():
+            old, new = before.get(name), after.get(name)
+            if old != new and (limit := new or old) is not None:
+                self._feed.tell(
+                    "limit",
+                    what="learned",
+                    limit=name,
+                    scope=limit.scope,
+                    dimension=limit.dimension,
+                    amount=None if new is None else new.amount,
+                    before=None if old is None else old.amount,
+                )
+
+    def _warn(self, limit: Limit, alert: Alert) -> None:
+        spent = amount_in_words(alert.dimension, alert.used)
+        log.warning("past %d %%: %s of %s used", alert.threshold_percent, spent, describe(limit))
+        self._feed.tell(
+            "limit",
+            what="threshold",
+            limit=alert.limit,
+            scope=alert.scope,
+            dimension=alert.dimension,
+            percent=alert.threshold_percent,
+            used=alert.used,
+            amount=alert.amount,
+            resets_at=None if alert.resets_ns is None else to_s(alert.resets_ns),
+        )
+
+
+def _alerts(
+    limits: Sequence[Limit], records: Mapping[str, Record], now_s: float
+) -> tuple[dict[str, Record | None], list[Alert]]:
+    """Give what is to be kept as said, and the alerts that are due."""
+    said = {limit.name: record for limit in limits if (record := records.get(ALERT_PREFIX + limit.name)) is not None}
+    due, remembered = alerts_due(limits, records, said, now_s)
+    changed = {
+        ALERT_PREFIX + limit.name: remembered.get(limit.name)
+        for limit in limits
+        if remembered.get(limit.name) != said.get(limit.name)
+    }
+    return changed, due

@@ -1,0 +1,289 @@
+"""Planned reservations in the store: made, cancelled, and met by calls, each in one transaction.
+
+One rule: a call is admitted under exactly the reservations that stand at that moment: its step compares the record of
+all of them with what this process knows, and asks again if it has changed. The arithmetic is the core's.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from headgate.core import set_aside
+from headgate.core.amounts import Demand
+from headgate.core.errors import StoreError
+from headgate.core.instants import to_ns
+from headgate.core.limits import Limit
+from headgate.core.planning import Denied, Part, Plan, Planned, Wanted, part_of, plan
+from headgate.core.quota import Admitted, Refused, Wait
+from headgate.core.set_aside import Closure, Plans, closure, closures_met
+from headgate.ports import Clock, LevelStore, Record
+
+PLANS = "plans"
+"""The record of all planned reservations: a serial that each change raises, and the reservations."""
+
+MOST_TRIES = 20
+"""How often a step is tried again because somebody planned meanwhile."""
+
+CLOSURES_AHEAD_S = 7 * 86_400.0
+MOST_CLOSURES = 100
+LOOK_EVERY_S = 60.0
+
+Spans = Callable[[float, float], Sequence[tuple[float, float]]]
+"""Maintenance as spans: an instant and a later one in, every (begin, end) in seconds that touches the time between."""
+
+Resolve = Callable[[Sequence[str]], Sequence[Limit]]
+"""Names of levels in, the limits that keep them out."""
+
+_UNCHANGED: Mapping[str, Record | None] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """A planned reservation as people read it: what was used and is held of it, and what is left to use now."""
+
+    plan: Plan
+    dimension: str
+    used: int
+    held: int
+    free: int
+
+
+class PlannedReservations:
+    """What one process knows of the planned reservations in a store that others share."""
+
+    def __init__(self, store: LevelStore, clock: Clock) -> None:
+        """Begin with none known; the first call that meets some makes them known."""
+        self._store = store
+        self._clock = clock
+        self._serial = 0
+        self._plans: tuple[Plan, ...] = ()
+
+    @property
+    def serial(self) -> int:
+        """The number of the change that this process knows of."""
+        return self._serial
+
+    @property
+    def are_any(self) -> bool:
+        """Whether some stand, as far as this process knows."""
+        return bool(self._plans)
+
+    async def refresh(self) -> None:
+        """Take up what stands in the store."""
+        record = await self._store.transact([PLANS], lambda records: ({}, records.get(PLANS)))
+        self._serial, self._plans = _read(record)
+
+    def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
+        """Give what a call of the scopes on `path` meets beside its limits."""
+        parts = self._parts(limits)
+        return Plans(parts, frozenset(part.limit.name for part in parts if part.limit.scope in path), closures)
+
+    def with_parts(self, limits: Sequence[Limit]) -> Sequence[Limit]:
+        """Give limits with all that is reserved of them: what settles, renews and expires holds must know."""
+        return (*limits, *(part.limit for part in self._parts(limits))) if self._plans else limits
+
+    def resolve(self, names: Collection[str], limits_named: Resolve) -> tuple[Limit, ...]:
+        """Give the limits that keep these levels, those of reservations too."""
+        asked = set(names)
+        parts = [part.limit for part in self._resolved(limits_named) if part.limit.name in asked]
+        return (*limits_named(tuple(names)), *parts)
+
+    async def take(
+        self,
+        hold_name: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        *,
+        lease_s: float,
+        path: Sequence[str] = (),
+        closures: tuple[Closure, ...] = (),
+        own_only: bool = False,
+    ) -> Admitted | Wait | Refused:
+        """Admit an attempt now or say when; what is admitted is held under `hold_name`."""
+        for _ in range(MOST_TRIES):
+            plans, serial = self.met(limits, path, closures), self._serial
+
+            def step(
+                records: Mapping[str, Record],
+                plans: Plans = plans,
+                serial: int = serial,
+            ) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused | None]:
+                if serial_of(records) != serial:
+                    return _UNCHANGED, None
+                now_s = self._clock.now_s()
+                outcome = set_aside.admit(
+                    limits, records, asked, now_s, lease_s=lease_s, plans=plans, own_only=own_only
+                )
+                if not isinstance(outcome, Admitted):
+                    return _UNCHANGED, outcome
+                return {**outcome.levels, hold_name: outcome.reservation}, outcome
+
+            names = chain((PLANS,), _names(limits), (part.limit.name for part in plans.parts))
+            outcome = await self._store.transact(names, step)
+            if outcome is not None:
+                return outcome
+            await self.refresh()
+        raise _never_still()
+
+    async def reserve(self, wanted: Wanted, limit: Limit | None) -> Planned | Denied:
+        """Set capacity aside, or say why that cannot be honoured."""
+        for _ in range(MOST_TRIES):
+            serial = self._serial
+            met = () if limit is None else (limit,)
+
+            def step(
+                records: Mapping[str, Record], serial: int = serial
+            ) -> tuple[Mapping[str, Record | None], Planned | Denied | None]:
+                if serial_of(records) != serial:
+                    return _UNCHANGED, None
+                now_s = self._clock.now_s()
+                _, existing = _read(records.get(PLANS))
+                outcome = plan(existing, wanted, limit, now_s, records)
+                if isinstance(outcome, Denied):
+                    return _UNCHANGED, outcome
+                standing = [each for each in existing if each.until_s > now_s]
+                return {PLANS: _record(serial, [*standing, outcome.plan], now_s)}, outcome
+
+            parts = (part.limit.name for part in self._parts(met))
+            outcome = await self._store.transact(chain((PLANS,), _names(met), parts), step)
+            if outcome is not None:
+                await self.refresh()
+                return outcome
+            await self.refresh()
+        raise _never_still()
+
+    async def cancel(self, plan_id: str) -> Plan | None:
+        """Give back what a reservation has left; None if there is none, or it is over."""
+
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Plan | None]:
+            now_s = self._clock.now_s()
+            serial, existing = _read(records.get(PLANS))
+            cancelled = next((each for each in existing if each.id == plan_id and each.until_s > now_s), None)
+            if cancelled is None:
+                return _UNCHANGED, None
+            return {PLANS: _record(serial, [each for each in existing if each.id != plan_id], now_s)}, cancelled
+
+        cancelled = await self._store.transact([PLANS], step)
+        await self.refresh()
+        return cancelled
+
+    async def views(self, limits_named: Resolve) -> list[PlanView]:
+        """Give every reservation that is not over, in the order in which they begin."""
+        await self.refresh()
+        now_s = self._clock.now_s()
+        by_name = {part.limit.name: part for part in self._resolved(limits_named)}
+        parents = [part.parent.name for part in by_name.values()]
+        kept = await self._store.transact(
+            [*by_name, *parents], lambda records: ({}, {name: records.get(name) for name in by_name})
+        )
+        levels = {name: record for name, record in kept.items() if record is not None}
+        views = []
+        for each in sorted(self._plans, key=lambda each: (each.from_s, each.id)):
+            for part in by_name.values():
+                if each.until_s > now_s and part.limit.name.endswith(f" plan-{each.id}"):
+                    reading = part.limit.read(part.level(levels, to_ns(now_s)), to_ns(now_s))
+                    views.append(PlanView(each, part.limit.dimension, reading.used, reading.held, reading.free))
+        return views
+
+    def _parts(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
+        if not self._plans:
+            return ()
+        now_s = self._clock.now_s()
+        by_name = {limit.name: limit for limit in limits}
+        return tuple(
+            part_of(each, by_name[each.limit]) for each in self._plans if each.limit in by_name and each.until_s > now_s
+        )
+
+    def _resolved(self, limits_named: Resolve) -> list[Part]:
+        by_name = {limit.name: limit for limit in limits_named(sorted({each.limit for each in self._plans}))}
+        return [part_of(each, by_name[each.limit]) for each in self._plans if each.limit in by_name]
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceRule:
+    """A maintenance window that comes again: when, and for which calls."""
+
+    name: str
+    spans: Spans
+    scope: str = "*"
+    models: str | None = None
+    refuses: bool = False
+
+
+class Maintenance:
+    """The maintenance windows of one process, reckoned a week ahead and looked at again every minute."""
+
+    def __init__(self, rules: Iterable[MaintenanceRule], clock: Clock) -> None:
+        """Reckon nothing yet."""
+        self._rules = tuple(rules)
+        self._clock = clock
+        self._looked_s = float("-inf")
+        self._closures: tuple[Closure, ...] = ()
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether there is any at all."""
+        return bool(self._rules)
+
+    def met(self, path: Sequence[str], model: str) -> tuple[Closure, ...]:
+        """Give the maintenance windows that match a call: those that last, and those to come."""
+        return closures_met(self.known(), path, model)
+
+    def known(self) -> tuple[Closure, ...]:
+        """Give every maintenance window that lasts or begins within a week."""
+        if not self._rules:
+            return ()
+        now_s = self._clock.now_s()
+        if not 0 <= now_s - self._looked_s < LOOK_EVERY_S:
+            self._closures = tuple(self._ahead(now_s))
+            self._looked_s = now_s
+        return self._closures
+
+    def _ahead(self, now_s: float) -> Iterable[Closure]:
+        for rule in self._rules:
+            for span_s in rule.spans(now_s, now_s + CLOSURES_AHEAD_S)[:MOST_CLOSURES]:
+                yield closure(rule.name, rule.scope, rule.models, span_s, refuses=rule.refuses)
+
+
+def choose_limit(
+    limits: Iterable[Limit], *, name: str | None = None, scope: str | None = None, dimension: str | None = None
+) -> Limit | Denied:
+    """Give the limit that somebody means, by its name or by scope and dimension; Denied says what there is."""
+    known = sorted(limits, key=lambda limit: limit.name)
+    found = [
+        limit
+        for limit in known
+        if (name is None or limit.name == name)
+        and (scope is None or limit.scope == scope)
+        and (dimension is None or limit.dimension == dimension)
+    ]
+    if len(found) == 1:
+        return found[0]
+    asked = name or " ".join(filter(None, (scope, dimension))) or "(nothing)"
+    names = "; ".join(limit.name for limit in (found or known)[:10]) or "none is configured"
+    if found:
+        return Denied(f"{asked!r} fits {len(found)} limits; expected the name of one: {names}")
+    return Denied(f"there is no limit {asked!r}; expected one of: {names}")
+
+
+def _read(record: Record | None) -> tuple[int, tuple[Plan, ...]]:
+    return (0, ()) if record is None else (record[0], tuple(Plan(*fields) for fields in record[1:]))
+
+
+def serial_of(records: Mapping[str, Record]) -> int:
+    """Give the number of the last change in the store."""
+    record = records.get(PLANS)
+    return 0 if record is None else int(record[0])
+
+
+def _record(serial: int, plans: Iterable[Plan], now_s: float) -> Record:
+    # Never a serial that was there before, even if the record was forgotten meanwhile.
+    return (max(serial + 1, to_ns(now_s)), *(tuple(each) for each in plans))
+
+
+def _names(limits: Iterable[Limit]) -> Iterable[str]:
+    return (limit.name for limit in limits)
+
+
+def _never_still() -> StoreError:
+    return StoreError(f"the planned reservations changed {MOST_TRIES} times while one call was admitted; try again")

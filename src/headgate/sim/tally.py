@@ -1,0 +1,188 @@
+"""The tally of a simulation: calls, waits, programs and shares, counted as they happen.
+
+One rule: every call that was offered is in exactly one place: waiting, under way, served or refused. What the counts
+mean is said in `figures`.
+"""
+
+import asyncio
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, NoReturn
+
+from headgate.adapters.memory import MemoryLevelStore
+from headgate.core import quota
+from headgate.core.limits import Limit, Rate
+from headgate.core.usage import Usage
+from headgate.ports import Clock
+from headgate.sim.provider import MOST_FOLLOWED, Meters
+
+__all__ = ["SHARES_WINDOW_S", "Sample", "Sampler", "Share", "Tally"]
+
+SHARES_WINDOW_S = 60.0
+"""Shares are compared over windows of this length, as the VTC paper does (Sheng et al., OSDI 2024)."""
+
+
+@dataclass(slots=True)
+class Share:
+    """One sharer's work, by window: what it asked for when it asked, and what was let through when it was."""
+
+    asked: dict[int, int] = field(default_factory=dict)
+    served: dict[int, int] = field(default_factory=dict)
+
+
+class _Coming(NamedTuple):
+    """A call that has not been admitted yet."""
+
+    came_s: float
+    interactive: bool
+    share: Share
+    work: int
+
+
+class Tally:
+    """Counts of one simulation. `waits_s` and `programs_s` are by class: batch, then interactive.
+
+    A call's `work` is the input that its session had not sent before, and its output: the same under every policy.
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        self.offered = self.served = self.refused = self.answered_429 = 0
+        self.waits_s = (array("d"), array("d"))
+        self.longest_wait_s = 0.0
+        self.programs_s = (array("d"), array("d"))
+        self.programs_begun = self.programs_given_up = 0
+        self.uncached_of_done = 0
+        self.cost_micro_usd = self.unknown_cost = 0
+        self.shares: dict[str, Share] = {}
+        self.waiting: dict[int, _Coming] = {}
+        self.under_way: set[int] = set()
+        self._input = self._read = self._written = self._output = 0
+
+    @property
+    def usage(self) -> Usage:
+        """What all served calls used."""
+        return Usage(self._input, self._read, self._written, output_tokens=self._output)
+
+    def came(self, call: int, sharer: str, work: int, now_s: float, *, interactive: bool) -> None:
+        """Count a call that was offered."""
+        self.offered += 1
+        share = self.shares.get(sharer)
+        if share is None:
+            share = self.shares[sharer] = Share()
+        window = int(now_s / SHARES_WINDOW_S)
+        share.asked[window] = share.asked.get(window, 0) + work
+        self.waiting[call] = _Coming(now_s, interactive, share, work)
+
+    def admitted(self, call: int, now_s: float) -> None:
+        """Count a wait that ended well; what another attempt waits is not counted again."""
+        coming = self.waiting.pop(call, None)
+        if coming is None:
+            return
+        came_s, interactive, share, work = coming
+        wait_s = now_s - came_s
+        self.waits_s[interactive].append(wait_s)
+        self.longest_wait_s = max(self.longest_wait_s, wait_s)
+        window = int(now_s / SHARES_WINDOW_S)
+        share.served[window] = share.served.get(window, 0) + work
+        self.under_way.add(call)
+
+    def served_call(self, call: int, usage: Usage, cost_micro_usd: int | None) -> None:
+        """Count a call that was answered to its end."""
+        self.served += 1
+        self.under_way.discard(call)
+        self._input += usage.input_tokens
+        self._read += usage.cache_read_tokens
+        self._written += usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+        self._output += usage.output_tokens
+        if cost_micro_usd is None:
+            self.unknown_cost += 1
+        else:
+            self.cost_micro_usd += cost_micro_usd
+
+    def refused_call(self, call: int, now_s: float) -> None:
+        """Count a call that was refused, while it waited or by the provider for good."""
+        self.refused += 1
+        self.under_way.discard(call)
+        coming = self.waiting.pop(call, None)
+        if coming is not None:
+            self.longest_wait_s = max(self.longest_wait_s, now_s - coming.came_s)
+
+    def program_done(self, took_s: float, uncached_tokens: int, *, interactive: bool) -> None:
+        """Count a program that came to its end."""
+        self.programs_s[interactive].append(took_s)
+        self.uncached_of_done += uncached_tokens
+
+    def break_off(self, now_s: float) -> None:
+        """Count how long those have waited by now who still wait."""
+        for coming in self.waiting.values():
+            self.longest_wait_s = max(self.longest_wait_s, now_s - coming.came_s)
+
+
+class Sample(NamedTuple):
+    """How things stand at an instant; totals since the start, and each standing level's share in use."""
+
+    at_s: float
+    waiting: int
+    under_way: int
+    served: int
+    refused: int
+    answered_429: int
+    waited_s: float
+    buckets: dict[str, tuple[float, float]]
+    levels: dict[str, float]
+
+
+class Sampler:
+    """Looks at a simulation every so often, for the plots and for what has no bucket: windows, budgets and slots."""
+
+    def __init__(self, store: MemoryLevelStore, meters: Meters, tally: Tally, step_s: float) -> None:
+        """Follow no limit yet."""
+        self.samples: list[Sample] = []
+        self.limits: dict[str, Limit] = {}
+        self._store, self._meters, self._tally, self._step_s = store, meters, tally, step_s
+
+    def follow(self, limits: Iterable[Limit]) -> None:
+        """Look at these from now on, as long as they are not too many."""
+        for limit in limits:
+            if limit.name in self.limits or len(self.limits) < MOST_FOLLOWED:
+                self.limits[limit.name] = limit
+
+    async def sample(self, clock: Clock) -> NoReturn:
+        """Look until cancelled."""
+        while True:
+            await self.take(clock)
+            await asyncio.sleep(self._step_s)
+
+    async def take(self, clock: Clock) -> None:
+        """Look once."""
+        at_s = asyncio.get_running_loop().time()
+        self._meters.advance(at_s)
+        levels: dict[str, float] = {}
+        kept = [limit for limit in self.limits.values() if not isinstance(limit, Rate)]
+        if kept:
+            now_s = clock.now_s()
+            readings = await self._store.transact(
+                [limit.name for limit in kept],
+                lambda records: ({}, [quota.read(limit, records, now_s) for limit in kept]),
+            )
+            for limit, reading in zip(kept, readings, strict=True):
+                levels[limit.name] = (reading.used + reading.held) / limit.amount
+        if self.samples and self.samples[-1].at_s == at_s:  # the end may come at a look
+            del self.samples[-1]
+        tally = self._tally
+        buckets = {name: (bucket.used, bucket.level) for name, bucket in self._meters.followed.items()}
+        self.samples.append(
+            Sample(
+                at_s,
+                len(tally.waiting),
+                len(tally.under_way),
+                tally.served,
+                tally.refused,
+                tally.answered_429,
+                self._meters.total_waited_s(at_s),
+                buckets,
+                levels,
+            )
+        )

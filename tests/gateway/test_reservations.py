@@ -1,0 +1,93 @@
+"""Planned reservations through the gateway: others leave alone what is set aside, and what cannot be is refused."""
+
+import json
+
+import pytest
+from standing_keys import a_standing_key, bearing, call
+
+ADMIN, WITH_ADMIN = "sk-planted-provider-secret", 'admin_token = "env:PROVIDER_KEY"'
+LIMIT = '[[limit]]\nscope = "account:claude"\nrequests_per_day = 4\nusd_per_month = 5\n'
+OURS = "account:claude * requests day"
+
+
+async def ask(stack, method, path="", wish=None, secret=ADMIN):
+    body = b"" if wish is None else json.dumps(wish).encode()
+    status, _, answer = await stack.send(method, f"/api/v1/reservations{path}", body, bearing(secret))
+    return status, json.loads(answer)
+
+
+def a_wish(**words):
+    return {"scope": "key:ci", "of": "account:claude", "dimension": "requests", "amount": 2, "until": "1h", **words}
+
+
+def test_what_is_set_aside_is_left_for_its_holder_until_it_is_cancelled(with_stack):
+    async def test(stack):
+        ci, other = await a_standing_key(stack, "ci"), await a_standing_key(stack, "other")
+        status, made = await ask(stack, "POST", wish=a_wish())
+        assert (status, made["limit"], made["amount"], made["at_once"]) == (201, OURS, 2, 2)
+        assert [await call(stack, other.secret) for _ in range(3)] == [200, 200, 429]
+        assert await call(stack, ci.secret) == 200
+        (shown,) = (await ask(stack, "GET"))[1]["reservations"]
+        assert shown == {**{word: made[word] for word in made if word != "at_once"}, "used": 1, "held": 0, "free": 1}
+        assert (await ask(stack, "DELETE", f"/{made['id']}"))[0] == 200
+        assert (await ask(stack, "GET"))[1] == {"reservations": []}
+        assert await call(stack, other.secret) == 200
+        assert await call(stack, ci.secret) == 429
+        assert (await ask(stack, "DELETE", f"/{made['id']}"))[0] == 404
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+def test_a_keys_bearer_sees_its_own_and_changes_none(with_stack):
+    async def test(stack):
+        ci, other = await a_standing_key(stack, "ci"), await a_standing_key(stack, "other")
+        _, made = await ask(stack, "POST", wish=a_wish())
+        assert [row["id"] for row in (await ask(stack, "GET", secret=ci.secret))[1]["reservations"]] == [made["id"]]
+        assert (await ask(stack, "GET", secret=other.secret))[1]["reservations"] == []
+        for method, path, wish in (("POST", "", a_wish()), ("DELETE", f"/{made['id']}", None)):
+            status, answer = await ask(stack, method, path, wish, secret=ci.secret)
+            assert (status, answer["error"]["type"]) == (403, "permission_error")
+        assert len((await ask(stack, "GET"))[1]["reservations"]) == 1
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"amount": 5}, "possible: at most 4 requests"),
+        ({"amount": 0}, "Expected `int` >= 1"),
+        ({"until": "2000-01-01T00:00:00Z"}, "expected later than its beginning"),
+        ({"from": "2000-01-01T00:00:00Z"}, "which is past"),
+        ({"until": "60d"}, "at most 31 days ahead"),
+        ({"until": "soon"}, "'soon' is no time"),
+        ({"until": ""}, "a time is missing"),
+        ({"scope": "everybody"}, "'everybody' cannot hold a reservation"),
+        ({"scope": "run:*"}, "'run:*' cannot hold a reservation"),
+        ({"dimension": "tokens"}, "there is no limit 'account:claude tokens'"),
+        ({"usd": 1}, "one of them"),
+        ({"amount": None, "usd": 1}, "counts requests, not dollars"),
+        (
+            {"of": None, "dimension": None, "limit": "nothing"},
+            f"expected one of: account:claude * micro_usd month; {OURS}",
+        ),
+        ({"ammount": 5}, "unknown field `ammount`"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_with_the_reason_and_changes_nothing(with_stack, words, told):
+    async def test(stack):
+        status, answer = await ask(stack, "POST", wish=a_wish(**words))
+        assert status == 400
+        assert told in answer["error"]["message"]
+        assert (await ask(stack, "GET"))[1] == {"reservations": []}
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+def test_dollars_are_set_aside_to_the_millionth(with_stack):
+    async def test(stack):
+        wish = a_wish(dimension="micro_usd", amount=None, usd=0.000003)
+        status, made = await ask(stack, "POST", wish=wish)
+        assert (status, made["amount"], made["dimension"]) == (201, 3, "micro_usd")
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)

@@ -1,0 +1,93 @@
+"""News of limits: a threshold is warned of once in its window, also over a restart, and learned limits are told."""
+
+import asyncio
+import logging
+
+from small_house import open_small_house
+
+from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
+from headgate.core.limits import Rate, Window
+from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.spans import Calendar
+from headgate.core.usage import Usage
+from headgate.runtime.calls import Call
+from headgate.runtime.limit_news import LOOK_EVERY_S
+from headgate.testing.virtual_time import run
+
+DAY_S = 86_400
+DAILY = LimitRule("key:*", Window("", "key:*", "output_tokens", 1_000, Calendar("day")))
+
+
+async def spend(here, tokens: int) -> None:
+    call = Call("claude-test", text_bytes=2, max_output_tokens=tokens, scopes=Scopes(key="ci"))
+    async with here.manager.admit(call) as grant:
+        grant.settle(Usage(output_tokens=tokens))
+
+
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "headgate.limits"]
+
+
+def test_each_threshold_is_warned_of_once_in_a_window(caplog):
+    async def main():
+        async with open_small_house(DAILY) as here:
+            for used in (400, 200, 100, 50, 100):
+                await spend(here, used)
+                await asyncio.sleep(2 * LOOK_EVERY_S)
+            assert [line.split(":")[0] for line in warned(caplog)] == ["past 50 %", "past 80 %"]
+            await asyncio.sleep(DAY_S)
+            await spend(here, 970)
+            await asyncio.sleep(2 * LOOK_EVERY_S)
+            assert warned(caplog)[2:] == ["past 95 %: 970 output tokens of 1,000 output tokens per day for key:ci used"]
+
+    with caplog.at_level(logging.WARNING):
+        run(main(), max_virtual_s=1e6)
+
+
+def test_a_restart_does_not_warn_again_and_nobody_else_does(caplog):
+    async def main():
+        stores = (MemoryLevelStore(), MemoryLedgerStore())
+        async with open_small_house(DAILY, stores=stores, owner="one") as here:
+            await spend(here, 600)
+            await asyncio.sleep(2 * LOOK_EVERY_S)
+        async with open_small_house(DAILY, stores=stores, owner="two") as here:
+            await spend(here, 10)
+            await asyncio.sleep(2 * LOOK_EVERY_S)
+            assert [view.name for view in await here.manager.limits()] == ["key:ci * output_tokens day"]
+        assert len(warned(caplog)) == 1
+
+    with caplog.at_level(logging.WARNING):
+        run(main(), max_virtual_s=1e6)
+
+
+def test_a_settled_call_and_a_passed_threshold_are_told_to_those_who_follow(caplog):
+    async def main():
+        async with open_small_house(DAILY) as here:
+            with here.manager.feed.follow() as events:
+                await spend(here, 960)
+                told = [await anext(events) for _ in range(3)]
+            assert [event.kind for event in told] == ["admitted", "settled", "limit"]
+            settled, passed = told[1], told[2]
+            assert (settled.scopes.key, settled.facts["output_tokens"], settled.facts["state"]) == ("ci", 960, "done")
+            assert (passed.facts["scope"], passed.facts["percent"], passed.facts["used"]) == ("key:ci", 95, 960)
+
+    run(main(), max_virtual_s=1e6)
+
+
+def test_what_is_learned_of_a_limit_is_told():
+    def limit(amount: int) -> dict[str, Rate]:
+        return {"x": Rate("x", "account:main", "requests", amount, 60, amount)}
+
+    async def main():
+        async with open_small_house(LimitRule("account:main", limit(9)["x"])) as here:
+            here.manager._rules.learn(limit(3))
+            with here.manager.feed.follow() as events:
+                here.manager._rules.learn(limit(5))
+                here.manager._rules.learn({})
+                told = [(await anext(events)).facts for _ in range(2)]
+        assert [(facts["what"], facts["before"], facts["amount"]) for facts in told] == [
+            ("learned", 3, 5),
+            ("learned", 5, None),
+        ]
+
+    run(main(), max_virtual_s=1e6)

@@ -1,0 +1,108 @@
+"""`headgate simulate` as a user calls it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+ARENA = "req_time_s,client,prompt_len,output_len\n" + "".join(
+    f"{number / 4},{number % 3},{400 + number},{30 + number % 7}\n" for number in range(60)
+)
+CONFIG = """
+[[account]]
+name = "main"
+provider = "anthropic"
+api_key = "env:NOT_SET_ANYWHERE"
+[[limit]]
+scope = "account:main"
+input_tokens_per_minute = 20_000
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    (tmp_path / "arena.csv").write_text(ARENA)
+    (tmp_path / "headgate.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def simulate(place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "headgate", "simulate", *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "COLUMNS": "120"},
+    )
+
+
+def test_policies_side_by_side_the_same_each_time(place):
+    asked = "arena.csv --policy fifo --policy fair --limits-scale 1 --limits-scale 2 --json".split()
+    first, again = (simulate(place, *asked, "--html", "page.html") for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == again.stdout
+    told = json.loads(first.stdout)
+    assert [each["name"] for each in told["scenarios"]] == ["fifo", "fifo, limits x2", "fair", "fair, limits x2"]
+    assert all(each["figures"]["served"] == 60 for each in told["scenarios"])
+    waits = [each["figures"]["waits"]["batch"]["p90_s"] for each in told["scenarios"]]
+    assert waits[0] > 5 > waits[1]
+    page = (place / "page.html").read_text()
+    assert "fifo, limits x2" in page
+    assert "uPlot" in page
+    assert "%%" not in page.partition("<script>")[0]
+
+
+def test_the_table_fits_the_terminal(place):
+    done = simulate(place, "arena.csv", "--policy", "all")
+    assert done.returncode == 0, done.stderr
+    assert "429s from the provider" in done.stdout
+    assert "adaptive" in done.stdout
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("arena.csv", "--policy", "best"), "policy 'best' is not known"),
+        (("broken.csv",), "broken.csv:2: client is missing"),
+        (("nothing.csv",), "there is no such file or folder"),
+        (("agents:0",), "expected agents:N or agents:N:HOURS"),
+        (("arena.csv", "--speed", "0"), "--speed 0: expected a number"),
+        (("arena.csv", "--html", "no/such/folder.html"), "--html no/such/folder.html: it cannot be written"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_exit_code_2(place, arguments, told):
+    (place / "broken.csv").write_text("req_time_s,client,prompt_len,output_len\n1\n")
+    done = simulate(place, *arguments)
+    assert done.returncode == 2
+    assert told in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_picture_needs_the_extra(place):
+    pytest.importorskip("matplotlib")
+    done = simulate(place, "arena.csv", "--png", "picture.png")
+    assert done.returncode == 0, done.stderr
+    assert (place / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_extra_it_says_so(place):
+    (place / "matplotlib").mkdir()
+    (place / "sitecustomize.py").write_text("import sys\nsys.modules['matplotlib'] = None\n")
+    env = {**os.environ, "PYTHONPATH": str(place)}
+    done = subprocess.run(
+        [sys.executable, "-m", "headgate", "simulate", "arena.csv", "--png", "picture.png"],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=env,
+    )
+    assert done.returncode == 2
+    assert "pip install 'headgate[plot]'" in done.stderr

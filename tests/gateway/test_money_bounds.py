@@ -16,7 +16,7 @@ DOLLAR = 1_000_000
 SONNET, GPT = "claude-sonnet-4-5", "gpt-4.1"
 # claude-sonnet-4-5: $3 and $15 a million, above 200,000 of input $6 and $22.50; gpt-4.1: $2 and $8.
 SONNET_WINDOW, GPT_WINDOW = 200_000 * 3, 1_050_000 * 2
-UNCOUNTED = "claude-of-the-owner"
+UNCOUNTED = "gpt-of-the-owner"
 
 
 def budget(dollars: float, more: str = "") -> str:
@@ -78,7 +78,7 @@ async def held_while_sent(stack: Any, call: tuple[str, dict[str, Any]]) -> int:
     ("call", "at_least_micro_usd", "at_most_micro_usd"),
     [
         (message(), 100 * 15, 5_000),
-        (message("7391" * 10_000), 40_000 * 3, 43_000 * 3),
+        (message({"type": "text", "text": "7391" * 10_000}), 40_000 * 3, 43_000 * 3),
         (message(document({"type": "base64", "media_type": "application/pdf", "data": PDF})), SONNET_WINDOW, 10**6),
         (message(document(BY_URL)), SONNET_WINDOW, 10**6),
         (message({"type": "image", "source": {"type": "file", "file_id": "f"}}), SONNET_WINDOW, 10**6),
@@ -128,7 +128,7 @@ def test_a_second_document_waits_until_the_first_has_told_what_it_cost(with_stac
 
 
 @pytest.mark.parametrize(
-    "call", [message(document(BY_URL), model=UNCOUNTED), without(message(model=UNCOUNTED), "max_tokens")]
+    "call", [response(conversation="c", model=UNCOUNTED), without(chat(model=UNCOUNTED), "max_completion_tokens")]
 )
 def test_a_model_of_unknown_reach_is_refused_only_where_a_budget_needs_a_bound(with_stack, call):
     priced = f'[[price]]\nmodel = "{UNCOUNTED}"\ninput = 1\noutput = 1\n'
@@ -139,7 +139,9 @@ def test_a_model_of_unknown_reach_is_refused_only_where_a_budget_needs_a_bound(w
         assert "context_window and max_output_tokens under [[price]]" in words
         assert UNCOUNTED in words
         assert stack.provider.usage()["total"]["requests_received"] == 0
-        assert (await send(stack, message(model=UNCOUNTED)))[0] == 200, "its bytes and its max_tokens bound it"
+        assert (await send(stack, chat(model=UNCOUNTED)))[0] == 200, (
+            "its bytes and its own bound of output tokens bound it"
+        )
 
     async def admitted(stack):
         assert (await send(stack, call))[0] in {200, 400}

@@ -269,6 +269,8 @@ class Admission:
     def _leave(self, waiting: Waiting) -> None:
         if waiting.lane is not None:
             waiting.lane.leave(waiting)
+            # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
+            waiting.lane.nudged.set()
 
     def _forget_lanes(self) -> None:
         if len(self._lanes) > MOST_LANES:

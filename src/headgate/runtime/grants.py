@@ -1,0 +1,117 @@
+"""What a caller says of a call, and the grant with which it is sent.
+
+One rule: these say and remember; what is done with them is `calls`'.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from headgate.core.amounts import Demand
+from headgate.core.bounds import PromptBound
+from headgate.core.ledger import Attempt, AttemptState
+from headgate.core.limits import Limit
+from headgate.core.pool import Choice
+from headgate.core.retries import Failure
+from headgate.core.scheduling import ORDINARY, Standing
+from headgate.core.scopes import NO_SCOPES, Scopes
+from headgate.core.usage import Dialect, Usage
+from headgate.ports import Answer, Passage
+from headgate.runtime.learning import Pool
+from headgate.runtime.streaming import EarlyCharges
+
+DEFAULT_MAX_WAIT_S = 600.0
+"""How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call as its caller describes it.
+
+    `text_bytes` is the size of what is sent, without media, of which `media` parts are; `input_tokens` replaces the
+    estimate from it where the caller has counted. `measure` says what bounds its prompt and is asked only under a
+    budget of money; without it, media may fill the model's window. `cache_write` is the longest prompt cache the call
+    asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
+    may wait in all for its admissions.
+    """
+
+    model: str
+    dialect: Dialect = "anthropic"
+    endpoint: str = "messages"
+    text_bytes: int = 0
+    media: int = 0
+    input_tokens: int | None = None
+    measure: Callable[[], PromptBound] | None = field(default=None, repr=False, compare=False)
+    max_output_tokens: int | None = None
+    cache_write: str | None = None
+    scopes: Scopes = NO_SCOPES
+    standing: Standing = ORDINARY
+    max_wait_s: float = DEFAULT_MAX_WAIT_S
+    id: str = field(default_factory=lambda: secrets.token_hex(10))
+
+
+class Grant:
+    """The right to send one attempt now, and the place to say what it used.
+
+    Leaving the block settles: by what `settle` or `failed` said last, else at the estimate, marked as estimated.
+    """
+
+    def __init__(self, attempt: Attempt, limits: tuple[Limit, ...], asked: Demand, dialect: Dialect) -> None:
+        """Stand for a reservation that was taken."""
+        self.attempt = attempt
+        self.limits = limits
+        self.asked = asked
+        self.dialect = dialect
+        self.outcome: AttemptState | None = None
+        self.usage: Usage | None = None
+        self.failure: Failure | None = None
+        self.early: EarlyCharges | None = None
+        self.choice: Choice | None = None
+        self.pool: Pool | None = None
+        self.passage: Passage | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether the provider may have seen something of it."""
+        if self.failure is not None:
+            return self.failure.sent
+        return self.passage is None or self.passage.sent
+
+    @property
+    def call_id(self) -> str:
+        """The call's id, in answers and in the ledger."""
+        return self.attempt.call
+
+    @property
+    def wait_s(self) -> float:
+        """How long the call waited for this admission."""
+        return self.attempt.wait_s
+
+    @property
+    def account(self) -> str:
+        """The account to send it with."""
+        return self.attempt.scopes.account or ""
+
+    def settle(self, usage: Usage) -> None:
+        """Say what the call used; the last word before the end of the block counts."""
+        self.usage = usage
+        self.outcome = "done"
+
+    def failed(self, failure: Failure) -> None:
+        """Say that the attempt failed; what the provider counts for a failure is charged."""
+        self.failure = failure
+        self.outcome = "failed"
+
+    def describe(self, **facts: object) -> None:
+        """Add what was learned to the ledger's row: status, model_served, provider_request, first_byte_s."""
+        self.attempt = replace(self.attempt, **facts)  # type: ignore[arg-type]  # names and types are Attempt's own
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A call that was answered: the grant of the attempt that succeeded (or failed for good), and the answer."""
+
+    grant: Grant
+    answer: Answer
+    attempts: int
+    waited_s: float

@@ -149,7 +149,9 @@ def in_file(path: Path, pairs: int, callers: int) -> Round:
     return lambda: uvloop.run(measure(open_store, pairs, callers))
 
 
-async def measure(open_store: Callable[[], AbstractAsyncContextManager[LevelStore]], pairs: int, callers: int) -> tuple[float, float]:
+async def measure(
+    open_store: Callable[[], AbstractAsyncContextManager[LevelStore]], pairs: int, callers: int
+) -> tuple[float, float]:
     async with open_store() as store:
         reservations = Reservations(store, WallClock(), "bench:1:2:3", lease_s=600)
 

@@ -42,6 +42,7 @@ class Phase:
 
 Ask = Callable[[], Awaitable[None]]
 Known = Callable[[], Awaitable[float | None]]
+Rival = Callable[[RefusingProvider, AsyncExitStack], Awaitable[tuple[Ask, Known]]]
 
 
 def run(options: Options) -> Result:
@@ -88,13 +89,13 @@ def show(lines: dict[str, list[Phase]], minutes: int, options: Options) -> None:
             options.say(f"    {name:22}{phase.rate:>10}{phase.refused:>8}{until:>13}{after:>13}{phase.used:>8.1%}")
 
 
-async def measure(rival: Callable[..., Awaitable[None]], minutes: int, *, headers: bool = False) -> list[Phase]:
+async def measure(rival: Rival, minutes: int, *, headers: bool = False) -> list[Phase]:
     """Let the loops call, change the rate, and count; the first phase's bucket begins full, which counts as given."""
     loop = asyncio.get_running_loop()
     provider = RefusingProvider(RATES[0], answer_s=ANSWER_S, headers=headers)
     phases: list[Phase] = []
     async with AsyncExitStack() as stack:
-        ask, known = await rival(provider, stack)  # type: ignore[misc]  # a pair, from an async function
+        ask, known = await rival(provider, stack)
         for number, rate in enumerate(RATES):
             if number:
                 provider.change(rate)
@@ -103,7 +104,8 @@ async def measure(rival: Callable[..., Awaitable[None]], minutes: int, *, header
             watch = asyncio.create_task(first_known(known, rate, provider))
             await loops(ask, began_s + minutes * MINUTE_S)
             watch.cancel()
-            at_s, until = (await asyncio.gather(watch, return_exceptions=True))[0] if watch.done() else (None, None)
+            at_s, until = watch.result() if watch.done() and not watch.cancelled() else (None, None)
+            await asyncio.gather(watch, return_exceptions=True)
             phases.append(
                 Phase(
                     rate,

@@ -9,12 +9,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from benchmarks.__main__ import Options, Result
 from benchmarks.headgate_processes import KEY_VARIABLE, Runner, provider_process
 from benchmarks.replay import write_config
-from benchmarks.replay_demand import Limits, Pace, Recorded, limits_for, read_sessions
+from benchmarks.replay_demand import Limits, Pace, Recorded, read_sessions
 from headgate.adapters.prices import GenaiPrices
 from headgate.compose import read_config
 from headgate.sim.figures import Figures, figures_of
@@ -25,7 +26,10 @@ from headgate.sim.traces import recordings
 TITLE = "the simulator beside the real gateway on the same recorded sessions: served, use, duration, mean wait"
 WITHIN = 0.05
 AGENTS = 24
-SHARE_OF_DEMAND = 1 / 3
+MINUTES_OF_DEMAND, QUICK_MINUTES = 1.8, 1.5
+"""The whole demand in minutes of the limits: one is in the buckets at the start, the rest is waited for."""
+
+BURST_S = 60
 PACE = Pace(first_token_s=0.3, tokens_per_second=2_000)
 MOST_TURNS, SESSIONS = 40, 48
 QUICK_TURNS, QUICK_SESSIONS = 24, 30
@@ -62,7 +66,7 @@ def run(options: Options) -> Result:
     sessions = [session for session in read_sessions(folder) if session.turns <= most_turns][:most]
     if not sessions:
         return Result(None, None, {"within": WITHIN}, met=False, note=f"not run: {folder} has no short sessions")
-    limits = limits_for(sessions, AGENTS, PACE, SHARE_OF_DEMAND)
+    limits = limits_of(sessions, QUICK_MINUTES if options.quick else MINUTES_OF_DEMAND)
     with tempfile.TemporaryDirectory(prefix="headgate-agreement-") as temporary:
         chosen = link_to(sessions, Path(temporary) / "sessions")
         simulated = play_simulated(chosen, Path(temporary), limits)
@@ -74,7 +78,8 @@ def compare(real: Told, simulated: Told, options: Options) -> Result:
     ours, theirs = simulated.figures(), real.figures()
     apart = {name: abs(ours[name] / theirs[name] - 1) if theirs[name] else abs(ours[name]) for name in ours}
     for name in ours:
-        options.say(f"    {name:20}simulated {ours[name]:>12,.3f}   real {theirs[name]:>12,.3f}   {apart[name]:6.1%} apart")
+        both = f"simulated {ours[name]:>12,.3f}   real {theirs[name]:>12,.3f}"
+        options.say(f"    {name:20}{both}   {apart[name]:6.1%} apart")
     return Result(
         headgate={"simulated": ours, "apart": {name: round(value, 4) for name, value in apart.items()}},
         rival=dict(theirs),
@@ -82,6 +87,14 @@ def compare(real: Told, simulated: Told, options: Options) -> Result:
         met=all(value <= WITHIN for value in apart.values()),
         note="rival: the real gateway; a machine that others use too delays it",
     )
+
+
+def limits_of(sessions: Sequence[Recorded], minutes: float) -> Limits:
+    """Give limits whose buckets are a minute deep, as the vendors' are."""
+    requests = sum(session.turns for session in sessions)
+    input_tokens = sum(session.uncached_tokens for session in sessions)
+    output_tokens = sum(session.output_tokens for session in sessions)
+    return Limits(ceil(requests / minutes), ceil(input_tokens / minutes), ceil(output_tokens / minutes), BURST_S)
 
 
 def link_to(sessions: Sequence[Recorded], folder: Path) -> Path:

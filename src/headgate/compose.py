@@ -146,6 +146,7 @@ async def open_house(
                 retries=config.retries,
                 scheduling=config.scheduling,
                 maintenance=[maintenance_rule(each) for each in config.maintenance],
+                model_rules=config.model_rules,
             )
         )
         recovered = Recovered()

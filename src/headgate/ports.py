@@ -80,8 +80,11 @@ class LedgerStore(Protocol):
         """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
         ...
 
-    async def in_flight(self) -> list[Attempt]:
-        """Give every attempt that is in flight or lost and not reconciled, oldest first, at most 10,000."""
+    async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
+        """Give attempts that are in flight or lost and not reconciled, oldest first, at most 10,000.
+
+        With `after`, those that come after it: by the time of their admission, then by their ids.
+        """
         ...
 
     async def usage(self, query: UsageQuery) -> list[UsageGroup]:

@@ -189,8 +189,8 @@ def counted(provider: Process) -> dict[str, Any]:
 def differences(bench: Bench, provider: Process) -> list[str]:
     """Compare the ledger with the provider's books, call by call and in all; empty when they are equal.
 
-    A row whose process was killed before its call left has no request at the provider and no usage; a request may have
-    been sent twice under one id, on a connection that was found closed.
+    A row that was refused, or whose process was killed before its call left, has no request at the provider and no
+    usage; a request may have been sent twice under one id, on a connection that was found closed.
     """
     rows = bench.select(f"SELECT id, state, {', '.join(CATEGORIES)} FROM attempts")
     found: list[str] = []
@@ -201,7 +201,8 @@ def differences(bench: Bench, provider: Process) -> list[str]:
         requests += len(calls)
         kept = {name: row[name] for name in CATEGORIES}
         told = {name: sum(call["usage"][name] for call in calls) for name in CATEGORIES}
-        if kept != told or row["state"] in {"in_flight", "lost"} or (not calls and row["state"] != "reconciled"):
+        unsent = row["state"] in {"reconciled", "refused"}
+        if kept != told or row["state"] in {"in_flight", "lost"} or (not calls and not unsent):
             found.append(f"{row}: the provider knows {told} in {len(calls)} requests")
     total = counted(provider)
     sums: dict[str, int] = {name: sum(row[name] for row in rows) for name in CATEGORIES}

@@ -9,7 +9,7 @@ import pytest
 from headgate.adapters.owners import owner_name
 from headgate.adapters.sqlite.stores import open_database
 from headgate.cli.running import RunSettings, find_run
-from headgate.cli.runs import delete_run, show_run, show_runs
+from headgate.cli.runs import delete_run, nothing_to_do, show_run, show_runs
 from headgate.core.errors import CallerError
 from headgate.core.jobs import Claimed, Event, Failed, Job
 from headgate.core.ledger import Attempt
@@ -108,6 +108,39 @@ def test_a_run_is_shown_with_its_failed_jobs_logs(store, capsys):
         str(store.parent / "runs/aaa/agents/000000-job-0/attempt-1.err"), None,
     ]  # fmt: skip
     assert (shape["run"], shape["tasks"], shape["jobs"]["failed"]) == ("aaa", "tasks.jsonl", 1)
+
+
+def test_the_jobs_of_a_dead_runner_are_to_do_again_wherever_they_are_counted(store, capsys):
+    """The table said running, the line below it that they were to do."""
+    host, _pid, start, number = owner_name().split(":")
+    keep(store, "aaa", Claimed(f"{host}:{2**22 + 1}:{start}:{number}", FAR_S))
+    keep(store, "bbb", Claimed(owner_name(), FAR_S))
+    show_run("aaa", None, as_json=False)
+    text = capsys.readouterr().out
+    assert "running" not in text
+    assert "0 done, 0 failed, 2 queued\n" in text
+    assert any(line.strip().endswith("resume aaa") for line in text.splitlines()), "a line of its own, to be copied"
+    show_run("bbb", None, as_json=False)
+    text = capsys.readouterr().out
+    assert "0 done, 0 failed, 1 running, 1 queued\n" in text
+    assert "a runner is at work on it\n" in text
+    assert "resume" not in text
+    show_runs(None, as_json=True)
+    assert {row["run"]: row["jobs"] for row in json.loads(capsys.readouterr().out)["runs"]} == {
+        "aaa": {"queued": 2}, "bbb": {"running": 1, "queued": 1},
+    }  # fmt: skip
+
+
+def test_a_run_of_which_only_failed_jobs_are_left_says_how_to_try_them_again(store, capsys):
+    keep(store, "aaa", Claimed("o", FAR_S), Failed(1, "exit code 1", retryable=False), jobs=1)
+    keep(store, "bbb")
+    assert nothing_to_do("bbb", None, retry_failed=False) is None
+    assert nothing_to_do("aaa", None, retry_failed=True) is None
+    assert capsys.readouterr().err == ""
+    assert nothing_to_do("aaa", None, retry_failed=False) == 1
+    said = capsys.readouterr().err
+    assert "nothing is left to do in run aaa: 0 done, 1 failed; to try what failed again:\n" in said
+    assert said.endswith("resume aaa --retry-failed\n")
 
 
 def complaint(run: str) -> str:

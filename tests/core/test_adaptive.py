@@ -174,9 +174,21 @@ def test_of_what_is_told_only_the_ordinary_rates_by_the_minute_are_learned():
 
 @given(st.integers(0, 2_000), st.integers(1, 2_000), st.sampled_from([1, 1000]))
 def test_what_remains_is_read_with_its_rounding(remaining, amount, rounded_to):
-    certain, at_most = adaptive.spent_at_least(RateNotice("tokens", amount, remaining, rounded_to=rounded_to), amount)
+    certain, at_most = adaptive.spent_at_least(
+        RateNotice("tokens", amount, remaining, rounded_to=rounded_to), amount, NOW_S
+    )
     assert 0 <= certain <= at_most <= amount
     assert at_most - certain <= rounded_to
+
+
+def test_a_bucket_less_deep_than_a_minute_is_not_taken_for_spent():
+    """A bucket of 10 s that is full has a sixth of the minute's amount left, and nothing to come back."""
+    full = RateNotice("tokens", 60_000, 10_000, resets_s=NOW_S)
+    assert adaptive.spent_at_least(full, 60_000, NOW_S) == (1_000, 1_000), "but for the second that resets are told in"
+    half = RateNotice("tokens", 60_000, 5_000, resets_s=NOW_S + 5)
+    assert adaptive.spent_at_least(half, 60_000, NOW_S) == (6_000, 6_000)
+    spent = RateNotice("tokens", 60_000, 0, resets_s=NOW_S + 60)
+    assert adaptive.spent_at_least(spent, 60_000, NOW_S) == (60_000, 60_000)
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,17 @@ def test_unknown_cost_is_shown_as_unknown():
     assert "$1.50 + ?" in line(history)
 
 
+def test_cost_and_tokens_never_go_backwards():
+    """What a call is thought to cost was shown as spent, and was less once it was known."""
+    before, after = History("run-1", 0.0), History("run-1", 0.0)
+    before.add(Snapshot(jobs(1), usage=[usage(0, state="done"), usage(5_000, state="in_flight", requests=3)]), 0.0)
+    after.add(Snapshot(jobs(1), usage=[usage(10, state="done")]), 1.0)
+    assert "3 under way, 0 prompt tokens" in line(before)
+    assert "$1.50" in line(before)
+    assert "0 under way, 10 prompt tokens" in line(after)
+    assert "$1.50" in line(after)
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_picture_fits_its_terminal(width):
     waiting = [{"limit": "in", "agent": "a"}]

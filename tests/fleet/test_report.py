@@ -22,7 +22,7 @@ from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import Scopes
 from headgate.core.spans import Calendar, Lifetime
-from headgate.core.usage import Usage
+from headgate.core.usage import NO_USAGE, Usage
 
 T0 = 1_780_000_000.0
 RATE = Rate("r", "account:main", "input_tokens", 600, 60, 100)  # 10 a second, 100 at once
@@ -269,6 +269,26 @@ def test_nobody_is_at_work_while_no_runner_lives():
     page = data_of(page_of(figures))
     assert page["pauses"] == [[0, 30]]
     assert max(page["calling"][:50]) == 0
+
+
+def test_the_time_in_which_no_runner_lived_was_not_taken_by_anybody():
+    calls = [*by("a", call(0, 0, 10)), *by("b", call(100, 100, 130)), *by("b", call(100, 101, 120, agent="late"))]
+    jobs = [job(ended_s=T0 + 130), job("late", 1, started_s=T0 + 100, ended_s=T0 + 120)]
+    figures = figures_of(RunReport("run-1", jobs, calls))
+    assert [agent.took_s for agent in figures.agents] == [40, 20]
+    assert (figures.took_s, figures.paused_s, figures.elapsed_s) == (40, 90, 130)
+    assert "finished after 40 s of work in 2:10: 2 done" in printed(figures)
+    assert data_of(page_of(figures))["elapsed_s"] == 130
+
+
+def test_a_call_that_was_refused_is_no_call_of_the_providers():
+    rate = Rate("r", "agent:a", "requests", 60, 60, 60)
+    refused = replace(call(3, 3, 3, tokens=0, state="refused"), usage=NO_USAGE, sent=False, error_type="x")
+    figures = figures_of(RunReport("run-1", [job()], [call(0, 1, 2), refused], [LimitShown(rate)]))
+    assert (figures.total.calls, figures.total.refused_calls, len(figures.waits_s)) == (1, 1, 1)
+    assert figures.limits[0].used == 1
+    assert sum(series_of(figures).wait_counts) == 1
+    assert "1 calls were refused by Headgate, and not sent" in printed(figures)
 
 
 def test_every_call_is_in_the_spread_of_waits():

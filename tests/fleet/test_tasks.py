@@ -65,6 +65,16 @@ def test_all_broken_lines_are_listed_to_a_bound(tmp_path):
     assert (len(lines), lines[0].split(": ")[0], lines[-1]) == (21, f"{path}:1", "and 10 more")
 
 
+def test_what_is_wrong_is_told_in_the_order_of_the_lines_whatever_it_is(tmp_path):
+    path = tmp_path / "tasks.jsonl"
+    path.write_text('{"name": "a"}\n{"name": "a"}\n{broken\n{"name": "a"}\n' + "{broken\n" * 30)
+    with pytest.raises(CallerError) as caught:
+        read_tasks(path)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[0] for line in lines[:20]] == [f"{path}:{number}" for number in range(2, 22)]
+    assert lines[20] == "and 13 more"
+
+
 def test_a_line_that_is_too_long_is_refused_without_being_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "MOST_LINE_BYTES", 100)
     path = write(tmp_path / "t.jsonl", '"a"\n"' + "x" * 1000 + '"\n"b"\n"' + "y" * 99 + '"\n')

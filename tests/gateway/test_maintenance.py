@@ -42,6 +42,7 @@ def test_a_held_call_waits_in_the_queue_and_says_for_what(with_stack):
         (told,) = (await stack.get("/api/v1/limits"))["maintenance"]
         (waiting,) = queue["waiting"]
         assert "maintenance" in waiting["limit"]
+        assert waiting["reason"].startswith("maintenance")
         assert waiting["until"] == told["until"]
         held.cancel()
         await asyncio.gather(held, return_exceptions=True)

@@ -48,6 +48,22 @@ def test_a_budget_says_where_it_stands_and_where_it_will_end(with_stack):
     with_stack(test, limits=BUDGETS)
 
 
+def test_what_is_pending_for_lost_calls_is_told_apart_from_what_was_used(with_stack):
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        assert await call(stack, ci.secret) == 200
+
+        def lose_two(records):
+            serial, end_ns, used, held, _pending = records[OWN]
+            return {OWN: (serial, end_ns, used, held, 2)}, None
+
+        await stack.house.stores.levels.transact([OWN], lose_two)
+        (budget,) = (await told(stack, "/api/v1/budgets", ci.secret))["budgets"]
+        assert [budget[word] for word in ("used", "held", "pending", "free", "share")] == [1, 0, 2, 1, 0.75]
+
+    with_stack(test, limits=BUDGETS)
+
+
 def test_a_keys_bearer_is_told_of_its_own_windows_alone(with_stack):
     async def test(stack):
         ci, other = await a_standing_key(stack, "ci"), await a_standing_key(stack, "other")

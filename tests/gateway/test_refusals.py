@@ -336,3 +336,20 @@ def test_odd_credentials_and_queries_get_an_answer_that_can_be_read(with_stack):
         assert (await stack.send("GET", "/api/v1/usage", headers=key))[0] == 200
 
     with_stack(test, server='admin_token = "env:PROVIDER_KEY"')
+
+
+def test_a_body_that_does_not_tell_its_length_is_bounded_too(with_stack):
+    async def test(stack):
+        host, _, port = stack.url.removeprefix("http://").partition(":")
+        for size, status in ((4096, b"404"), (4097, b"413")):
+            body = b'{"model":"llama-9","max_tokens":1}'.ljust(size)
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"POST /v1/messages HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+            for piece in (body[:3000], body[3000:]):
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            writer.write(b"0\r\n\r\n")
+            assert (await reader.readline()).split()[1] == status
+            writer.close()
+            await writer.wait_closed()
+
+    with_stack(test, server="max_body_bytes = 4096")

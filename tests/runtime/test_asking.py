@@ -5,12 +5,16 @@ import asyncio
 import pytest
 from small_house import budget, level_of, rate, slots
 
+from headgate.core.estimates import Estimator
 from headgate.core.limits import Window
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import Calendar
 from headgate.core.usage import Usage
+from headgate.ports import Cost
+from headgate.runtime.asking import demand_of, estimate_of
 from headgate.runtime.calls import Call
+from headgate.testing.scripted import FlatPrices
 from headgate.testing.virtual_time import run
 
 DAY = LimitRule("run:*", Window("", "run:*", "input_tokens", 10**8, Calendar("day")))
@@ -78,3 +82,22 @@ def test_a_call_whose_cache_died_while_it_waited_holds_its_whole_prompt(house):
             return held
 
     run(main())
+
+
+class ByKind(FlatPrices):
+    """Prices a prompt by where it goes, in micro-dollars a token."""
+
+    def cost(self, model, usage, at_s):
+        micro_usd = 4 * usage.input_tokens + 5 * usage.cache_write_5m_tokens + 8 * usage.cache_write_1h_tokens
+        return Cost(micro_usd + 20 * usage.output_tokens, "list")
+
+
+@pytest.mark.parametrize(
+    ("dialect", "cache_write", "token_micro_usd"),
+    [("anthropic", None, 4), ("anthropic", "5m", 5), ("anthropic", "1h", 8), ("openai", None, 5)],
+)
+def test_a_budget_is_asked_for_the_dearest_way_in_which_a_prompt_may_be_charged(dialect, cache_write, token_micro_usd):
+    call = Call("claude-test", dialect, input_tokens=1_000, max_output_tokens=10, cache_write=cache_write)
+    estimate = estimate_of(call, Estimator(), 0.0)
+    most = demand_of(call, estimate, ByKind(), 0.0).at_most.micro_usd
+    assert most == 1_000 * token_micro_usd + 20 * estimate.output_at_most

@@ -1,5 +1,6 @@
 """After a crash: who is asked what became of its calls, how often, and what an operator can settle by hand."""
 
+import asyncio
 import logging
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from headgate.core.scopes import Scopes
 from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Cost, Fate
 from headgate.runtime.calls import Call
+from headgate.runtime.manager import LEASE_S
+from headgate.runtime.recovery import LATE_S
 from headgate.testing.scripted import ScriptedProvider
 from headgate.testing.virtual_time import run
 
@@ -153,5 +156,60 @@ def test_a_call_on_its_way_in_a_living_process_is_not_lost(house):
             assert [row.owner for row in await stores[1].in_flight()] == ["first"]
             assert await here.manager.lost() == []
             assert await first.manager.lost() == []
+
+    run(main())
+
+
+def test_a_hold_without_a_row_never_left_and_comes_back_whole(house):
+    class Unwritten(MemoryLedgerStore):
+        async def begin(self, attempt):
+            """Killed between the hold and the row."""
+
+    async def main():
+        levels = MemoryLevelStore()
+        what = Call("claude-test", text_bytes=400, max_output_tokens=100, scopes=Scopes(run="r"))
+        dying_stores = (KillableLevels(levels), Unwritten())
+        async with house(*LIMITS, stores=dying_stores, owner="dead") as dying, dying.manager.admit(what):
+            dying.levels.killed = True
+        async with house(*LIMITS, stores=(levels, MemoryLedgerStore()), owner="next", alive=alive) as here:
+            views = {view.dimension: view for view in await here.manager.limits()}
+            # One that was lost would be spent of the rate, and pending of the budget.
+            assert [(views[name].used, views[name].held) for name in ("output_tokens", "micro_usd")] == [(0, 0)] * 2
+            assert not [name for name in await levels.names("hold/") if "/call" in name or "/dead" in name]
+
+    run(main())
+
+
+def test_a_call_of_an_owner_that_is_silent_for_long_is_lost_wherever_that_was(house):
+    async def main():
+        stores = await left_by_a_dead_process(house, 1)
+        async with house(*LIMITS, stores=stores, owner="next") as here:  # on another host nobody knows that it died
+            await asyncio.sleep(LEASE_S + LATE_S - 30)
+            (row,) = await stores[1].in_flight()
+            assert row.state == "in_flight"
+            await asyncio.sleep(60)
+            (row,) = await stores[1].in_flight()
+            assert row.state == "lost"
+            view = level_of(await here.manager.limits(), "output_tokens")
+            assert view.held == 0
+            assert await here.manager.lost() == [row]
+
+    run(main())
+
+
+def test_calls_are_marked_as_lost_however_many_older_ones_nobody_can_tell_of(house):
+    class ByTwo(MemoryLedgerStore):
+        async def in_flight(self, after=None):
+            return (await super().in_flight(after))[:2]
+
+    async def main():
+        levels, kept = await left_by_a_dead_process(house, 5)
+        ledger = ByTwo()
+        ledger._open, ledger._final = kept._open, kept._final
+        asker = ScriptedProvider()  # cannot tell of any
+        async with house(*LIMITS, stores=(levels, ledger), owner="next", alive=alive, provider=asker) as here:
+            assert [row.state for row in await kept.in_flight()] == ["lost"] * 5
+            # Each is spent, for each had its row.
+            assert level_of(await here.manager.limits(), "output_tokens").used == 500
 
     run(main())

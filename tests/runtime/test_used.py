@@ -162,3 +162,23 @@ def test_a_call_is_priced_as_it_was_served_or_else_as_it_was_asked(house, served
             assert (spent.used, spent.held) == (cost, 0)
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("reply", "charged"),
+    [
+        (Reply(usage=Usage(10, output_tokens=5)), 1_000),
+        (Reply(usage=Usage(900, output_tokens=500)), 1_400),
+        (Reply(failure=Failure("server", "server_error", 500, retryable=False)), 1_000),
+        (Reply(failure=Failure("connection", "refused", retryable=False, sent=False)), 0),
+    ],
+)
+def test_what_openai_reserves_at_the_start_is_not_given_back(house, reply, charged):
+    async def main():
+        async with house(rate("tokens", 6_000_000), provider=ScriptedProvider([reply])) as here:
+            what = Call("gpt-test", "openai", max_output_tokens=1_000, scopes=Scopes(account="main", run="r"))
+            await asyncio.gather(carry(here, of=what), return_exceptions=True)
+            (view,) = [view for view in await here.manager.limits() if view.dimension == "tokens"]
+            assert (view.used, view.held) == (charged, 0)
+
+    run(main())

@@ -41,7 +41,18 @@ def simulate(place, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_policies_side_by_side_the_same_each_time(place):
-    asked = "arena.csv --policy fifo --policy fair --limits-scale 1 --limits-scale 2 --json".split()
+    asked = [
+        "arena.csv",
+        "--json",
+        "--limits-scale",
+        "1",
+        "--limits-scale",
+        "2",
+        "--policy",
+        "fifo",
+        "--policy",
+        "fair",
+    ]
     first, again = (simulate(place, *asked, "--html", "page.html") for _ in range(2))
     assert first.returncode == 0, first.stderr
     assert first.stdout == again.stdout
@@ -68,7 +79,7 @@ def test_the_table_fits_the_terminal(place):
     ("arguments", "told"),
     [
         (("arena.csv", "--policy", "best"), "policy 'best' is not known"),
-        (("broken.csv",), "broken.csv:2: client is missing"),
+        (("broken.csv",), "broken.csv:2: prompt_len is missing"),
         (("nothing.csv",), "there is no such file or folder"),
         (("agents:0",), "expected agents:N or agents:N:HOURS"),
         (("arena.csv", "--speed", "0"), "--speed 0: expected a number"),

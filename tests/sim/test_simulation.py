@@ -10,7 +10,7 @@ from headgate.core.errors import CallerError
 from headgate.sim.agents import agents_of, generated_agents
 from headgate.sim.figures import figures_of, jain, quantile
 from headgate.sim.simulation import Circumstances, Scenario, scenarios_of, simulate
-from headgate.sim.workload import Program, Round, Workload, alone
+from headgate.sim.workload import Program, Round, Workload, alone, scaled
 from headgate.testing.scripted import FlatPrices
 
 TIGHT = 'scope = "account:main"\ninput_tokens_per_minute = 60_000\noutput_tokens_per_minute = 8_000'
@@ -99,6 +99,16 @@ def test_a_part_of_the_agents_is_a_draw_of_them(tmp_path):
     workload = calls(*[Round(100, 10, at_s=float(number)) for number in range(40)])
     assert play(workload, config(tmp_path), agents=0.25).tally.served == 10
     assert play(workload, config(tmp_path), agents=1.5).tally.served == 60
+
+
+def test_at_twice_the_speed_arrivals_and_pauses_pass_in_half_the_time():
+    rounds = (Round(100, 10, at_s=40.0), Round(100, 10, pause_s=8.0))
+    workload = scaled(Workload("w", lambda: alone([Program("s", "a", rounds)]), 40.0), 2.0, 2.0, seed=1)
+    first, copied = (next(actor.programs) for actor in workload.actors())
+    assert [(each.at_s, each.pause_s) for each in first.rounds] == [(20.0, 0.0), (0.0, 4.0)]
+    assert copied.rounds[0].at_s > 20.0
+    assert (copied.session, copied.agent) == ("s+1", "a+1")
+    assert workload.last_s == 20.0
 
 
 def test_windows_and_slots_are_shown_too(tmp_path):

@@ -521,8 +521,9 @@ def test_a_ledger_of_the_first_version_is_taken_over_with_its_sums(path: Path) -
     path.parent.mkdir()
     connection = sqlite3.connect(path, isolation_level=None)
     migrate(connection, path, MIGRATIONS[:1])
-    columns = [name for name in COLUMNS if name not in ("sent", "claimed")]
-    every = replace(a_full_attempt(), sent=True, scopes=a_full_attempt().scopes._replace(claimed=()))
+    columns = [name for name in COLUMNS if name not in ("sent", "claimed", "asked_model", "rule")]
+    scopes = a_full_attempt().scopes._replace(claimed=())
+    every = replace(a_full_attempt(), sent=True, scopes=scopes, asked_model=None, rule=None)
     for attempt in (every, replace(an_attempt(8), state="lost")):
         values = dict(zip((*COLUMNS, *DERIVED), to_row(attempt), strict=True))
         kept = [values[name] for name in (*columns, *DERIVED)]
@@ -549,5 +550,27 @@ def test_a_ledger_of_the_first_version_is_taken_over_with_its_sums(path: Path) -
             assert await stores.ledger.finish(replace(an_attempt(8), state="reconciled", sent=False))
             (group,) = await stores.ledger.usage(UsageQuery())
             assert (group.requests, group.attempts) == (1, 2)
+
+    run(main())
+
+
+def test_work_is_not_done_before_its_commit_has_succeeded(path: Path) -> None:
+    def orphan(connection: sqlite3.Connection) -> str:
+        connection.execute("INSERT INTO children VALUES (1)")  # checked with the commit, and not before
+        return "done"
+
+    async def main() -> None:
+        async with opened(path) as database:
+            database._connection.execute("PRAGMA foreign_keys = ON")
+            database._connection.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+            database._connection.execute(
+                "CREATE TABLE children (parent INTEGER REFERENCES parents DEFERRABLE INITIALLY DEFERRED)"
+            )
+            for beside in ([], [database.run(insert("good"))]):
+                error, *others = await asyncio.gather(database.run(orphan), *beside, return_exceptions=True)
+                assert isinstance(error, StoreError)
+                assert others == [1] * len(beside)
+            assert await names_in(database) == ["good"]
+            assert await database.read(lambda c: c.execute("SELECT * FROM children").fetchall()) == []
 
     run(main())

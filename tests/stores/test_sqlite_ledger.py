@@ -86,7 +86,7 @@ def test_whole_hours_are_answered_without_reading_their_rows(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("query", "values", "index"),
     [
-        (ledger_queries._IN_FLIGHT, (), "attempts_open"),
+        (ledger_queries._IN_FLIGHT, (0.0, ""), "attempts_open"),
         (ledger_queries._OF_RUN, ("run-1", 5), "attempts_by_run"),
         (ledger_queries._NEWEST, (5,), "attempts_by_time"),
         (job_queries._CLAIMABLE, ("run-1", 0.0, 5), "jobs_open"),

@@ -6,6 +6,7 @@ and no other process sees it.
 
 import asyncio
 import threading
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -86,6 +87,10 @@ class MemoryLevelStore:
         """Do nothing: there is nothing to close."""
 
 
+def _place(attempt: Attempt) -> tuple[float, str]:
+    return attempt.admitted_s, attempt.id
+
+
 class MemoryLedgerStore:
     """A `LedgerStore` in memory that forgets the oldest final attempts beyond `most_attempts`."""
 
@@ -117,10 +122,12 @@ class MemoryLedgerStore:
                 del self._final[next(iter(self._final))]
             return True
 
-    async def in_flight(self) -> list[Attempt]:
-        """Give every attempt that is in flight or lost, oldest first, at most 10,000."""
+    async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
+        """Give attempts that are in flight or lost, oldest first, at most 10,000; those `after` one if it is given."""
         with self._lock:
-            return sorted(self._open.values(), key=lambda attempt: attempt.admitted_s)[:MOST_IN_FLIGHT]
+            found = sorted(self._open.values(), key=_place)
+        begin = 0 if after is None else bisect_right(found, _place(after), key=_place)
+        return found[begin : begin + MOST_IN_FLIGHT]
 
     async def usage(self, query: UsageQuery) -> list[UsageGroup]:
         """Sum rows; without `group_by` there is always one group."""
@@ -272,6 +279,10 @@ def _field(row: Attempt, field: GroupBy) -> str | None:
             return day_text(hour_of(row.admitted_s) // HOURS_PER_DAY)
         case "model":
             return row.model
+        case "asked_model":
+            return row.asked_model
+        case "rule":
+            return row.rule
         case "endpoint":
             return row.endpoint
         case "state":

@@ -9,6 +9,7 @@ import json
 import re
 import tomllib
 import zlib
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -29,6 +30,7 @@ PROBLEMS_SHOWN = 20
 
 _RECORDING = ".jsonl.gz"
 _TASK_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*task[ \t]*\]\]", re.MULTILINE)
+_LINE_OF_PLACE = re.compile(r"\d+$")
 _TOML_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 
 
@@ -85,21 +87,23 @@ def folder_name(job: Job) -> str:
 
 
 class _Problems:
-    """Collects what is wrong, so that a user mends it all at once; bounded."""
+    """Collects what is wrong, so that a user mends it all at once; bounded to the first ones by their lines."""
 
     def __init__(self) -> None:
-        self._said: list[str] = []
+        self._said: list[tuple[int, int, str]] = []
         self._count = 0
 
     def add(self, place: str, why: str) -> None:
         self._count += 1
-        if len(self._said) < PROBLEMS_SHOWN:
-            self._said.append(f"{place}: {why}")
+        line = _LINE_OF_PLACE.search(place)
+        insort(self._said, (0 if line is None else int(line[0]), self._count, f"{place}: {why}"))
+        del self._said[PROBLEMS_SHOWN:]
 
     def raise_any(self) -> None:
         more = self._count - len(self._said)
         if self._said:
-            raise CallerError("\n".join(self._said + ([f"and {more} more"] if more else [])))
+            said = [text for _line, _number, text in self._said]
+            raise CallerError("\n".join(said + ([f"and {more} more"] if more else [])))
 
 
 def _jsonl(path: Path) -> list[Task]:

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from headgate.adapters.config import Config, limit_rules
+from headgate.cli.stores import say_store
+from headgate.cli.tables import print_table
 from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
 from headgate.core.scopes import scope_name
@@ -69,7 +71,8 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
 
 def list_keys(config_path: Path | None, *, as_json: bool) -> None:
     """Print all keys without their secrets."""
-    keys = _with_keys(read_config(config_path, credentials=False), lambda keys: keys.all())
+    config = read_config(config_path, credentials=False)
+    keys = _with_keys(config, lambda keys: keys.all())
     now_s = WallClock().now_s()
     rows = [
         {
@@ -86,21 +89,31 @@ def list_keys(config_path: Path | None, *, as_json: bool) -> None:
         if not key.fleet
     ]
     if as_json:
-        _say(json.dumps({"keys": rows}))
+        _say(json.dumps({"keys": rows, "store": str(config.store.path)}))
         return
-    for row in rows:
-        state = "in force" if row["in_force"] else "ended"
-        limits = ", ".join(f"{name}={value}" for entry in key_limits(row) for name, value in entry.items())
-        _say(f"{row['id']}  {row['name']:<24} {state:<9} since {row['created']}  {limits or 'no limits of its own'}")
-    if not rows:
+    if rows:
+        columns = ["name", "state", "limits", "team", "tags", "expires", "id", "created"]
+        print_table(columns, [_key_cells(row) for row in rows], names=5)
+    else:
         _say("no keys; make one with `headgate keys create NAME`")
+    say_store(config, config_path)
 
 
-def key_limits(row: Mapping[str, object]) -> list[dict[str, object]]:
-    """Give the limits of a listed key."""
-    limits = row["limits"]
-    assert isinstance(limits, list), "limits are stored as a list"
-    return limits
+def _key_cells(row: Mapping[str, Any]) -> list[str]:
+    limits = ", ".join(f"{name}={value}" for entry in row["limits"] for name, value in entry.items())
+    tags = ", ".join(f"{name}={value}" for name, value in row["scopes"].get("tags", {}).items())
+    state = "in force" if row["in_force"] else "revoked" if row["revoked"] else "expired"
+    created, expires = ((row[name] or "never")[:16].replace("T", " ") for name in ("created", "expires"))
+    return [
+        row["name"],
+        state,
+        limits or "-",
+        row["scopes"].get("team") or "-",
+        tags or "-",
+        expires,
+        row["id"],
+        created,
+    ]
 
 
 def revoke_key(config_path: Path | None, id_or_name: str) -> None:

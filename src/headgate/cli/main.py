@@ -62,7 +62,9 @@ def about(*, version: Annotated[bool, typer.Option("--version", help="Show the v
 @app.command()
 def serve(
     config: ConfigOption = None,
-    listen: Annotated[str | None, typer.Option(help="host:port to listen on, instead of the configured one.")] = None,
+    listen: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="host:port to listen on, instead of the configured one.")
+    ] = None,
 ) -> None:
     """Serve the gateway; prints one line with its address when it is ready. SIGTERM drains."""
     from headgate.cli.serving import serve_gateway  # noqa: PLC0415 - heavy, and only this command needs it
@@ -76,18 +78,25 @@ def run(
         Path | None, typer.Argument(help="Tasks (.jsonl, .toml), or a folder of recorded sessions to replay.")
     ] = None,
     command: Annotated[
-        list[str] | None, typer.Argument(help="After --: the agent's command; {field} is the task's field.")
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND ...]", help="After --: the agent's command; {field} is the task's field."),
     ] = None,
     *,
-    agents: Annotated[int | None, typer.Option(min=1, help="How many work at once; 10 unless you say.")] = None,
-    config: ConfigOption = None,
-    python: Annotated[str | None, typer.Option(help="module:function to call for each task, not a command.")] = None,
-    gateway: Annotated[
-        str | None, typer.Option(help="The address of a gateway that runs already; its key in HEADGATE_KEY.")
+    agents: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many work at once; 10 unless you say.")
     ] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="How often a task is tried in all.")] = 3,
+    config: ConfigOption = None,
+    python: Annotated[
+        str | None, typer.Option(metavar="FUNCTION", help="module:function to call for each task, not a command.")
+    ] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The address of a gateway that runs already; its key in HEADGATE_KEY."),
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=1, metavar="N", help="How often a task is tried in all.")] = 3,
     speed: Annotated[
-        float | None, typer.Option(help="For recordings: the time between turns passes so much faster; else not.")
+        float | None,
+        typer.Option(metavar="FACTOR", help="For recordings: the time between turns passes so much faster; else not."),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="The example: 40 agents under limits that are too small.")
@@ -128,7 +137,9 @@ def run(
 def resume(
     run: Annotated[str, typer.Argument(help="The run, as `headgate runs` names it.")],
     config: ConfigOption = None,
-    agents: Annotated[int | None, typer.Option(min=1, help="How many work at once; as before unless you say.")] = None,
+    agents: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="How many work at once; as before unless you say.")
+    ] = None,
     *,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Queue the failed jobs again, with fresh attempts.")
@@ -231,17 +242,23 @@ def provider(
 def usage(
     config: ConfigOption = None,
     by: Annotated[
-        str, typer.Option("--by", help="account, key, team, run, agent, session, model, endpoint, state, hour, day.")
+        str,
+        typer.Option(
+            "--by", metavar="FIELDS", help="account, key, team, run, agent, session, model, endpoint, state, hour, day."
+        ),
     ] = "",
-    since: Annotated[str | None, typer.Option(help="7d, 12h, or a time.")] = None,
-    until: Annotated[str | None, typer.Option(help="A time.")] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="7d, 12h, or a time.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="WHEN", help="A time.")] = None,
     *,
+    fleet_keys: Annotated[
+        bool, typer.Option("--fleet-keys", help="By key: each of the keys of fleets' agents.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what was used and what it cost, over all processes."""
     from headgate.cli.questions import show_usage  # noqa: PLC0415 - heavy
 
-    show_usage(config, by, since, until, as_json=as_json)
+    show_usage(config, by, since, until, fleet_keys=fleet_keys, as_json=as_json)
 
 
 @app.command()
@@ -304,11 +321,14 @@ def keys_create(
     name: Annotated[str, typer.Argument(help="A name for the key; its limits hold for key:NAME.")],
     config: ConfigOption = None,
     limit: Annotated[
-        list[str] | None, typer.Option(help="word=value in the configuration's words, such as usd_per_day=5.")
+        list[str] | None,
+        typer.Option(metavar="WORD=VALUE", help="word=value in the configuration's words, such as usd_per_day=5."),
     ] = None,
-    team: Annotated[str | None, typer.Option(help="Whose calls they are.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="name=value; may be repeated.")] = None,
-    expires_in: Annotated[str | None, typer.Option(help="30d, 12h; without it the key does not expire.")] = None,
+    team: Annotated[str | None, typer.Option(metavar="TEAM", help="Whose calls they are.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="name=value; may be repeated.")] = None,
+    expires_in: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="30d, 12h; without it the key does not expire.")
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,35 +5,63 @@ One rule: they read the store, so they work beside a running gateway and without
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from headgate.adapters.config import Config
+from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, limit_text, per_text, usd_text
 from headgate.compose import WallClock, open_house, read_config
-from headgate.gateway.control import limits_json, usage_json, usage_query
+from headgate.core.errors import CallerError
+from headgate.core.ledger import UsageGroup
+from headgate.gateway.control import SUMS, limits_json, usage_json, usage_query
 from headgate.runtime.manager import Manager
 
 T = TypeVar("T")
 
+_USAGE_COLUMNS = ("requests", "uncached input", "output", "cost", "waited", "cache reads", "cache writes")
+# As `RunGateway.lend_key` names them: the run, its job, the attempt.
+_FLEET_KEY = re.compile(r"[0-9a-f]{6}/\d+\.\d+")
+# A smaller number is no instant that anybody means, but a span without its unit.
+_FIRST_INSTANT_S = 100_000_000
 
-def show_usage(config_path: Path | None, by: str, since: str | None, until: str | None, *, as_json: bool) -> None:
-    """Print sums of the ledger.
+
+def show_usage(
+    config_path: Path | None,
+    by: str,
+    since: str | None,
+    until: str | None,
+    *,
+    fleet_keys: bool = False,
+    as_json: bool = False,
+) -> None:
+    """Print sums of the ledger; a fleet's own keys are one line, unless `fleet_keys` asks for each.
 
     Raises:
         CallerError: a field or a time cannot be understood.
     """
+    for option, word in (("--since", since), ("--until", until)):
+        if word is not None and word.isdigit() and int(word) < _FIRST_INSTANT_S:
+            raise CallerError(f"{option} {word}: {word} of what? write {word}d for days, {word}h for hours")
     words = {"group_by": by, "since": since, "until": until}
     query = usage_query(urlencode({name: word for name, word in words.items() if word}), WallClock())
-    groups = ask(config_path, lambda manager, _config: manager.usage(query))
-    shape = usage_json(groups, query.group_by)
+
+    async def read(manager: Manager, config: Config) -> tuple[Sequence[UsageGroup], str]:
+        return await manager.usage(query), str(config.store.path)
+
+    groups, store = ask(config_path, read)
     if as_json:
-        print_json(shape)
+        print_json({**usage_json(groups, query.group_by), "store": store})
         return
-    columns = [*query.group_by, "requests", "input", "output", "cost", "waited", "cache read", "cache write"]
+    if "key" in query.group_by and not fleet_keys:
+        groups = _without_fleet_keys(groups)
+    shape = usage_json(groups, query.group_by)
+    columns = [*query.group_by, *_USAGE_COLUMNS]
     total = [*("total" if not index else "" for index in range(len(query.group_by))), *_usage_cells(shape["total"])]
     rows = [[*(str(row[name] or "-") for name in query.group_by), *_usage_cells(row)] for row in shape["groups"]]
     print_table(columns, [*rows, total] if query.group_by else [total], names=len(query.group_by))
@@ -42,8 +70,9 @@ def show_usage(config_path: Path | None, by: str, since: str | None, until: str 
 def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     """Print every limit that is configured or in use."""
 
-    async def read(manager: Manager, _config: Config) -> dict[str, Any]:
-        return limits_json(await manager.limits(), manager.maintenance(), manager.clock.now_s())
+    async def read(manager: Manager, config: Config) -> dict[str, Any]:
+        shape = limits_json(await manager.limits(), manager.maintenance(), manager.clock.now_s())
+        return {**shape, "store": str(config.store.path)}
 
     shape = ask(config_path, read)
     if as_json:
@@ -88,10 +117,26 @@ def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitabl
     """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing."""
 
     async def run() -> T:
-        async with open_house(read_config(config_path, credentials=False), start=False) as house:
+        async with open_house(config, start=False) as house:
             return await question(house.manager, house.config)
 
-    return asyncio.run(run())
+    config = read_config(config_path, credentials=False)
+    answer = asyncio.run(run())
+    say_store(config, config_path)
+    return answer
+
+
+def _without_fleet_keys(groups: Sequence[UsageGroup]) -> list[UsageGroup]:
+    """Fold the keys that fleets made for their agents into one: they are one for each attempt of each job."""
+    folded: dict[tuple[str | None, ...], UsageGroup] = {}
+    for group in groups:
+        named = dict(group.group)
+        if _FLEET_KEY.fullmatch(named["key"] or ""):
+            named["key"] = "(keys of fleets)"
+        before = folded.get(tuple(named.values()), UsageGroup(named))
+        sums = {name: getattr(before, name) + getattr(group, name) for name in SUMS}
+        folded[tuple(named.values())] = replace(before, **sums)
+    return list(folded.values())
 
 
 def _usage_cells(sums: dict[str, Any]) -> list[str]:

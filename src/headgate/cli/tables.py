@@ -50,12 +50,12 @@ def print_fitted(
     cells = console.width
     console.width = max(cells, sum(name_cells) + sum(widths[names:shown]) + _GAP_CELLS * shown)
     console.print(table)
-    console.width = cells
     if last:
         console.print(Text(last, style="dim"))
     if shown < len(columns):
         left_out = ", ".join(column.replace("\n", " ") for column in columns[shown:])
         console.print(Text(f"too narrow for: {left_out}; --json has everything", style="dim"))
+    console.width = cells
 
 
 def open_console() -> Console:

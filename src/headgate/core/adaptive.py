@@ -105,6 +105,10 @@ def model_class(model: str) -> str:
 # -- headers -------------------------------------------------------------------------------------------------------
 
 
+RESET_ROUNDED_S = 1.0
+"""Resets are told in whole seconds, rounded either way."""
+
+
 def told_rates(notices: Notices, now_s: float) -> dict[Dimension, RateNotice]:
     """Give what is told of the ordinary pool's rates by the minute, one for each dimension, the tighter of two."""
     told: dict[Dimension, RateNotice] = {}
@@ -137,15 +141,19 @@ def heard(learned: Learned | None, limit: int | None, dimension: Dimension, now_
     return Learned(amount, "header", since_s, now_s, now_s, closed_until_s=learned.closed_until_s)
 
 
-def spent_at_least(notice: RateNotice, amount: int) -> tuple[int, int]:
-    """Give what must be used of `amount` if a notice is right: for certain, and at most, for it was rounded.
+def spent_at_least(notice: RateNotice, amount: int, now_s: float) -> tuple[int, int]:
+    """Give what must be used of `amount` a minute if a notice is right: for certain, and at most, for it was rounded.
 
-    What is left at the provider is left here too, whatever the two limits are.
+    What is left at the provider is left here too, whatever the two limits are. But a provider's bucket may be less deep
+    than a minute: no more is missing from it than comes back until it is full again.
     """
     if notice.remaining is None:
         return 0, 0
     rounding = notice.rounded_to // 2
     used = amount - min(notice.remaining, amount)
+    if notice.resets_s is not None:
+        full_in_s = max(0.0, notice.resets_s - now_s) + RESET_ROUNDED_S
+        used = min(used, math.ceil(full_in_s * amount / MINUTE_S))
     return max(0, used - rounding), min(amount, used + rounding)
 
 

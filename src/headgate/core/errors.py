@@ -53,6 +53,10 @@ class BudgetError(LimitError):
     """The call can never be admitted: it asks for more than the limit has or ever will have."""
 
 
+class RuledOutError(LimitError):
+    """A model rule of the owner's turned the call down; `retry_after_s` from now it may no longer."""
+
+
 class ProviderError(HeadgateError):
     """The provider could not be reached or broke off its answer; `failure` says what a retry decision needs."""
 

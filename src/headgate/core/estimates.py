@@ -31,7 +31,8 @@ PRIOR_TOKENS_PER_BYTE = 0.4
 """Before anything is learned. Code and English run at 0.25 to 0.35 tokens a byte (context-and-caches.md section 2)."""
 
 MOST_TOKENS_PER_BYTE = 0.5
-"""The bound that money is held at. Denser text exists (random digits): what it uses beyond the bound becomes debt."""
+"""What windows of tokens hold. Denser text exists (random digits): what it uses beyond becomes debt. Budgets of money
+hold more, a bound (`bounds`)."""
 
 MEDIA_TOKENS = 1_600
 """One image at the size providers scale it to (Anthropic, "Vision": about width x height / 750, at most 1.15 MP)."""
@@ -44,7 +45,7 @@ PRIOR_OUTPUT_TOKENS = 4_096
 few hundred (Azure's code trace: mean 28, p99 277; sessions of coding agents: mean 250)."""
 
 UNSTATED_OUTPUT_TOKENS = 32_768
-"""The bound for calls that state none: the largest default output of the models in common use (November 2026)."""
+"""What windows of tokens hold for calls that state none: the largest default output of most models (November 2026)."""
 
 SHORT_LIFE_S = 300.0
 LONG_LIFE_S = 3_600.0

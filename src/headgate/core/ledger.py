@@ -11,9 +11,24 @@ from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 
 AttemptState = Literal["in_flight", "done", "failed", "cancelled", "lost", "reconciled", "refused"]
-"""`refused`: Headgate did not admit it, nothing was held or sent, and `error_type` names the limit. `lost`: its process died; the hold counts as the rule for lost holds says. `reconciled`: lost, then learned."""
+"""`refused`: Headgate did not admit it, nothing was held or sent, and `error_type` names the limit. `lost`: its process
+died; the hold counts as the rule for lost holds says. `reconciled`: lost, then learned."""
 
-GroupBy = Literal["account", "key", "team", "run", "agent", "session", "model", "endpoint", "state", "hour", "day"]
+GroupBy = Literal[
+    "account",
+    "key",
+    "team",
+    "run",
+    "agent",
+    "session",
+    "model",
+    "asked_model",
+    "rule",
+    "endpoint",
+    "state",
+    "hour",
+    "day",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +37,8 @@ class Attempt:
 
     `usage` of an attempt in flight is the estimate it was admitted with. `cost_micro_usd` is None where the price is
     unknown. `held_micro_usd` is what was held of the money limits. `sent` is False when the provider certainly saw
-    nothing of it.
+    nothing of it. `model` is the one that was sent; the model rule `rule` made it that, of an `asked_model` where the
+    caller asked for another.
     """
 
     id: str
@@ -46,6 +62,8 @@ class Attempt:
     first_byte_s: float | None = None
     done_s: float | None = None
     sent: bool = True
+    asked_model: str | None = None
+    rule: str | None = None
 
     @property
     def wait_s(self) -> float:

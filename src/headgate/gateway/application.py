@@ -21,6 +21,7 @@ from headgate.core.errors import (
     HeadgateError,
     LimitError,
     ProviderError,
+    RuledOutError,
     ShuttingDownError,
     UnknownModelError,
 )
@@ -198,7 +199,7 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "unknown_model"
         case CallerError():
             return "invalid_request"
-        case BudgetError():
+        case BudgetError() | RuledOutError(retry_after_s=None):
             return "budget_spent"
         case DeadlineError() | LimitError():
             return "rate_limited"

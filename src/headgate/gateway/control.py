@@ -33,7 +33,7 @@ from headgate.runtime.manager import Manager
 from headgate.runtime.monitor import LimitView, WaitView
 
 _HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
-_FILTERS: tuple[GroupBy, ...] = ("account", "key", "team", "run", "agent", "session", "model", "endpoint", "state")
+_FILTERS: tuple[GroupBy, ...] = tuple(name for name in get_args(GroupBy) if name not in ("hour", "day"))
 SUMS = (
     "requests",
     "input_tokens",

@@ -23,7 +23,7 @@ def check_nearby(exchange: HttpExchange) -> None:
     if host is not None and not _is_loopback(f"//{host}"):
         raise NotAllowedError(
             f"host: {host[:_MOST_SHOWN_CHARS]!r} is not this machine; without a key this gateway answers only to "
-            "127.0.0.1, localhost and [::1]: use one of these in the base URL, or make a key with `headgate keys create`"
+            "127.0.0.1, localhost and [::1]; use one of these in the base URL, or a key from `headgate keys create`"
         )
     if origin is not None and not _is_loopback(origin):
         raise NotAllowedError(

@@ -7,10 +7,14 @@ that is an error event of the provider's dialect or a broken connection, never a
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
+
+import msgspec
 
 from headgate.adapters.providers.call_head import CallHead, read_call
 from headgate.adapters.providers.endpoints import Endpoint
+from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
 from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import error_event
 from headgate.core.accounts import choose_account
@@ -46,6 +50,11 @@ async def relay_metered(
     """
     head = read_call(endpoint, exchange.headers, body)
     call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
+    choice = await manager.model_for(call)
+    if choice.rule is not None:
+        head = msgspec.structs.replace(head, model=choice.model)
+        body = with_model(endpoint.name, body, choice.model, choice.effort)
+        call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
     request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
     async with Ending(exchange) as ending, _cancelled_with_client(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
@@ -98,6 +107,8 @@ def describe_call(
         scopes=scopes,
         standing=standing,
         max_wait_s=min(waits_s),
+        may_degrade=endpoint.name in CHANGEABLE,
+        effort=partial(effort_of, endpoint.name, body),
     )
 
 
@@ -145,6 +156,8 @@ def _head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tup
         (b"x-headgate-wait-ms", str(round(carried.waited_s * 1000)).encode()),
         (b"x-headgate-account", grant.account.encode()),
     ]
+    if grant.attempt.rule is not None:
+        headers.append((b"x-headgate-model-rule", grant.attempt.rule.encode()))
     if whole is not None and whole.usage is not None:
         cost = manager.cost(grant, whole.usage, whole.model_served)
         headers.append((b"x-headgate-cost-micro-usd", b"unknown" if cost is None else str(cost).encode()))

@@ -129,6 +129,11 @@ class AccountPool:
         able = accounts_for(self._accounts, dialect, model)
         return any(account.name not in avoid for account in able)
 
+    def closed_s(self, account: str, model: str) -> float:
+        """Give for how long an account is left alone for a model, after failures or because its provider said so."""
+        until_s = self._circuits.get((account, model), CLOSED).open_until_s
+        return 0.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
+
     def _option(self, account: Account, asked: Asked, home: str | None, avoid: Collection[str], now_s: float) -> Option:
         limits = self._limits_for(asked.scopes._replace(account=account.name), asked.model)
         is_warm = home == account.name

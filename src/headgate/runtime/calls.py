@@ -15,6 +15,7 @@ from headgate.core.errors import CallerError, CallerGoneError, LimitError, Provi
 from headgate.core.estimates import Estimator
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Limit
+from headgate.core.model_rules import RuledOut
 from headgate.core.retries import Failure, RetryRule, is_timeout, retry_delay_s
 from headgate.core.scopes import Scopes, fit
 from headgate.core.usage import CHARGES, NO_USAGE, Usage
@@ -51,6 +52,7 @@ class Calls:
         learning: Learning,
         retries: RetryRule,
         chooser: random.Random,
+        estimator: Estimator | None = None,
         finished: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
         """Join what a call meets on its way; nothing is started."""
@@ -66,7 +68,7 @@ class Calls:
         self._chooser = chooser
         self._finished = finished
         self._learning = learning
-        self._estimator = Estimator()
+        self._estimator = estimator or Estimator()
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
         self._in_flight: dict[str, Grant] = {}
@@ -127,6 +129,7 @@ class Calls:
         row = self._row(call, attempt, scopes, queued_s, usage, asked)
         grant = Grant(row, limits, asked, call.dialect)
         grant.choice = choice
+        grant.effort = call.ruled.effort if call.ruled is not None else None
         try:
             await self._begin(grant)
             yield grant
@@ -229,7 +232,14 @@ class Calls:
             held_micro_usd=asked.at_most.micro_usd if asked is not None else None,
             # What it is thought to cost, until it is known.
             cost_micro_usd=asked.expected.micro_usd if asked is not None else 0,
+            asked_model=call.ruled.asked_model if call.ruled is not None else None,
+            rule=call.ruled.rule if call.ruled is not None else None,
         )
+
+    async def note_ruled_out(self, call: Call, ruled: RuledOut) -> None:
+        """Record a call that a model rule turned down."""
+        row = self._row(call, 1, fit(call.scopes), self._clock.now_s(), NO_USAGE)
+        await self._note_refused(replace(row, rule=ruled.rule), f"model_rule:{ruled.rule}")
 
     async def _note_refused(self, row: Attempt, limit: str) -> None:
         """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""
@@ -307,7 +317,7 @@ class Calls:
             raise
         self._in_flight[grant.attempt.id] = grant
         row = grant.attempt
-        grant.pool = self._learning.began(grant.account, row.model, first=row.attempt == 1)
+        grant.pool = self._learning.began(grant.account, row.model, grant.asked, first=row.attempt == 1)
 
     async def _finish(self, call: Call, grant: Grant) -> None:
         grant.attempt = self._outcome(grant)
@@ -315,13 +325,14 @@ class Calls:
             self._pool.failed(grant.account, grant.attempt.model, grant.failure)
         elif grant.outcome != "done":
             self._pool.gave_up(grant.account, grant.attempt.model)
-        if grant.pool is not None:
-            self._learning.ended(grant.pool, grant.attempt.usage.output_tokens)
         if grant.outcome == "done" and grant.attempt.usage.reported:
             self._estimator.observe(size_of(call), grant.attempt.usage, grant.attempt.admitted_s)
         task = asyncio.create_task(self._keep(grant), name=f"settle {grant.attempt.id}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
+        if (pool := grant.pool) is not None:  # until all of it is charged, a provider may know more of it than we do
+            output_tokens = grant.attempt.usage.output_tokens
+            task.add_done_callback(lambda _task: self._learning.ended(pool, grant.asked, output_tokens))
         # Cancelled here, the task goes on: `close` waits for it.
         await asyncio.shield(task)
 

@@ -11,6 +11,7 @@ from headgate.core.amounts import Demand
 from headgate.core.bounds import PromptBound
 from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
+from headgate.core.model_rules import Effort, ModelChoice
 from headgate.core.pool import Choice
 from headgate.core.retries import Failure
 from headgate.core.scheduling import ORDINARY, Standing
@@ -32,7 +33,8 @@ class Call:
     estimate from it where the caller has counted. `measure` says what bounds its prompt and is asked only under a
     budget of money; without it, media may fill the model's window. `cache_write` is the longest prompt cache the call
     asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
-    may wait in all for its admissions.
+    may wait in all for its admissions. With `may_degrade` the owner's model rules may choose another model, or less
+    reasoning than `effort` says it asks for; the caller then sends what its grant says. `ruled` is what they chose.
     """
 
     model: str
@@ -47,7 +49,14 @@ class Call:
     scopes: Scopes = NO_SCOPES
     standing: Standing = ORDINARY
     max_wait_s: float = DEFAULT_MAX_WAIT_S
+    may_degrade: bool = False
+    effort: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
+    ruled: ModelChoice | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(10))
+
+    def as_ruled(self, choice: ModelChoice) -> "Call":
+        """Give the call with the model that rules chose for it."""
+        return self if choice.rule is None else replace(self, model=choice.model, ruled=choice)
 
 
 class Grant:
@@ -69,6 +78,13 @@ class Grant:
         self.choice: Choice | None = None
         self.pool: Pool | None = None
         self.passage: Passage | None = None
+        self.effort: Effort | None = None
+        """The effort of reasoning to ask for, where a model rule lowered it."""
+
+    @property
+    def model(self) -> str:
+        """The model to send it with."""
+        return self.attempt.model
 
     @property
     def sent(self) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from headgate.core import adaptive
 from headgate.core.accounts import Account
 from headgate.core.adaptive import Concurrency, Key, Learned, Meter
-from headgate.core.amounts import DIMENSIONS, NOTHING, Amounts, Dimension
+from headgate.core.amounts import DIMENSIONS, NOTHING, Amounts, Demand, Dimension
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.limits import Level, Limit, Rate
@@ -59,6 +59,10 @@ class Pool:
     def key(self, what: str) -> Key:
         """Name what is learned here."""
         return Key(self.account, self.name, what)
+
+
+_GUESSED: tuple[Dimension, ...] = ("input_tokens", "output_tokens", "tokens")
+"""What calls on their way may use more of than they hold."""
 
 
 class Sent(NamedTuple):
@@ -110,23 +114,26 @@ class Learning:
         self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
         self._budgets: dict[str, RetryBudget] = {}
         self._correcting: set[Key] = set()
+        self._unheld: dict[tuple[str, Dimension], int] = {}
         self._tasks: set[asyncio.Task[bool]] = set()
 
     # -- the life of a call ------------------------------------------------------------------------------------------
 
-    def began(self, account: str, model: str, *, first: bool) -> Pool:
+    def began(self, account: str, model: str, asked: Demand, *, first: bool) -> Pool:
         """Count a call that is about to be sent, `first` if it is no retry; it has to end with `ended`."""
         pool = self._pools.get((account, model))
         if pool is None:
             pool = self._pool(account, model)
         pool.in_flight += 1
+        self._count_unheld(account, asked, 1)
         if first:
             self._budgets[account] = self._budgets.get(account, RetryBudget()).earned()
         return pool
 
-    def ended(self, pool: Pool, output_tokens: int) -> None:
+    def ended(self, pool: Pool, asked: Demand, output_tokens: int) -> None:
         """Count a call that is over, and what it wrote."""
         pool.in_flight -= 1
+        self._count_unheld(pool.account, asked, -1)
         if output_tokens and not pool.tells:
             pool.meter.add(NOTHING._replace(output_tokens=output_tokens), self._clock.now_s())
 
@@ -226,14 +233,24 @@ class Learning:
             return None
         amount = (self.limits.amount(key) if bounds else None) or watched.amount
         fell = before is not None and learned is not None and learned.amount < before.amount
-        certain, at_most = adaptive.spent_at_least(notice, amount)
+        certain, at_most = adaptive.spent_at_least(notice, amount, now_s)
         reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
+        # Our own calls on their way may have used more than they hold, and it is charged when they tell.
+        unheld = self._unheld.get((pool.account, notice.dimension), 0)
+        certain, at_most = max(0, certain - unheld), max(0, at_most - unheld)
         if certain <= reading.used + reading.held:
             return Correction(key, 0, amount) if bounds and fell else None
         if not bounds:  # others spend what is configured for more than this pool
             told = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
             self.limits.keep(key, told, bounds=True)
         return Correction(key, at_most, amount if fell else None)
+
+    def _count_unheld(self, account: str, asked: Demand, sign: int) -> None:
+        for dimension in _GUESSED:
+            more = (getattr(asked.at_most, dimension) or 0) - (getattr(asked.expected, dimension) or 0)
+            if more > 0:
+                key = (account, dimension)
+                self._unheld[key] = self._unheld.get(key, 0) + sign * more
 
     def _refuse(self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float) -> Closing:
         """Learn from a 429 in one dimension; give the level to close, what is to fit then, and when."""

@@ -9,14 +9,16 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 from headgate.core.accounts import Account
-from headgate.core.errors import HeadgateError, UnknownModelError
+from headgate.core.errors import HeadgateError, RuledOutError, UnknownModelError
+from headgate.core.estimates import Estimator
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.limits import Limit
+from headgate.core.model_rules import ModelChoice, ModelRule, RuledOut
 from headgate.core.planning import Denied, Plan, Planned, Wanted
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
@@ -33,6 +35,7 @@ from headgate.runtime.forgetting import forget_idle
 from headgate.runtime.keys import Keys, in_force
 from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
+from headgate.runtime.model_choice import ModelChoosing
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
 from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
 from headgate.runtime.recovery import Recovered, Recovery, Settled
@@ -70,6 +73,7 @@ class Parts:
     retries: RetryRule = field(default_factory=RetryRule)
     scheduling: Scheduling = field(default_factory=Scheduling)
     maintenance: Sequence[MaintenanceRule] = ()
+    model_rules: Sequence[ModelRule] = ()
     chooser: random.Random | None = None
     lease_s: float = LEASE_S
 
@@ -117,6 +121,7 @@ class Manager:
         self.pool = AccountPool(
             parts.accounts, self._rules.limits_for, self._reservations.seen, self._admission.waiting_s, parts.clock
         )
+        self._estimator = Estimator()
         self._calls = Calls(
             admission=self._admission,
             ledger=parts.ledger,
@@ -129,7 +134,21 @@ class Manager:
             learning=self._learning,
             retries=parts.retries,
             chooser=parts.chooser or random.Random(),  # noqa: S311 - jitter, not a secret
+            estimator=self._estimator,
             finished=self._finished,
+        )
+        self._model_choosing = ModelChoosing(
+            rules=tuple(parts.model_rules),
+            accounts=self.accounts,
+            limits=self._rules,
+            levels=parts.levels,
+            planned=self._planned,
+            maintenance=self._maintenance,
+            pool=self.pool,
+            waiting_s=self._admission.waiting_s,
+            prices=parts.prices,
+            estimator=self._estimator,
+            clock=parts.clock,
         )
         self._recovery = Recovery(
             reservations=self._reservations,
@@ -142,6 +161,7 @@ class Manager:
             dialects={account.name: account.dialect for account in parts.accounts},
             resolve=lambda names: self._planned.resolve(names, self._rules.named),
         )
+        self._reservations.revive = self._recovery.revive
         self._monitor = Monitor(parts.levels, self._admission, self._rules, self._learning.limits, parts.clock)
         self.forecasting = Forecasting(
             parts.ledger, self._rules, parts.clock, {account.name: account.dialect for account in parts.accounts}
@@ -176,11 +196,34 @@ class Manager:
         return recovered
 
     def admit(self, call: Call) -> AbstractAsyncContextManager[Grant]:
-        """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block."""
-        return self._calls.admit(call)
+        """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
+
+        A call that may degrade is held with the model that the owner's rules choose for it: its grant says which.
+        """
+        return self._admit_as_ruled(call) if call.may_degrade else self._calls.admit(call)
+
+    async def model_for(self, call: Call) -> ModelChoice:
+        """Give the model to send a call with: the one it asks for, unless it may degrade and one of the rules fits.
+
+        Raises:
+            RuledOutError: a rule turns it down, which is recorded.
+        """
+        ruled = await self._model_choosing.choose(call)
+        if isinstance(ruled, RuledOut):
+            pass
+            why = f" ({ruled.why})" if ruled.why else ""
+            raise RuledOutError(
+                f"model rule {ruled.rule} turns calls like this for {call.model} down{why}",
+                limit=f"model_rule:{ruled.rule}",
+                retry_after_s=ruled.retry_after_s,
+            )
+        return ruled
 
     def carry(self, call: Call, request: Request) -> AbstractAsyncContextManager[Exchange]:
-        """Admit a call, send it to its account, retry what is worth it, and give the answer to be read."""
+        """Admit a call, send it to its account, retry what is worth it, and give the answer to be read.
+
+        The request is sent as it is: whose call may degrade asks `model_for` before.
+        """
         return self._calls.carry(call, request)
 
     def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
@@ -318,6 +361,11 @@ class Manager:
         if left := await self._calls.keep_unkept():
             log.error("%d outcomes could not be recorded; their holds stay at their estimates", left)
 
+    @asynccontextmanager
+    async def _admit_as_ruled(self, call: Call) -> AsyncIterator[Grant]:
+        async with self._calls.admit(call.as_ruled(await self.model_for(call))) as grant:
+            yield grant
+
     def _rule(self, key: HashedKey) -> None:
         if key.fleet:  # they are many, and limited by run and agent
             return
@@ -346,7 +394,7 @@ class Manager:
             if row.state == "done" and row.usage.reported:
                 outputs[row.model].append(row.usage.output_tokens)
         for model, tokens in outputs.items():
-            self._calls._estimator.recall(model, [count for count in tokens if count])  # noqa: SLF001 - made there
+            self._estimator.recall(model, [count for count in tokens if count])
 
     async def _learn_to_forecast(self) -> None:
         """Read what windows used in the past weeks: who asks first need not wait for that."""
@@ -374,3 +422,4 @@ class Manager:
     async def _renew(self) -> None:
         for grant in self._calls.in_flight():
             await self._reservations.renew(grant.attempt.id, grant.limits)
+        self._reservations.renewed()

@@ -12,12 +12,15 @@ from headgate.core.adaptive import amount_at
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import lane_of
+from headgate.core.set_aside import Closure
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.admission import Admission
+from headgate.runtime.lanes import Waiting
 from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.limit_news import ALERT_PREFIX
 from headgate.runtime.reservations import HOLD_PREFIX
 from headgate.runtime.rules import Rules
+from headgate.runtime.telling import describe
 
 MOST_LIMITS = 5_000
 """Limits shown at once; patterns such as `agent:*` make one for each agent that ever called."""
@@ -128,10 +131,15 @@ class Monitor:
                     deadline_s=ticket.deadline_s,
                     until_s=wait.until_s if is_head and wait.until_s != float("inf") else None,
                     policy=waiting.lane.policy if waiting.lane is not None else "",
-                    reason=self._admission.reason(waiting),
+                    reason=self._reason(waiting),
                 )
             )
         return views
+
+    def _reason(self, waiting: Waiting) -> str:
+        place = self._admission.reason(waiting)
+        limit = waiting.wait.limit
+        return f"{describe(limit)}; {place}" if isinstance(limit, Closure) else place
 
     async def _read(self, limits: Sequence[Limit]) -> list[LimitView]:
         names = [limit.name for limit in limits]

@@ -5,7 +5,7 @@ asked what really happened; every step may be done twice, by two processes at on
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -23,9 +23,6 @@ log = logging.getLogger("headgate.recovery")
 LATE_S = 300.0
 """A hold that nobody renewed for so long after its lease is a dead process's, on whatever host that was: a living one
 renews every 20 s."""
-
-MOST_READ = 10_000
-"""What `LedgerStore.in_flight` gives at most: beyond it, a hold without a row may have one that was not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +68,13 @@ class Recovery:
         self._dialects = dialects
         self._resolve = resolve
 
+    async def revive(self) -> None:
+        """Renew what is held by processes that may live, before a clock that has jumped takes it from them."""
+        await self._reservations.renew_all(self._dead(), self._resolve)
+
     async def sweep(self) -> Recovered:
         """Expire the holds and mark the rows of dead processes, then ask their providers what became of them."""
+        await self._reservations.catch_up()
         dead = self._dead()
         # The holds first: a call whose hold is seen has its row by the time the rows are read, or was never sent.
         late_ns = to_ns(self._clock.now_s() - LATE_S)
@@ -80,11 +82,13 @@ class Recovery:
         lost_holds = [held for held in holds if dead(held.owner)]
         silent = [held for held in holds if held.expires_ns < late_ns]
         silent_attempts = {held.attempt for held in silent}
-        in_flight = await self._ledger.in_flight()
-        rows = {row.id: row for row in in_flight if dead(row.owner) or row.id in silent_attempts}
+        with_row: set[str] = set()
         lost = reconciled = 0
         unreachable: set[str] = set()
-        for row in rows.values():
+        async for row in self._open_rows():
+            if not dead(row.owner) and row.id not in silent_attempts:
+                continue
+            with_row.add(row.id)
             if row.state == "in_flight":
                 cost = self._prices.cost(row.model, row.usage, row.admitted_s)
                 lost += await self._ledger.finish(
@@ -92,8 +96,16 @@ class Recovery:
                 )
             reconciled += await self._reconcile(row, unreachable)
         # What the provider told is settled exactly by now; only what it did not tell counts as lost.
-        expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, rows, in_flight)
+        expired = await self._expire({held.name: held for held in (*lost_holds, *silent)}, with_row)
         return Recovered(expired, lost, reconciled)
+
+    async def _open_rows(self) -> AsyncIterator[Attempt]:
+        """Give all rows in flight or lost: those that nobody can be asked about stay, and may be many."""
+        page = await self._ledger.in_flight()
+        while page:
+            for row in page:
+                yield row
+            page = await self._ledger.in_flight(page[-1])
 
     async def lost(self) -> list[Attempt]:
         """Give the calls of dead processes whose use nobody knows, oldest first, at most 10,000."""
@@ -119,12 +131,10 @@ class Recovery:
         )
         return Settled(hold, await self._ledger.finish(final))
 
-    async def _expire(
-        self, holds: Mapping[str, Held], rows: Mapping[str, Attempt], in_flight: Sequence[Attempt]
-    ) -> int:
+    async def _expire(self, holds: Mapping[str, Held], with_row: Collection[str]) -> int:
         expired = 0
         for held in holds.values():
-            if held.attempt in rows or len(in_flight) >= MOST_READ:
+            if held.attempt in with_row:
                 expired += await self._reservations.expire(held.name, self._resolve)
             else:
                 # Killed between the hold and the row: the call never left, so all of it comes back.

@@ -4,7 +4,9 @@ One rule: a reservation's own record decides, so settling is exactly once: whoev
 Waiting is `admission`'s affair; the arithmetic is the core's.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from operator import attrgetter
 from types import MappingProxyType
@@ -70,6 +72,10 @@ class Reservations:
         self._lease_s = lease_s
         self._in_force = in_force
         self.seen: dict[str, Level] = {}
+        self.revive: Callable[[], Awaitable[None]] | None = None
+        """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
+        self._reviving = asyncio.Lock()
+        self._renewed_s = clock.now_s()
 
     def has_own(self, limits: Sequence[Limit], scopes: Scopes) -> bool:
         """Whether something of these limits is reserved for a call of these scopes."""
@@ -89,6 +95,7 @@ class Reservations:
 
         With `own_only` it takes nothing but what is reserved for its `scopes`.
         """
+        await self.catch_up()
         if not self._planned.are_any and not self._maintenance.is_planned:
             outcome = await self._take(attempt, limits, asked)
             if outcome is not None:
@@ -138,6 +145,7 @@ class Reservations:
         head_asked: Demand,
     ) -> Admitted | Wait | Refused:
         """As `take`, but only if that does not delay another that waits; nobody does where something is planned."""
+        await self.catch_up()
         if self._planned.are_any or self._maintenance.is_planned:
             now_s = self._clock.now_s()
             return Wait(now_s, now_s, limits[0])
@@ -187,11 +195,37 @@ class Reservations:
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
         limits = self._planned.with_parts(limits)
+        return await self._change(self._hold_prefix + attempt, limits, partial(self._renew, limits))
 
-        def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
-            return quota.renew(limits, levels, reserved, self._clock.now_s(), lease_s=self._lease_s)
+    def renewed(self) -> None:
+        """Say that all that this process holds was renewed."""
+        self._renewed_s = self._clock.now_s()
 
-        return await self._change(self._hold_prefix + attempt, limits, change)
+    async def catch_up(self) -> None:
+        """Return at once, unless this process is late to renew: its clock was set forward, or its machine slept.
+
+        Leases that seem to have ended are renewed first then: they are their holders', who slept as well.
+        """
+        if self._is_late and self.revive is not None:
+            async with self._reviving:
+                if self._is_late:
+                    await self.revive()
+                    self.renewed()
+
+    @property
+    def _is_late(self) -> bool:
+        return self._clock.now_s() - self._renewed_s > self._lease_s / 2  # a living process renews each sixth of it
+
+    async def renew_all(self, is_dead: Callable[[str], bool], resolve: Resolve) -> None:
+        """Renew every reservation that is not lost yet and whose owner is not dead, this process's own too."""
+        for name in await self._store.names(HOLD_PREFIX):
+            if not is_dead(name.split("/")[1]):
+                await self._change_of_another(name, resolve, self._renew, unless_lapsed=True)
+
+    def _renew(
+        self, limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation
+    ) -> tuple[dict[str, Level], Reservation | None]:
+        return quota.renew(limits, levels, reserved, self._clock.now_s(), lease_s=self._lease_s)
 
     async def expire(self, hold_name: str, resolve: Resolve) -> bool:
         """Count the reservation of a dead process as lost, by the rule for lost holds; False if it was already."""

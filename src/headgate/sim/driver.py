@@ -14,7 +14,6 @@ from headgate.adapters.memory import MemoryLevelStore
 from headgate.core.amounts import Amounts, Dimension
 from headgate.core.errors import LimitError
 from headgate.core.limits import Limit, Rate
-from headgate.core.retries import Failure, retry_delay_s
 from headgate.core.scheduling import Scheduling, Standing
 from headgate.core.scopes import Scopes, fit
 from headgate.core.usage import CHARGES
@@ -40,6 +39,8 @@ LEASE_S = 86_400.0
 MOST_WAITING = 1_000_000
 LEAST_AWAY_S = 1.0
 """An agent whose call was refused begins its next program after `retry_after` and never sooner than this."""
+
+RETRY_SPREAD = 0.1
 
 _INPUT: tuple[Dimension, ...] = ("input_tokens",)
 _REFUSED = Amounts(requests=1)
@@ -203,8 +204,9 @@ class _Driver:
             retry_s = refusal(stand.pool, prompt.uncached_tokens, reserved, time(), waiting=self.meters.waiting > 0)
             if retry_s is None:
                 break
-            yield self._turned_away(ticket, call, attempt, retry_s, deadline_s)
+            yield self._turned_away(ticket, call, retry_s, deadline_s)
             attempt += 1
+        self.tally.taken(call, time())
         usage = prompt.usage(asked.output_tokens, self.dialect)
         if asked.recorded is not None:
             usage = asked.recorded._replace(output_tokens=asked.output_tokens)
@@ -238,18 +240,19 @@ class _Driver:
             raise
         finally:
             meters.leaves(time())
-        self.tally.admitted(call, time())
 
-    def _turned_away(self, ticket: Ticket, call: int, attempt: int, retry_s: float, deadline_s: float) -> float:
-        """Take in a 429: settle the attempt, and give when the next one comes; raises LimitError when there is none."""
+    def _turned_away(self, ticket: Ticket, call: int, retry_s: float, deadline_s: float) -> float:
+        """Take in a 429: settle the attempt, and give when it comes again; raises LimitError when that is too late.
+
+        `retry-after` is kept in full, and spread by up to a tenth so that those who were refused together do not come
+        back as one. The product closes the lane for as long; here nothing is learned, and each waits for itself.
+        """
         self.tally.answered_429 += 1
         at_once(self.admission.settle(ticket.attempt, ticket.limits, _REFUSED))
-        failure = Failure("limited", "rate_limit_error", 429, retry_s)
-        left_s = deadline_s - self.epoch_s - self.loop.time()
-        delay_s = retry_delay_s(self.stage.config.retries, failure, attempt, left_s, self.chooser.random())
-        if delay_s is None:
+        delay_s = retry_s * (1 + RETRY_SPREAD * self.chooser.random())
+        if delay_s > deadline_s - self.epoch_s - self.loop.time():
             self.tally.refused_call(call, self.loop.time())
-            raise LimitError("the provider refused it for good", limit="", retry_after_s=retry_s)
+            raise LimitError("the provider refused it for too long", limit="", retry_after_s=retry_s)
         return delay_s
 
     def _served(self, asked: Round, stand: _Standpoint, prompt: Prompt, ticket: Ticket, actual: Amounts) -> Play[None]:

@@ -32,7 +32,7 @@ class Share:
 
 
 class _Coming(NamedTuple):
-    """A call that has not been admitted yet."""
+    """A call that no provider has taken yet."""
 
     came_s: float
     interactive: bool
@@ -75,12 +75,9 @@ class Tally:
         share.asked[window] = share.asked.get(window, 0) + work
         self.waiting[call] = _Coming(now_s, interactive, share, work)
 
-    def admitted(self, call: int, now_s: float) -> None:
-        """Count a wait that ended well; what another attempt waits is not counted again."""
-        coming = self.waiting.pop(call, None)
-        if coming is None:
-            return
-        came_s, interactive, share, work = coming
+    def taken(self, call: int, now_s: float) -> None:
+        """Count a wait that ended well: the call was admitted, and the provider took it."""
+        came_s, interactive, share, work = self.waiting.pop(call)
         wait_s = now_s - came_s
         self.waits_s[interactive].append(wait_s)
         self.longest_wait_s = max(self.longest_wait_s, wait_s)
@@ -102,12 +99,9 @@ class Tally:
             self.cost_micro_usd += cost_micro_usd
 
     def refused_call(self, call: int, now_s: float) -> None:
-        """Count a call that was refused, while it waited or by the provider for good."""
+        """Count a call that was refused: it would have waited too long, or the provider let it wait too long."""
         self.refused += 1
-        self.under_way.discard(call)
-        coming = self.waiting.pop(call, None)
-        if coming is not None:
-            self.longest_wait_s = max(self.longest_wait_s, now_s - coming.came_s)
+        self.longest_wait_s = max(self.longest_wait_s, now_s - self.waiting.pop(call).came_s)
 
     def program_done(self, took_s: float, uncached_tokens: int, *, interactive: bool) -> None:
         """Count a program that came to its end."""

@@ -19,7 +19,7 @@ __all__ = ["Document", "read_document"]
 MOST_FILE_BYTES = 1024 * 1024
 
 TABLES = ("server", "store", "retries", "timeouts", "scheduler")
-ARRAYS = ("account", "limit", "key", "price", "lane", "maintenance")
+ARRAYS = ("account", "limit", "key", "price", "lane", "maintenance", "model_rule")
 LATER = ("cache", "context", "alert")
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")

@@ -19,7 +19,7 @@ from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import SCOPE_KINDS, LimitRule, level_name
 from headgate.core.spans import Calendar, CalendarUnit, Fixed, Lifetime, OpenedByUse, Span
 
-__all__ = ["LIMIT_WORDS", "ReadRule", "limit_rules", "limits_in_words", "read_limits", "scope_pattern"]
+__all__ = ["LIMIT_WORDS", "ReadRule", "limit_rules", "limits_in_words", "read_limits", "read_timezone", "scope_pattern"]
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -153,7 +153,7 @@ def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[
     said = _Qualifiers(
         burst_s=table.take("burst_s", _burst_s, None),
         quantum_s=table.take("quantum_s", _quantum, None),
-        zone=table.take("timezone", _timezone, _UTC),
+        zone=table.take("timezone", read_timezone, _UTC),
         anchor_s=table.take("anchor", _anchor, A_MONDAY_S),
     )
     templates: list[tuple[str, Limit]] = []
@@ -321,7 +321,8 @@ def _quantum(value: object) -> int:
     return value
 
 
-def _timezone(value: object) -> tzinfo:
+def read_timezone(value: object) -> tzinfo:
+    """Read the clock that times of day and calendar spans follow."""
     if value == "UTC":
         return UTC
     if isinstance(value, str):

@@ -10,6 +10,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from headgate.adapters.config.budgets import note_conflicts, parents_of_keys
 from headgate.adapters.config.document import Document, read_document
 from headgate.adapters.config.limits import (
     ReadRule,
@@ -20,6 +21,7 @@ from headgate.adapters.config.limits import (
     scope_pattern,
 )
 from headgate.adapters.config.maintenance import read_maintenance
+from headgate.adapters.config.model_rules import read_model_rule
 from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
     VENDOR_URLS,
@@ -84,7 +86,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     rules = _read_limit_tables(document, accounts)
     keys = tuple(_read_key(table, rules) for table in document.tables("key"))
     note_duplicates(document.problems, rules)
-    for array, word in (("account", "name"), ("key", "name"), ("price", "model")):
+    for array, word in (("account", "name"), ("key", "name"), ("price", "model"), ("model_rule", "name")):
         _note_repeated(document, array, word)
     priced = [_read_price(table) for table in document.tables("price")]
     config = Config(
@@ -103,7 +105,12 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         maintenance=tuple(
             read for table in document.tables("maintenance") if (read := read_maintenance(table)) is not None
         ),
+        model_rules=tuple(
+            read_model_rule(table, place, [each.account for each in accounts])
+            for place, table in enumerate(document.tables("model_rule"), start=1)
+        ),
     )
+    note_conflicts(document.problems, rules, parents_of_keys(keys), [each.account.name for each in accounts])
     document.problems.raise_any()
     return config
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, tzinfo
 
-from headgate.adapters.config.limits import _timezone, read_models, scope_pattern
+from headgate.adapters.config.limits import read_models, read_timezone, scope_pattern
 from headgate.adapters.config.settings import ConfiguredMaintenance, MaintenanceAction
 from headgate.adapters.config.tables import Table, Unfit, choice
 from headgate.adapters.cron import CronError, CronSpans
@@ -27,7 +27,7 @@ def read_maintenance(table: Table) -> ConfiguredMaintenance | None:
     """Read one entry; None where it cannot be used, which is noted."""
     cron = table.take("cron", _text, "", required=True)
     duration_s = table.take("duration", _duration, 0, required=True)
-    zone = table.take("timezone", _timezone, _UTC)
+    zone = table.take("timezone", read_timezone, _UTC)
     scope = table.take("scope", _scope, "*")
     models = read_models(table)
     action: MaintenanceAction = table.take("action", choice(_ACTIONS), "hold")

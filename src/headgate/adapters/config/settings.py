@@ -14,6 +14,7 @@ from headgate.adapters.cron import CronSpans
 from headgate.adapters.prices import PriceOverride
 from headgate.adapters.windows import WindowOverride
 from headgate.core.accounts import Account
+from headgate.core.model_rules import ModelRule
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule
@@ -151,3 +152,4 @@ class Config:
     timeouts: Timeouts = Timeouts()
     scheduling: Scheduling = field(default_factory=Scheduling)
     maintenance: tuple[ConfiguredMaintenance, ...] = ()
+    model_rules: tuple[ModelRule, ...] = ()

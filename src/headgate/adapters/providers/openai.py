@@ -222,7 +222,8 @@ def read_embeddings(reading: Reading, body: bytes) -> bool:
     except UNREADABLE:
         return False
     reading.model = embeddings.model
-    _tell_usage(reading, {"completion_tokens": 0, "output_tokens": 0, **fields_of(embeddings.usage)})  # they have no output to tell of
+    # They have no output to tell of.
+    _tell_usage(reading, {"completion_tokens": 0, "output_tokens": 0, **fields_of(embeddings.usage)})
     reading.final = True
     return True
 

@@ -7,6 +7,7 @@ Not in the roll-ups, and therefore read from the rows: what is in flight or lost
 calls; the agent's parent and the tags.
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -50,8 +51,8 @@ MOST_ATTEMPTS = 1_000_000
 _NEWEST = f"SELECT {', '.join(COLUMNS)} FROM attempts ORDER BY admitted_s DESC, seq DESC LIMIT ?"  # noqa: S608 - our own columns
 _OF_RUN = _NEWEST.replace(" ORDER", " WHERE run = ? ORDER")
 _IN_FLIGHT = f"""
-    SELECT {", ".join(COLUMNS)} FROM attempts INDEXED BY attempts_open WHERE {_OPEN}
-    ORDER BY admitted_s, seq LIMIT {MOST_IN_FLIGHT}
+    SELECT {", ".join(COLUMNS)} FROM attempts INDEXED BY attempts_open WHERE {_OPEN} AND (admitted_s, id) > (?, ?)
+    ORDER BY admitted_s, id LIMIT {MOST_IN_FLIGHT}
 """  # noqa: S608 - our own columns
 
 
@@ -111,9 +112,10 @@ class SqliteLedgerStore:
         """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
         return await self._database.run(partial(_finish, attempt, to_row(attempt)))
 
-    async def in_flight(self) -> list[Attempt]:
-        """Give every attempt that is in flight or lost, oldest first, at most 10,000."""
-        rows = await self._database.read(lambda connection: connection.execute(_IN_FLIGHT).fetchall())
+    async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
+        """Give attempts that are in flight or lost, oldest first, at most 10,000; those `after` one if it is given."""
+        place = (-math.inf, "") if after is None else (after.admitted_s, after.id)
+        rows = await self._database.read(lambda connection: connection.execute(_IN_FLIGHT, place).fetchall())
         return [to_attempt(row) for row in rows]
 
     async def usage(self, query: UsageQuery) -> list[UsageGroup]:

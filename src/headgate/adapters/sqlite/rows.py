@@ -48,6 +48,8 @@ COLUMNS = (
     "done_s",
     "sent",
     "claimed",
+    "asked_model",
+    "rule",
 )
 DERIVED = ("hour", "wait_ms")
 """Columns that follow from the others, kept so that sums of rows are the same whole numbers as the roll-ups'."""
@@ -85,6 +87,8 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
         attempt.done_s,
         int(attempt.sent),
         msgspec.json.encode(claimed).decode(),
+        attempt.asked_model,
+        attempt.rule,
         hour_of(attempt.admitted_s),
         wait_ms(attempt),
     )

@@ -189,6 +189,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE usage_by_hour ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE usage_by_agent_hour ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
     ),
+    (  # until now every call was sent with the model that it asked for
+        "ALTER TABLE attempts ADD COLUMN asked_model TEXT",
+        "ALTER TABLE attempts ADD COLUMN rule TEXT",
+    ),
 )
 
 

@@ -66,6 +66,8 @@ def a_full_attempt() -> Attempt:
         first_byte_s=START_S + 11.25,
         done_s=START_S + 12.5,
         sent=False,
+        asked_model="claude-opus-4-6",
+        rule="night",
     )
 
 
@@ -94,6 +96,7 @@ def random_attempts(chooser: random.Random, most: int, *, hours: int = 4) -> lis
                 scopes=scopes,
                 usage=usage,
                 model=chooser.choice(("sonnet", "opus")),
+                rule=chooser.choice((None, "night", "1")),
                 endpoint=chooser.choice(("messages", "responses")),
                 state=chooser.choice(STATES),
                 sent=chooser.random() < 0.9,  # noqa: PLR2004 - most are
@@ -112,6 +115,7 @@ def random_query(chooser: random.Random, *, hours: int = 4) -> UsageQuery:
 
     wanted: dict[GroupBy, Sequence[str]] = {
         "account": ("main", "nobody"), "team": ("search", ""), "agent": ("a",), "session": ("s1",), "model": ("opus",),
+        "rule": ("night",),
         "state": STATES, "hour": (_hour(START_S + HOUR_S),), "day": (_day(START_S),),
     }  # fmt: skip
     only = chooser.sample(sorted(wanted), chooser.choice((0, 0, 1, 2)))
@@ -158,13 +162,17 @@ async def an_attempt_in_flight_is_kept_in_every_field(open_store: OpenStore[Ledg
 
 
 async def what_is_in_flight_comes_oldest_first(open_store: OpenStore[LedgerStore]) -> None:
-    """By the time of admission; what is final is not among it, what is lost is."""
+    """By the time of admission, then by id; what is final is not among it, what is lost is; also from one on."""
     async with open_store() as store:
         for number, second in ((1, 30), (2, 10), (3, 20), (4, 0)):
             await store.begin(an_attempt(number, admitted_s=START_S + second))
         await store.finish(replace(an_attempt(4), state="cancelled"))
         await store.finish(replace(an_attempt(3, admitted_s=START_S + 20), state="lost"))
-        assert [row.id for row in await store.in_flight()] == ["attempt-2", "attempt-3", "attempt-1"]
+        await store.begin(an_attempt(5, admitted_s=START_S + 20))
+        rows = await store.in_flight()
+        assert [row.id for row in rows] == ["attempt-2", "attempt-3", "attempt-5", "attempt-1"]
+        for place, row in enumerate(rows):
+            assert await store.in_flight(row) == rows[place + 1 :]
 
 
 async def an_attempt_is_finished_once(open_store: OpenStore[LedgerStore]) -> None:
@@ -339,7 +347,7 @@ def _value(attempt: Attempt, field: GroupBy) -> str | None:
         return str(getattr(attempt, field))
     if field in ("hour", "day"):
         return _hour(attempt.admitted_s) if field == "hour" else _day(attempt.admitted_s)
-    value: str | None = getattr(attempt.scopes, field)
+    value: str | None = getattr(attempt if field in ("asked_model", "rule") else attempt.scopes, field)
     return value
 
 

@@ -1,0 +1,140 @@
+"""The model that a call is sent with: the facts that the owner's model rules ask for, as this process knows them now.
+
+One rule: nothing is held and nothing promised: a choice goes by the levels at that moment, and the admission of what
+was chosen is exact whatever they become. Which rule fits is the core's (`core.model_rules`); without rules this costs
+nothing.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+from headgate.core import quota, set_aside
+from headgate.core.accounts import Account
+from headgate.core.estimates import Estimate, Estimator
+from headgate.core.instants import NS_PER_S
+from headgate.core.limits import Level, Limit, Rolling, Window
+from headgate.core.model_rules import Asking, Left, ModelChoice, ModelRule, RuledOut, choose_model, may_fit
+from headgate.core.quota import Admitted, Refused
+from headgate.core.scopes import Scopes, fit
+from headgate.ports import Clock, LevelStore, Prices
+from headgate.runtime.account_pool import AccountPool
+from headgate.runtime.asking import demand_of, estimate_of
+from headgate.runtime.grants import Call
+from headgate.runtime.planning import Maintenance, PlannedReservations
+from headgate.runtime.rules import Rules
+
+_NO_BUDGET = Left(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoosing:
+    """Applies the owner's model rules to calls."""
+
+    rules: Sequence[ModelRule]
+    accounts: Sequence[Account]
+    limits: Rules
+    levels: LevelStore
+    planned: PlannedReservations
+    maintenance: Maintenance
+    pool: AccountPool
+    waiting_s: Callable[[Sequence[Limit]], float]
+    prices: Prices
+    estimator: Estimator
+    clock: Clock
+
+    async def choose(self, call: Call) -> ModelChoice | RuledOut:
+        """Give what becomes of a call; one that may not degrade stays as it is.
+
+        Where a rule asks how far limits are used, they are read from the store, once for the call.
+        """
+        if not self.rules or not call.may_degrade:
+            return ModelChoice(call.model)
+        now_s, scopes = self.clock.now_s(), fit(call.scopes)
+        asking = Asking(call.model, scopes.path(), call.max_output_tokens)
+        rules = [rule for rule in self.rules if may_fit(rule, asking, now_s)]
+        if not rules:
+            return ModelChoice(call.model)
+        levels: Mapping[str, Level] = {}
+        if any(rule.asks_limits for rule in rules):
+            models = {call.model, *(rule.use for rule in rules if rule.use is not None)}
+            levels = await self._read(call, scopes, models)
+        return choose_model(rules, asking, _Facts(self, call, scopes, levels, now_s), now_s)
+
+    def met(self, call: Call, scopes: Scopes, model: str) -> list[tuple[Account, tuple[Limit, ...]]]:
+        """Give each account that serves a model to the call, and the limits that it would meet there."""
+        able = [account for account in self.accounts if account.dialect == call.dialect and account.serves(model)]
+        return [(account, self.limits.limits_for(scopes._replace(account=account.name), model)) for account in able]
+
+    async def _read(self, call: Call, scopes: Scopes, models: Iterable[str]) -> Mapping[str, Level]:
+        met = [limit for model in models for _account, limits in self.met(call, scopes, model) for limit in limits]
+        names = list(dict.fromkeys(limit.name for limit in self.planned.with_parts(met)))
+        return await self.levels.transact(
+            names, lambda found: ({}, {name: found[name] for name in names if name in found})
+        )
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of one call now (`core.model_rules.Facts`)."""
+
+    here: ModelChoosing
+    call: Call
+    scopes: Scopes
+    levels: Mapping[str, Level]
+    now_s: float
+
+    def input_tokens(self) -> int:
+        return self._estimate.input_tokens
+
+    def effort(self) -> str | None:
+        return None if self.call.effort is None else self.call.effort()
+
+    def left(self, scopes: str | None) -> Left:
+        """Give what is left at the account where most is: the call may go there."""
+        met = self.here.met(self.call, self.scopes, self.call.model)
+        left = (self._left(limits, scopes) for _account, limits in met)
+        return max(left, key=lambda each: each.part, default=_NO_BUDGET)
+
+    def wait_s(self, model: str) -> float:
+        """Give how long the call would wait at the account that could serve it soonest, behind those that wait."""
+        met = self.here.met(self.call, self.scopes, model)
+        return min((self._wait_s(model, account, limits) for account, limits in met), default=math.inf)
+
+    def can_take(self, model: str) -> bool:
+        if not self.here.met(self.call, self.scopes, model):
+            return False
+        reach = self.here.prices.reach(model)
+        stated = self.call.max_output_tokens
+        if reach.max_output_tokens is not None and stated is not None and stated > reach.max_output_tokens:
+            return False
+        return reach.context_window is None or self.input_tokens() <= reach.context_window
+
+    @cached_property
+    def _estimate(self) -> Estimate:
+        return estimate_of(self.call, self.here.estimator, self.now_s)
+
+    def _left(self, limits: Sequence[Limit], scopes: str | None) -> Left:
+        scarcest = _NO_BUDGET
+        for limit in self.here.limits.in_force(limits):
+            is_asked = scopes is None or fnmatchcase(limit.scope.partition("|")[0], scopes)
+            if isinstance(limit, Window | Rolling) and is_asked:
+                reading = quota.read(limit, self.levels, self.now_s)
+                resets_s = None if reading.resets_ns is None else reading.resets_ns / NS_PER_S
+                if reading.free / limit.amount < scarcest.part:
+                    scarcest = Left(reading.free / limit.amount, resets_s)
+        return scarcest
+
+    def _wait_s(self, model: str, account: Account, limits: Sequence[Limit]) -> float:
+        here, call = self.here, replace(self.call, model=model)
+        estimate = estimate_of(call, here.estimator, self.now_s)
+        asked = demand_of(call, estimate, here.prices, self.now_s)
+        path = self.scopes._replace(account=account.name).path()
+        plans = here.planned.met(limits, path, here.maintenance.met(path, model))
+        outcome = set_aside.admit(here.limits.in_force(limits), self.levels, asked, self.now_s, plans=plans)
+        if isinstance(outcome, Refused):
+            return math.inf
+        own_s = 0.0 if isinstance(outcome, Admitted) else max(0.0, outcome.earliest_s - self.now_s)
+        return max(own_s + here.waiting_s(limits), here.pool.closed_s(account.name, model))

@@ -1,0 +1,94 @@
+"""`usage`, `limits` and `keys list`: which store they read, and what their figures are called."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from headgate.adapters.sqlite.stores import open_database
+from headgate.cli.keys import KeyWishes, create_key, list_keys, revoke_key
+from headgate.cli.questions import show_limits, show_usage
+from headgate.core.errors import CallerError
+from headgate.core.ledger import Attempt
+from headgate.core.scopes import Scopes
+from headgate.core.usage import Usage
+
+NOW_S = 1_780_000_000.0
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a folder whose configuration names a store of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    (tmp_path / "headgate.toml").write_text('[store]\nurl = "sqlite:///headgate.sqlite"\n')
+    return tmp_path / "headgate.sqlite"
+
+
+def keep(store: Path, *keys: str) -> None:
+    async def write() -> None:
+        async with open_database(store) as stores:
+            for number, key in enumerate(keys):
+                row = Attempt(
+                    id=f"c{number}.1", call=f"c{number}", attempt=1, owner="o", scopes=Scopes(key=key), done_s=NOW_S,
+                    endpoint="messages", model="m", queued_s=NOW_S, admitted_s=NOW_S, usage=Usage(input_tokens=5),
+                )  # fmt: skip
+                await stores.ledger.begin(row)
+                await stores.ledger.finish(row)
+
+    asyncio.run(write())
+
+
+def test_every_answer_says_which_store_it_is_from(store, capsys):
+    show_usage(None, "", None, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["store"] == str(store)
+    show_limits(None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["store"] == str(store)
+    list_keys(None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["store"] == str(store)
+
+
+def test_who_asks_beside_the_examples_store_is_told_how_to_ask_that(store, capsys):
+    """After `make run` a question in the same folder answered a confident nothing."""
+    show_usage(None, "run", None, None)
+    assert capsys.readouterr().err == ""
+    config = store.parent / ".headgate" / "runs" / "abc" / "headgate.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f'[store]\nurl = "sqlite:///{store.parent}/.headgate/headgate.sqlite"\n')
+    (store.parent / ".headgate" / "headgate.sqlite").touch()
+    show_usage(None, "run", None, None)
+    assert capsys.readouterr().err.endswith("another:\n    --config .headgate/runs/abc/headgate.toml\n")
+    show_usage(config, "run", None, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_keys_of_fleets_are_one_line_unless_asked_for(store, capsys):
+    keep(store, "ci", "0a1b2c/0.1", "0a1b2c/17.2", "0a1b2c/x")
+    show_usage(None, "key", None, None)
+    rows = {line.split("  ")[0] for line in capsys.readouterr().out.splitlines()}
+    assert rows == {"key", "ci", "(keys of fleets)", "0a1b2c/x", "total"}
+    show_usage(None, "key", None, None, fleet_keys=True)
+    assert "0a1b2c/17.2" in capsys.readouterr().out
+    show_usage(None, "key", None, None, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)["groups"]) == 4
+
+
+def test_a_span_without_its_unit_is_not_taken_for_an_instant(store):
+    with pytest.raises(CallerError, match=r"--since 7: .*write 7d"):
+        show_usage(None, "", "7", None)
+    with pytest.raises(CallerError, match=r"--until 30: .*write 30d"):
+        show_usage(None, "", None, "30")
+
+
+def test_keys_are_listed_with_all_that_they_say(store, capsys):
+    create_key(None, KeyWishes("ci", ("usd_per_day=5",), "search", ("stage=test",), "30d"), as_json=False)
+    create_key(None, KeyWishes("old"), as_json=False)
+    revoke_key(None, "old")
+    capsys.readouterr()
+    list_keys(None, as_json=False)
+    head, first, second = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert head == ["name", "state", "limits", "team", "tags", "expires", "id", "created"]
+    assert first[:6] == ["ci", "in", "force", "usd_per_day=5", "search", "stage=test"]
+    assert second[:5] == ["old", "revoked", "-", "-", "-"]
+    assert "never" in second

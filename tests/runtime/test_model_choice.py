@@ -1,0 +1,207 @@
+"""The owner's model rules over limits as they are: what a call is held, sent and recorded with."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from small_house import budget, slots
+
+from headgate.core.accounts import Account
+from headgate.core.bounds import Reach
+from headgate.core.errors import RuledOutError
+from headgate.core.ledger import UsageQuery
+from headgate.core.limits import Rate, Window
+from headgate.core.model_rules import ModelChoice, ModelRule
+from headgate.core.retries import Failure
+from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.spans import Calendar
+from headgate.core.usage import Usage
+from headgate.ports import Request
+from headgate.runtime.calls import Call
+from headgate.runtime.planning import MaintenanceRule
+from headgate.testing.scripted import FlatPrices, Reply, ScriptedProvider
+from headgate.testing.virtual_time import run
+
+BIG, SMALL = "claude-big", "claude-small"
+SMALLER = ModelRule("small", models=BIG, use=SMALL)
+REQUEST = Request("POST", "/v1/messages", (), b"{}", "")
+
+
+def call(**facts) -> Call:
+    return Call(BIG, text_bytes=400, max_output_tokens=100, may_degrade=True, **facts)
+
+
+def pool(models: str, requests: int) -> LimitRule:
+    """Requests per minute of one pool of models."""
+    limit = Rate("", "account:main", "requests", requests, 60, requests, models, charged_at_start=True)
+    return LimitRule("account:main", limit)
+
+
+async def groups(here, *by):
+    return [group.group | {"requests": group.requests} for group in await here.manager.usage(UsageQuery(by))]
+
+
+def test_a_call_is_held_and_recorded_with_the_model_that_its_rule_chose(house):
+    async def main():
+        async with house(pool(BIG, 1), pool(SMALL, 5), model_rules=(SMALLER,)) as here:
+            async with here.manager.admit(call()) as grant:
+                assert (grant.model, grant.effort) == (SMALL, None)
+            assert await groups(here, "model", "asked_model", "rule") == [
+                {"model": SMALL, "asked_model": BIG, "rule": "small", "requests": 1}
+            ]
+            used = {view.models: view.used for view in await here.manager.limits()}
+            assert used == {BIG: 0, SMALL: 1}
+
+    run(main())
+
+
+def test_whoever_did_not_say_that_it_may_degrade_gets_what_it_asked_for(house):
+    async def main():
+        async with house(model_rules=(SMALLER, ModelRule("no", then="refuse"))) as here:
+            async with here.manager.admit(replace(call(), may_degrade=False)) as grant:
+                assert grant.model == BIG
+            assert await groups(here, "asked_model", "rule") == [{"asked_model": None, "rule": None, "requests": 1}]
+
+    run(main())
+
+
+def test_effort_is_lowered_and_the_grant_says_so(house):
+    async def main():
+        async with house(model_rules=(ModelRule("calm", effort="low"),)) as here:
+            async with here.manager.admit(call(effort=lambda: "high")) as grant:
+                assert (grant.model, grant.effort, grant.attempt.rule) == (BIG, "low", "calm")
+            assert await here.manager.model_for(call()) == ModelChoice(BIG)
+
+    run(main())
+
+
+def test_a_call_that_would_wait_too_long_takes_the_smaller_model_meanwhile(house):
+    async def main():
+        rule = replace(SMALLER, wait_over_s=30.0)
+        async with house(pool(BIG, 1), pool(SMALL, 1), model_rules=(rule,)) as here:
+            asked = call()
+            for expected in (BIG, SMALL):
+                async with here.manager.admit(replace(asked, id=expected)) as grant:
+                    assert (grant.model, grant.wait_s) == (expected, 0.0)
+            assert (await here.manager.model_for(asked)).rule is None  # there it would wait as long
+            await asyncio.sleep(31)
+            assert (await here.manager.model_for(asked)).model == BIG  # which would be another 29 s
+            assert len(here.provider.sent) == 0
+
+    run(main())
+
+
+def test_calls_that_wait_already_count_as_waiting(house):
+    async def main():
+        rule = replace(SMALLER, wait_over_s=90.0)
+        async with house(pool(BIG, 1), pool(SMALL, 5), model_rules=(rule,)) as here:
+            async with here.manager.admit(replace(call(), may_degrade=False)):
+                pass
+            queue = [asyncio.create_task(_hold(here, replace(call(), may_degrade=False))) for _ in range(2)]
+            await asyncio.sleep(1)
+            assert (await here.manager.model_for(call())).model == SMALL
+            await asyncio.gather(*queue)
+
+    run(main())
+
+
+async def _hold(here, asked: Call) -> None:
+    async with here.manager.admit(asked):
+        pass
+
+
+def test_what_is_left_of_a_budget_decides_as_the_store_has_it(house):
+    async def main():
+        refusing = ModelRule("last", budget_below=0.2, budget_of="run:*", then="refuse")
+        rules = (refusing, replace(SMALLER, budget_below=0.6, budget_of="run:*"))
+        limits = (budget(20_000), budget(10_000, "key:*"))
+        asked = call(scopes=Scopes(run="r", key="k"))
+        spent = Usage(1_000, output_tokens=400)  # $0.009
+        async with house(*limits, model_rules=rules) as here:
+            async with here.manager.admit(call(scopes=Scopes(key="k"))) as grant:
+                grant.settle(Usage(1))
+            assert (await here.manager.model_for(asked)).model == BIG
+            async with here.manager.admit(call(scopes=Scopes(run="r"))) as grant:
+                grant.settle(spent)
+            stores = here.levels, here.ledger
+            async with house(*limits, model_rules=rules, stores=stores, owner="another") as there:
+                assert (await there.manager.model_for(asked)).model == SMALL
+                async with there.manager.admit(call(scopes=Scopes(run="r"))) as grant:
+                    grant.settle(spent)
+            with pytest.raises(RuledOutError, match=r"10\.0% of a budget is left, less than 20\.0%") as raised:
+                await here.manager.model_for(asked)
+            assert raised.value.retry_after_s is None  # a lifetime does not begin again
+
+    run(main())
+
+
+def test_of_two_accounts_the_better_one_decides(house):
+    async def main():
+        accounts = [Account("main", "anthropic"), Account("spare", "anthropic", (BIG,))]
+        providers = {"main": ScriptedProvider(), "spare": ScriptedProvider()}
+        day = LimitRule("account:main", Window("", "account:main", "requests", 1, Calendar("day")))
+        rules = (replace(SMALLER, wait_over_s=5.0), replace(SMALLER, name="poor", budget_below=0.5))
+        small_free = LimitRule("account:main", Rate("", "account:main", "requests", 60, 60, 60, SMALL))
+        async with house(day, small_free, accounts=accounts, providers=providers, model_rules=rules) as here:
+            async with here.manager.admit(replace(call(), scopes=Scopes(account="main"))):
+                pass
+            assert await here.manager.model_for(call()) == ModelChoice(BIG)
+
+    run(main())
+
+
+def test_an_account_that_is_left_alone_makes_a_call_wait(house):
+    async def main():
+        limited = Reply(failure=Failure("limited", "rate_limit_error", 429, retry_after_s=100))
+        rule = replace(SMALLER, wait_over_s=30.0)
+        provider = ScriptedProvider(lambda request: limited if not provider.sent else Reply())
+        async with house(pool(BIG, 100), pool(SMALL, 100), model_rules=(rule,), provider=provider) as here:
+            asked = replace(call(), max_wait_s=1.0, may_degrade=False)
+            async with here.manager.carry(asked, REQUEST) as carried:
+                assert carried.answer.failure == limited.failure
+            assert (await here.manager.model_for(call())).model == SMALL
+            await asyncio.sleep(71)
+            assert (await here.manager.model_for(call())).model == BIG
+
+    run(main())
+
+
+def test_maintenance_makes_a_call_wait(house):
+    async def main():
+        def spans(from_s: float, _until_s: float):
+            return [(from_s - 10, from_s + 3_600)]
+
+        rule = replace(SMALLER, wait_over_s=30.0)
+        maintenance = [MaintenanceRule("nightly", spans, models=BIG, scope="account:*")]
+        async with house(slots(5), model_rules=(rule,), maintenance=maintenance) as here:
+            assert (await here.manager.model_for(call())).model == SMALL
+
+    run(main())
+
+
+def test_a_model_that_does_not_reach_as_far_as_the_call_is_not_used(house):
+    async def main():
+        prices = FlatPrices(reaches=Reach(context_window=5_000, max_output_tokens=99))
+        async with house(model_rules=(SMALLER,), prices=prices) as here:
+            assert (await here.manager.model_for(call())).rule is None
+            assert (await here.manager.model_for(replace(call(), max_output_tokens=99))).model == SMALL
+            assert (await here.manager.model_for(replace(call(), max_output_tokens=9, text_bytes=99_000))).rule is None
+
+    run(main())
+
+
+def test_a_rule_turns_a_call_down_and_that_is_recorded(house):
+    async def main():
+        async with house(slots(1), model_rules=(ModelRule("closed", scope="key:ci", then="refuse"),)) as here:
+            with pytest.raises(
+                RuledOutError, match=f"model rule closed turns calls like this for {BIG} down"
+            ) as raised:
+                async with here.manager.admit(call(scopes=Scopes(key="ci"))):
+                    pass
+            assert (raised.value.limit, raised.value.retry_after_s) == ("model_rule:closed", None)
+            (row,) = await here.manager.attempts(None)
+            assert (row.state, row.error_type, row.rule, row.model) == ("refused", "model_rule:closed", "closed", BIG)
+            async with here.manager.admit(call(scopes=Scopes(key="else"))) as grant:
+                assert grant.model == BIG
+
+    run(main())

@@ -58,7 +58,9 @@ def test_a_name_that_is_escaped_is_found_too():
 def test_effort_is_lowered_where_the_body_has_it(endpoint, before, effort, after):
     frame = b'{"model":"m",%b,"input":"hi"}'
     assert effort_of(endpoint, frame % before) == effort
-    assert with_model(endpoint, frame % before, "n", "low") == (frame % after).replace(b'"m"', b'"n"')
+    assert with_model(endpoint, frame % before, "a-longer-one", "low") == (frame % after).replace(
+        b'"m"', b'"a-longer-one"'
+    )
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_whoever_did_not_say_that_it_may_degrade_gets_what_it_asked_for(house):
         async with house(model_rules=(SMALLER, ModelRule("no", then="refuse"))) as here:
             async with here.manager.admit(replace(call(), may_degrade=False)) as grant:
                 assert grant.model == BIG
+            assert (await here.manager.model_for(replace(call(), may_degrade=False))).rule is None
             assert await groups(here, "asked_model", "rule") == [{"asked_model": None, "rule": None, "requests": 1}]
 
     run(main())
@@ -139,7 +140,7 @@ def test_of_two_accounts_the_better_one_decides(house):
     async def main():
         accounts = [Account("main", "anthropic"), Account("spare", "anthropic", (BIG,))]
         providers = {"main": ScriptedProvider(), "spare": ScriptedProvider()}
-        day = LimitRule("account:main", Window("", "account:main", "requests", 1, Calendar("day")))
+        day = LimitRule("account:main", Window("", "account:main", "requests", 1, Calendar("day"), BIG))
         rules = (replace(SMALLER, wait_over_s=5.0), replace(SMALLER, name="poor", budget_below=0.5))
         small_free = LimitRule("account:main", Rate("", "account:main", "requests", 60, 60, 60, SMALL))
         async with house(day, small_free, accounts=accounts, providers=providers, model_rules=rules) as here:
@@ -150,17 +151,17 @@ def test_of_two_accounts_the_better_one_decides(house):
     run(main())
 
 
-def test_an_account_that_is_left_alone_makes_a_call_wait(house):
+def test_an_account_that_is_left_alone_after_failures_makes_a_call_wait(house):
     async def main():
-        limited = Reply(failure=Failure("limited", "rate_limit_error", 429, retry_after_s=100))
-        rule = replace(SMALLER, wait_over_s=30.0)
-        provider = ScriptedProvider(lambda request: limited if not provider.sent else Reply())
-        async with house(pool(BIG, 100), pool(SMALL, 100), model_rules=(rule,), provider=provider) as here:
-            asked = replace(call(), max_wait_s=1.0, may_degrade=False)
-            async with here.manager.carry(asked, REQUEST) as carried:
-                assert carried.answer.failure == limited.failure
+        down = Reply(failure=Failure("server", "api_error", 500))
+        rule = replace(SMALLER, wait_over_s=5.0)
+        async with house(slots(5), model_rules=(rule,), provider=ScriptedProvider([down])) as here:
+            for _ in range(5):
+                assert (await here.manager.model_for(call())).model == BIG
+                async with here.manager.carry(replace(call(), may_degrade=False, max_wait_s=0.01), REQUEST):
+                    pass
             assert (await here.manager.model_for(call())).model == SMALL
-            await asyncio.sleep(71)
+            await asyncio.sleep(11)
             assert (await here.manager.model_for(call())).model == BIG
 
     run(main())

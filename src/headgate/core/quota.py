@@ -141,7 +141,10 @@ def admit_behind(
     return outcome
 
 
-def settle(
+_NEVER = repeat(0)
+
+
+def settle(  # noqa: C901 - one loop over the holds, on the way of every call
     limits: Sequence[Limit],
     levels: Mapping[str, Level],
     reserved: Reservation | None,
@@ -165,7 +168,7 @@ def settle(
     changed: dict[str, Level] = {}
     kept: list[Hold] = []
     kept_charged: list[int] = []
-    for (name, units, token), before in zip(holds, charged or repeat(0), strict=False):
+    for (name, units, token), before in zip(holds, charged or _NEVER, strict=False):
         limit = next(in_order, None)
         if limit is None or limit.name != name:  # holds stand in the order of the limits, but for what has changed
             if by_name is None:
@@ -178,7 +181,10 @@ def settle(
             kept_charged.append(before)
             continue
         used = actual[limit.place]
-        used = units if used is None else max(0, used - before)
+        if used is None:
+            used = units
+        elif before:
+            used = max(0, used - before)
         changed[name] = limit.settle(levels.get(name), units, used, token, now_ns, lapsed=lapsed)
         if dimensions is not None:
             kept.append((name, 0, token))  # its place stays: the last word may tell more

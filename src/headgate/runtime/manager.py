@@ -210,7 +210,7 @@ class Manager:
         """
         ruled = await self._model_choosing.choose(call)
         if isinstance(ruled, RuledOut):
-            pass
+            await self._calls.note_ruled_out(call, ruled)
             why = f" ({ruled.why})" if ruled.why else ""
             raise RuledOutError(
                 f"model rule {ruled.rule} turns calls like this for {call.model} down{why}",

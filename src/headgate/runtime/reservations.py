@@ -75,7 +75,7 @@ class Reservations:
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
         self._reviving = asyncio.Lock()
-        self._renewed_s = clock.now_s()
+        self._late_from_s = clock.now_s() + lease_s / 2  # a living process renews each sixth of it
 
     def has_own(self, limits: Sequence[Limit], scopes: Scopes) -> bool:
         """Whether something of these limits is reserved for a call of these scopes."""
@@ -95,7 +95,8 @@ class Reservations:
 
         With `own_only` it takes nothing but what is reserved for its `scopes`.
         """
-        await self.catch_up()
+        if self._clock.now_s() > self._late_from_s:
+            await self.catch_up()
         if not self._planned.are_any and not self._maintenance.is_planned:
             outcome = await self._take(attempt, limits, asked)
             if outcome is not None:
@@ -199,7 +200,7 @@ class Reservations:
 
     def renewed(self) -> None:
         """Say that all that this process holds was renewed."""
-        self._renewed_s = self._clock.now_s()
+        self._late_from_s = self._clock.now_s() + self._lease_s / 2
 
     async def catch_up(self) -> None:
         """Return at once, unless this process is late to renew: its clock was set forward, or its machine slept.
@@ -214,7 +215,7 @@ class Reservations:
 
     @property
     def _is_late(self) -> bool:
-        return self._clock.now_s() - self._renewed_s > self._lease_s / 2  # a living process renews each sixth of it
+        return self._clock.now_s() > self._late_from_s
 
     async def renew_all(self, is_dead: Callable[[str], bool], resolve: Resolve) -> None:
         """Renew every reservation that is not lost yet and whose owner is not dead, this process's own too."""

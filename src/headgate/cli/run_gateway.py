@@ -14,6 +14,7 @@ from headgate.cli.report import LimitShown
 from headgate.compose import House
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt, GroupBy, UsageQuery
+from headgate.core.limits import Limit, Rate
 from headgate.gateway.control import limits_json, queue_json, usage_json
 from headgate.gateway.run_books import LimitMet, limits_met
 from headgate.runtime.fleet import FleetRules
@@ -134,12 +135,26 @@ class OwnGateway:
 def shown_limits(
     met: Sequence[LimitMet], calls: Sequence[Attempt], run: str, key: str | None = None
 ) -> list[LimitShown]:
-    """Choose the limits that a report shows: those of a run's own kinds, and each that refused one of its calls."""
+    """Choose the limits that a report shows: those of a run's own kinds, and each that refused one of its calls.
+
+    A rate of a pool of models that was learned beside one over all models says nothing where it allows as much.
+    """
     refusing = {call.error_type for call in calls if call.state == "refused"}
+    over_all = {
+        (limit.scope, limit.dimension, limit.period_s): limit.amount
+        for each in met
+        if isinstance(limit := each.limit, Rate) and limit.models is None
+    }
+
+    def says_something(limit: Limit) -> bool:
+        if not isinstance(limit, Rate) or limit.models is None:
+            return True
+        return limit.amount < over_all.get((limit.scope, limit.dimension, limit.period_s), limit.amount + 1)
+
     return [
         LimitShown(each.limit, each.dialect, each.used)
         for each in met
-        if is_shown(each.limit.scope, run, key) or each.limit.name in refusing
+        if (is_shown(each.limit.scope, run, key) and says_something(each.limit)) or each.limit.name in refusing
     ]
 
 

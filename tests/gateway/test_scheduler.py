@@ -39,6 +39,39 @@ def test_the_policy_of_waiting_calls_is_changed_and_shown(with_stack):
     with_stack(main, limits=ONE_A_MINUTE)
 
 
+def test_calls_that_begin_alike_wait_for_the_first_until_that_is_switched_off(with_stack):
+    arrived: asyncio.Queue[dict] = asyncio.Queue()
+    answered = asyncio.Event()
+
+    async def provider(_scope, receive, send) -> None:
+        arrived.put_nowait(await receive())
+        await answered.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
+        await send({"type": "http.response.body", "body": b'{"usage":{"input_tokens":1,"output_tokens":1}}'})
+
+    async def main(stack):
+        block = {"type": "text", "text": "word" * 2_000, "cache_control": {"type": "ephemeral"}}
+        body = change(model="claude-x", max_tokens=5, system=[block], messages=[{"role": "user", "content": "hi"}])
+
+        def three() -> list[asyncio.Task]:
+            return [asyncio.create_task(stack.send("POST", "/v1/messages", body)) for _ in range(3)]
+
+        calls = three()
+        await arrived.get()
+        while stack.house.manager._warming._waiting < 2:
+            await stack.get("/api/v1/queue")
+        assert arrived.empty()
+        status, _, answer = await stack.send("PUT", "/api/v1/scheduler", change(warm_up=False))
+        assert (status, json.loads(answer)["warm_up"]) == (200, False)
+        calls += three()
+        for _ in range(3):
+            await arrived.get()
+        answered.set()
+        assert [status for status, _, _ in await asyncio.gather(*calls)] == [200] * 6
+
+    with_stack(main, app=provider)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -48,6 +81,7 @@ def test_the_policy_of_waiting_calls_is_changed_and_shown(with_stack):
         ({"policy": "fair", "lanes": [{"scope": "account:main"}]}, "has no policy"),
         ({"policy": "fair", "share_by": ["mood"]}, "expected a list of"),
         ({"policy": "fair", "polices": 1}, "'polices': unknown"),
+        ({"warm_up": "yes"}, "expected true or false"),
     ],
 )
 def test_a_change_that_cannot_be_used_changes_nothing(with_stack, words, told):

@@ -47,13 +47,14 @@ class Scheduling:
     """Who goes next, as the owner configured it.
 
     `share_by` names the scopes between which `fair` is fair, the first that a call has; `weights` are by their names
-    (`key:ci`), 1 where none is given.
+    (`key:ci`), 1 where none is given. With `warm_up` one of many calls with the same marked prefix goes first.
     """
 
     policy: str = "fifo"
     share_by: tuple[ScopeKind, ...] = ("key", "team", "agent", "session")
     weights: Mapping[str, float] = field(default_factory=dict)
     lanes: tuple[LaneRule, ...] = ()
+    warm_up: bool = True
 
     def policy_of(self, scope: str, models: str) -> str:
         """Give the policy of a lane: the first rule's that fits, else the common one."""

@@ -15,6 +15,7 @@ import msgspec
 from headgate.adapters.providers.call_head import CallHead, read_call
 from headgate.adapters.providers.endpoints import Endpoint
 from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
+from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import error_event
 from headgate.core.accounts import choose_account
@@ -109,6 +110,8 @@ def describe_call(
         max_wait_s=min(waits_s),
         may_degrade=endpoint.name in CHANGEABLE,
         effort=partial(effort_of, endpoint.name, body),
+        prompt_marks=partial(prompt_marks, body) if head.cache_write is not None else None,
+        is_streamed=head.stream,
     )
 
 

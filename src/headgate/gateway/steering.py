@@ -24,7 +24,8 @@ MOST_CHANGE_BYTES = 64 * 1024
 BOUNDS = {name: getattr(make(), "bound", "as the policy that it chooses") for name, make in POLICIES.items()}
 """Each policy with the bound on waiting that it keeps."""
 
-_WORDS = ("policy", "share_by", "weights", "lanes")
+_SCHEDULER_WORDS = ("policy", "share_by", "weights", "warm_up")
+_WORDS = (*_SCHEDULER_WORDS, "lanes")
 
 
 def show_scheduling(manager: Manager) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def change_scheduling(manager: Manager, caller: Caller, body: bytes) -> dict[str
     problems = Problems()
     document = Document(
         problems,
-        {"scheduler": {word: told[word] for word in ("policy", "share_by", "weights")}, "lane": told["lanes"]},
+        {"scheduler": {word: told[word] for word in _SCHEDULER_WORDS}, "lane": told["lanes"]},
     )
     scheduling = read_scheduling(document)
     problems.raise_any()
@@ -64,5 +65,6 @@ def _in_words(scheduling: Scheduling) -> dict[str, Any]:
         "policy": scheduling.policy,
         "share_by": list(scheduling.share_by),
         "weights": dict(scheduling.weights),
+        "warm_up": scheduling.warm_up,
         "lanes": [{"scope": rule.scope, "models": rule.models, "policy": rule.policy} for rule in scheduling.lanes],
     }

@@ -28,6 +28,7 @@ from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning, Sent
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.used import cost_of, used
+from headgate.runtime.warming import Turn, Warming
 
 __all__ = ["Call", "Calls", "Exchange", "Grant"]
 
@@ -53,6 +54,7 @@ class Calls:
         retries: RetryRule,
         chooser: random.Random,
         estimator: Estimator | None = None,
+        warming: Warming | None = None,
         finished: Callable[[Grant], None] = lambda _grant: None,
     ) -> None:
         """Join what a call meets on its way; nothing is started."""
@@ -69,6 +71,7 @@ class Calls:
         self._finished = finished
         self._learning = learning
         self._estimator = estimator or Estimator()
+        self._warming = warming or Warming(clock)
         self._finishing: set[asyncio.Task[None]] = set()
         self._unkept: dict[str, Grant] = {}
         self._in_flight: dict[str, Grant] = {}
@@ -115,8 +118,8 @@ class Calls:
         deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
         self._taken.add(attempt_id)
         try:
-            limits = await self._admitted(
-                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing)
+            limits, turn = await self._admitted(
+                call, Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing)
             )
         except LimitError as refused:
             self._taken.discard(attempt_id)
@@ -128,7 +131,7 @@ class Calls:
         usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
         row = self._row(call, attempt, scopes, queued_s, usage, asked)
         grant = Grant(row, limits, asked, call.dialect)
-        grant.choice = choice
+        grant.choice, grant.turn = choice, turn
         grant.effort = call.ruled.effort if call.ruled is not None else None
         try:
             await self._begin(grant)
@@ -195,7 +198,10 @@ class Calls:
         """Iterate over an answer's body; what it tells on the way is charged then."""
         grant, answer = exchange.grant, exchange.answer
         grant.early = early = EarlyCharges(self._admission, grant.attempt.id, grant.limits, grant.asked, grant.dialect)
+        turn = grant.turn if answer.failure is None else None
         async for chunk in answer:
+            if turn is not None:
+                turn.answered()
             early.look(answer)
             yield chunk
 
@@ -288,7 +294,17 @@ class Calls:
         elif seen is not None:
             grant.settle(seen)
 
-    async def _admitted(self, ticket: Ticket) -> tuple[Limit, ...]:
+    async def _admitted(self, call: Call, ticket: Ticket) -> tuple[tuple[Limit, ...], Turn | None]:
+        """Admit a call when it is its turn; without a hold the turn is another's."""
+        turn = await self._turn(call, ticket)
+        try:
+            return await self._held(ticket), turn
+        except BaseException:
+            if turn is not None:
+                turn.ended()
+            raise
+
+    async def _held(self, ticket: Ticket) -> tuple[Limit, ...]:
         """Admit under the limits that are met when it goes: some may have been learned while it waited."""
         for _ in range(MOST_ANEW):
             await self._admission.admit(ticket)
@@ -302,6 +318,13 @@ class Calls:
             ticket = replace(ticket, limits=limits)
         await self._admission.admit(ticket)
         return ticket.limits
+
+    async def _turn(self, call: Call, ticket: Ticket) -> Turn | None:
+        """Wait, with nothing held, while another call is about to write the prompt cache that this one could read."""
+        account = ticket.scopes.account
+        if call.prompt_marks is None or account is None or not self._admission.scheduling.warm_up:
+            return None
+        return await self._warming.turn(account, call.prompt_marks(), ticket.deadline_s, is_streamed=call.is_streamed)
 
     async def _give_back(self, ticket: Ticket) -> None:
         await self._admission.settle(ticket.attempt, ticket.limits, NOTHING)
@@ -320,6 +343,8 @@ class Calls:
         grant.pool = self._learning.began(grant.account, row.model, grant.asked, first=row.attempt == 1)
 
     async def _finish(self, call: Call, grant: Grant) -> None:
+        if grant.turn is not None:
+            grant.turn.ended()
         grant.attempt = self._outcome(grant)
         if grant.failure is not None:
             self._pool.failed(grant.account, grant.attempt.model, grant.failure)

@@ -4,7 +4,7 @@ One rule: these say and remember; what is done with them is `calls`'.
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from headgate.core.amounts import Demand
@@ -17,9 +17,11 @@ from headgate.core.retries import Failure
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Dialect, Usage
+from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Passage
 from headgate.runtime.learning import Pool
 from headgate.runtime.streaming import EarlyCharges
+from headgate.runtime.warming import Turn
 
 DEFAULT_MAX_WAIT_S = 600.0
 """How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
@@ -35,6 +37,7 @@ class Call:
     asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
     may wait in all for its admissions. With `may_degrade` the owner's model rules may choose another model, or less
     reasoning than `effort` says it asks for; the caller then sends what its grant says. `ruled` is what they chose.
+    `prompt_marks` gives the prefixes that it wants cached, shortest first: of calls that begin alike one goes first.
     """
 
     model: str
@@ -52,6 +55,8 @@ class Call:
     may_degrade: bool = False
     effort: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
     ruled: ModelChoice | None = None
+    prompt_marks: Callable[[], Sequence[Mark]] | None = field(default=None, repr=False, compare=False)
+    is_streamed: bool = True
     id: str = field(default_factory=lambda: secrets.token_hex(10))
 
     def as_ruled(self, choice: ModelChoice) -> "Call":
@@ -78,6 +83,7 @@ class Grant:
         self.choice: Choice | None = None
         self.pool: Pool | None = None
         self.passage: Passage | None = None
+        self.turn: Turn | None = None
         self.effort: Effort | None = None
         """The effort of reasoning to ask for, where a model rule lowered it."""
 

@@ -42,6 +42,7 @@ from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
 from headgate.runtime.used import cost_of
+from headgate.runtime.warming import Warming
 
 log = logging.getLogger("headgate")
 
@@ -122,6 +123,7 @@ class Manager:
             parts.accounts, self._rules.limits_for, self._reservations.seen, self._admission.waiting_s, parts.clock
         )
         self._estimator = Estimator()
+        self._warming = Warming(parts.clock)
         self._calls = Calls(
             admission=self._admission,
             ledger=parts.ledger,
@@ -135,6 +137,7 @@ class Manager:
             retries=parts.retries,
             chooser=parts.chooser or random.Random(),  # noqa: S311 - jitter, not a secret
             estimator=self._estimator,
+            warming=self._warming,
             finished=self._finished,
         )
         self._model_choosing = ModelChoosing(
@@ -349,11 +352,12 @@ class Manager:
 
     async def drain(self) -> None:
         """Admit nothing more and refuse what waits; what was sent goes on."""
+        self._warming.stop()
         await self._admission.drain()
 
     async def close(self) -> None:
         """Admit nothing more, refuse what waits, and return when all that was admitted is settled and recorded."""
-        await self._admission.drain()
+        await self.drain()
         await self._calls.close()
         for task in self._housekeeping:
             task.cancel()

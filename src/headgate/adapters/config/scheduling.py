@@ -9,7 +9,7 @@ from typing import get_args
 
 from headgate.adapters.config.document import Document
 from headgate.adapters.config.limits import scope_pattern
-from headgate.adapters.config.tables import Reader, Table, Unfit, choice, number
+from headgate.adapters.config.tables import Reader, Table, Unfit, boolean, choice, number
 from headgate.adapters.config.values import model_glob
 from headgate.core.scheduling import POLICIES, LaneRule, Scheduling
 from headgate.core.scopes import ScopeKind
@@ -32,6 +32,7 @@ def read_scheduling(document: Document) -> Scheduling:
         policy=table.take("policy", _POLICY, default.policy),
         share_by=table.take("share_by", _share_by, default.share_by),
         weights=table.take("weights", _weights, {}),
+        warm_up=table.take("warm_up", boolean, default.warm_up),
         lanes=tuple(_read_lane(lane) for lane in document.tables("lane")),
     )
     table.close()

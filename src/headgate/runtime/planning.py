@@ -56,22 +56,18 @@ class PlannedReservations:
         self._store = store
         self._clock = clock
         self._serial = 0
-        self._plans: tuple[Plan, ...] = ()
+        self.standing: tuple[Plan, ...] = ()
+        """What stands, as far as this process knows."""
 
     @property
     def serial(self) -> int:
         """The number of the change that this process knows of."""
         return self._serial
 
-    @property
-    def are_any(self) -> bool:
-        """Whether some stand, as far as this process knows."""
-        return bool(self._plans)
-
     async def refresh(self) -> None:
         """Take up what stands in the store."""
         record = await self._store.transact([PLANS], lambda records: ({}, records.get(PLANS)))
-        self._serial, self._plans = _read(record)
+        self._serial, self.standing = _read(record)
 
     def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
         """Give what a call of the scopes on `path` meets beside its limits."""
@@ -80,7 +76,7 @@ class PlannedReservations:
 
     def with_parts(self, limits: Sequence[Limit]) -> Sequence[Limit]:
         """Give limits with all that is reserved of them: what settles, renews and expires holds must know."""
-        return (*limits, *(part.limit for part in self._parts(limits))) if self._plans else limits
+        return (*limits, *(part.limit for part in self._parts(limits))) if self.standing else limits
 
     def resolve(self, names: Collection[str], limits_named: Resolve) -> tuple[Limit, ...]:
         """Give the limits that keep these levels, those of reservations too."""
@@ -178,7 +174,7 @@ class PlannedReservations:
         )
         levels = {name: record for name, record in kept.items() if record is not None}
         views = []
-        for each in sorted(self._plans, key=lambda each: (each.from_s, each.id)):
+        for each in sorted(self.standing, key=lambda each: (each.from_s, each.id)):
             for part in by_name.values():
                 if each.until_s > now_s and part.limit.name.endswith(f" plan-{each.id}"):
                     reading = part.limit.read(part.level(levels, to_ns(now_s)), to_ns(now_s))
@@ -186,17 +182,19 @@ class PlannedReservations:
         return views
 
     def _parts(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
-        if not self._plans:
+        if not self.standing:
             return ()
         now_s = self._clock.now_s()
         by_name = {limit.name: limit for limit in limits}
         return tuple(
-            part_of(each, by_name[each.limit]) for each in self._plans if each.limit in by_name and each.until_s > now_s
+            part_of(each, by_name[each.limit])
+            for each in self.standing
+            if each.limit in by_name and each.until_s > now_s
         )
 
     def _resolved(self, limits_named: Resolve) -> list[Part]:
-        by_name = {limit.name: limit for limit in limits_named(sorted({each.limit for each in self._plans}))}
-        return [part_of(each, by_name[each.limit]) for each in self._plans if each.limit in by_name]
+        by_name = {limit.name: limit for limit in limits_named(sorted({each.limit for each in self.standing}))}
+        return [part_of(each, by_name[each.limit]) for each in self.standing if each.limit in by_name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +213,10 @@ class Maintenance:
 
     def __init__(self, rules: Iterable[MaintenanceRule], clock: Clock) -> None:
         """Reckon nothing yet."""
-        self._rules = tuple(rules)
+        self.rules = tuple(rules)
         self._clock = clock
         self._looked_s = float("-inf")
         self._closures: tuple[Closure, ...] = ()
-
-    @property
-    def is_planned(self) -> bool:
-        """Whether there is any at all."""
-        return bool(self._rules)
 
     def met(self, path: Sequence[str], model: str) -> tuple[Closure, ...]:
         """Give the maintenance windows that match a call: those that last, and those to come."""
@@ -231,7 +224,7 @@ class Maintenance:
 
     def known(self) -> tuple[Closure, ...]:
         """Give every maintenance window that lasts or begins within a week."""
-        if not self._rules:
+        if not self.rules:
             return ()
         now_s = self._clock.now_s()
         if not 0 <= now_s - self._looked_s < LOOK_EVERY_S:
@@ -240,7 +233,7 @@ class Maintenance:
         return self._closures
 
     def _ahead(self, now_s: float) -> Iterable[Closure]:
-        for rule in self._rules:
+        for rule in self.rules:
             for span_s in rule.spans(now_s, now_s + CLOSURES_AHEAD_S)[:MOST_CLOSURES]:
                 yield closure(rule.name, rule.scope, rule.models, span_s, refuses=rule.refuses)
 

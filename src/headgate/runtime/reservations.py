@@ -79,7 +79,7 @@ class Reservations:
 
     def has_own(self, limits: Sequence[Limit], scopes: Scopes) -> bool:
         """Whether something of these limits is reserved for a call of these scopes."""
-        return self._planned.are_any and bool(self._planned.met(limits, scopes.path()).own)
+        return bool(self._planned.standing and self._planned.met(limits, scopes.path()).own)
 
     async def take(
         self,
@@ -97,7 +97,7 @@ class Reservations:
         """
         if self._clock.now_s() > self._late_from_s:
             await self.catch_up()
-        if not self._planned.are_any and not self._maintenance.is_planned:
+        if not self._planned.standing and not self._maintenance.rules:
             outcome = await self._take(attempt, limits, asked)
             if outcome is not None:
                 return outcome
@@ -113,7 +113,9 @@ class Reservations:
             own_only=own_only,
         )
 
-    async def _take(self, attempt: str, limits: Sequence[Limit], asked: Demand) -> Admitted | Wait | Refused | None:
+    def _take(
+        self, attempt: str, limits: Sequence[Limit], asked: Demand
+    ) -> Awaitable[Admitted | Wait | Refused | None]:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
@@ -135,7 +137,7 @@ class Reservations:
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
             return levels, outcome
 
-        return await self._store.transact(chain((PLANS,), map(_name_of, limits)), step)
+        return self._store.transact(chain((PLANS,), map(_name_of, limits)), step)
 
     async def take_behind(
         self,
@@ -147,7 +149,7 @@ class Reservations:
     ) -> Admitted | Wait | Refused:
         """As `take`, but only if that does not delay another that waits; nobody does where something is planned."""
         await self.catch_up()
-        if self._planned.are_any or self._maintenance.is_planned:
+        if self._planned.standing or self._maintenance.rules:
             now_s = self._clock.now_s()
             return Wait(now_s, now_s, limits[0])
         hold_name = self._hold_prefix + attempt
@@ -171,7 +173,8 @@ class Reservations:
         now_s = self._clock.now_s()
         if self._in_force is not None:
             limits = self._in_force(limits)
-        limits = self._planned.with_parts(limits)
+        if self._planned.standing:
+            limits = self._planned.with_parts(limits)
 
         # As `_change` does, in one step less: this is on the way of every call.
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:

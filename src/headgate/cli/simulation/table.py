@@ -93,7 +93,7 @@ def _cost_per_program(figures: Figures) -> str:
 _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("calls offered", lambda each: f"{each.offered:,}"),
     ("served", lambda each: f"{each.served:,}"),
-    ("refused: waited too long", lambda each: f"{each.refused:,}"),
+    ("refused: too late, or over a budget", lambda each: f"{each.refused:,}"),
     ("waiting, under way at the end", lambda each: f"{each.waiting:,}, {each.under_way:,}"),
     ("429s from the provider", lambda each: f"{each.answered_429:,}"),
     *_waits(),

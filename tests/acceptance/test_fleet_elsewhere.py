@@ -40,7 +40,7 @@ def gateway_side(bench, monkeypatch):
     """Give the side of the gateway, with a key `ci` that the runner's environment holds, limited to 20 calls."""
     provider = bench.provider("--first-token-s", "0.05", "--tokens-per-second", "5000")
     bench.configure(provider.url, LIMITS)
-    made = bench.ask("keys", "create", "ci", "--limit", "requests_per_day=20")
+    made = bench.ask("keys", "create", "ci", "--limit", "requests_per_lifetime=20")
     monkeypatch.setitem(real_headgate.ENVIRON, "HEADGATE_KEY", made["key"])
     return bench, provider
 

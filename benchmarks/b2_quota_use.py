@@ -8,7 +8,8 @@ that knows each answer's length and holds nothing. The rival charges max_tokens 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil
 from statistics import fmean
 from typing import NamedTuple, Protocol
@@ -16,9 +17,10 @@ from typing import NamedTuple, Protocol
 from benchmarks.__main__ import Options, Result
 from benchmarks.recorded_calls import TRACES, RecordedCall, missing_traces, read_trace
 from headgate.adapters.memory import MemoryLevelStore
-from headgate.core.amounts import NOTHING, Amounts, demand
+from headgate.core.amounts import NOTHING, Amounts, Demand, demand
 from headgate.core.estimates import CallSize, Estimator
 from headgate.core.limits import Level, Rate
+from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.runtime.admission import Admission
@@ -56,13 +58,13 @@ class Rule(Protocol):
     rate: type[Rate]
     burst_share: float
 
-    def hold(self, call: RecordedCall, now_s: float) -> int: ...
+    def hold(self, call: RecordedCall, now_s: float) -> Demand: ...
 
     def learn(self, call: RecordedCall, now_s: float) -> None: ...
 
 
 class Estimated:
-    """Headgate: the estimator's p95; charged as it is produced, or, without `draws`, all at the end."""
+    """Headgate: the estimator's p95, charged as it is produced and held only as far as that; or all at the end."""
 
     rate: type[Rate] = Rate
     burst_share = BURST_SHARE
@@ -70,11 +72,15 @@ class Estimated:
     def __init__(self, *, draws: bool = True) -> None:
         self.draws, self._estimator = draws, Estimator()
 
-    def hold(self, call: RecordedCall, now_s: float) -> int:
-        return self._estimator.estimate(_size_of(call), now_s).output_tokens
+    def hold(self, call: RecordedCall, now_s: float) -> Demand:
+        estimate = self._estimator.estimate(_size_of(call), now_s)
+        pace = estimate.output_tokens_per_s if self.draws else 0
+        return demand(Amounts(output_tokens=estimate.output_tokens))._replace(output_tokens_per_s=pace)
 
     def learn(self, call: RecordedCall, now_s: float) -> None:
-        self._estimator.observe(_size_of(call), Usage(call.input_tokens, output_tokens=call.output_tokens), now_s)
+        usage = Usage(call.input_tokens, output_tokens=call.output_tokens)
+        streamed_s = FIRST_TOKEN_S + call.output_tokens / TOKENS_PER_S
+        self._estimator.observe(_size_of(call), usage, now_s, streamed_s=streamed_s)
 
 
 class Refunding(Rate):
@@ -92,8 +98,8 @@ class MaxTokens:
     rate: type[Rate] = Refunding
     burst_share = 1.0
 
-    def hold(self, _call: RecordedCall, _now_s: float) -> int:
-        return MAX_TOKENS
+    def hold(self, _call: RecordedCall, _now_s: float) -> Demand:
+        return demand(Amounts(output_tokens=MAX_TOKENS))
 
     def learn(self, call: RecordedCall, now_s: float) -> None:
         pass
@@ -219,13 +225,18 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
     came_s, attempt = stage.clock.now_s(), 0
     while True:
         attempt += 1
-        # What is charged at the start has to fit the bucket; the rival would refuse these calls.
-        held = min(stage.rule.hold(call, stage.clock.now_s()), stage.limit.largest or MAX_TOKENS)
-        asked = demand(Amounts(output_tokens=held))
+        ask = partial(_ask, stage, call)
         ticket = Ticket(
-            f"{number}.{attempt}", (stage.limit,), asked, Scopes("main"), "model", came_s, came_s + _NEVER_S
+            f"{number}.{attempt}",
+            (stage.limit,),
+            ask(came_s)[0],
+            Scopes("main"),
+            "model",
+            came_s,
+            came_s + _NEVER_S,
+            again=ask,
         )
-        await stage.admission.admit(ticket)
+        ticket = replace(ticket, asked=await stage.admission.admit(ticket))
         retry_after_s = ceil(stage.bucket.wait_s(1, stage.clock.now_s()))
         if not retry_after_s:
             break
@@ -239,6 +250,14 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
     await _stream(stage, ticket, call)
     stage.running -= 1
     stage.rule.learn(call, stage.clock.now_s())
+
+
+def _ask(stage: Stage, call: RecordedCall, now_s: float) -> tuple[Demand, Standing]:
+    asked = stage.rule.hold(call, now_s)
+    if not stage.rule.draws:  # what is charged at the start has to fit the bucket; the rival would refuse these calls
+        held = min(asked.expected.output_tokens, stage.limit.largest or MAX_TOKENS)
+        asked = demand(Amounts(output_tokens=held))
+    return asked, ORDINARY
 
 
 async def _stream(stage: Stage, ticket: Ticket, call: RecordedCall) -> None:

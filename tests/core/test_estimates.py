@@ -165,14 +165,32 @@ def test_on_exchangeable_calls_95_of_100_stay_under_their_estimate(seed):
     assert 0.95 - 0.0104 <= under / calls <= 0.96 + 0.0104
 
 
+def test_the_pace_of_output_is_learned_from_answers_that_were_streamed():
+    estimator, size = Estimator(), CallSize("m", 100)
+
+    def pace():
+        return estimator.estimate(size, NOW_S).output_tokens_per_s
+
+    estimator.observe(size, used(10, 1_000), NOW_S)  # came in one piece
+    estimator.observe(size, used(10, 20), NOW_S, streamed_s=0.001)  # too short to tell
+    estimator.observe(size, used(10, 1_000), NOW_S, streamed_s=0.0)
+    assert pace() == 0
+    estimator.observe(size, used(10, 1_000), NOW_S, streamed_s=20.0)
+    assert pace() == 75, "half as fast again, while little is known"
+    for streamed_s in (20.0, 25.0) * 20:
+        estimator.observe(size, used(10, 1_000), NOW_S, streamed_s=streamed_s)
+    assert pace() == 50
+    assert estimator.estimate(CallSize("another", 100), NOW_S).output_tokens_per_s == 0
+
+
 def test_what_is_remembered_is_bounded():
     estimator = Estimator(max_models=5, max_keys=7, max_sessions=9)
     for number in range(200):
         size = CallSize(f"m{number}", 2**number, session=f"s{number}", endpoint=f"e{number}", kind=f"k{number}")
         for _ in range(2):
-            estimator.observe(size, used(1_000, 10, cache_read_tokens=500), NOW_S)
+            estimator.observe(size, used(1_000, 100, cache_read_tokens=500), NOW_S, streamed_s=2.0)
     kept = {name: len(value) for name, value in vars(estimator).items() if hasattr(value, "__len__")}
-    assert kept == {"_ratios": 5, "_missed": 5, "_outputs": 7, "_anchors": 9}
+    assert kept == {"_ratios": 5, "_missed": 5, "_paces": 5, "_outputs": 7, "_anchors": 9}
 
 
 @pytest.mark.parametrize(

@@ -78,11 +78,50 @@ def test_output_is_charged_in_parts_while_it_goes_by(house):
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("facts", "second"),
+    [
+        ({}, [304] * 6 + [300, 200, 100, 0]),  # 135 tokens a second while a bucket of 2 s drains, and for 0.25 s more
+        ({"is_streamed": False}, [1_000, 1_000, 700, 700, 700, 400, 400, 400, 100, 0]),
+    ],
+)
+def test_of_a_stream_whose_pace_is_known_only_what_comes_next_is_held(house, facts, second):
+    shallow = rate("output_tokens", 60_000, burst=2_000)
+
+    async def main():
+        async with house(shallow, provider=provider(10, 900)) as here:
+            await carry(here, call())
+            task = asyncio.create_task(carry(here, call(**facts)))
+            held = []
+            for _ in range(10):
+                await asyncio.sleep(1.001)
+                held.append(level_of(await here.manager.limits(), "output_tokens").held)
+            await task
+            assert held == second
+            async with here.manager.admit(call()):  # its answer is not read here, so nothing of it is charged before
+                assert level_of(await here.manager.limits(), "output_tokens").held == HELD
+
+    run(main())
+
+
+def test_calls_that_wait_are_estimated_anew(house):
+    async def main():
+        async with house(rate("output_tokens", 60_000, burst=HELD), provider=provider(10, 900)) as here:
+            waiting = [asyncio.create_task(carry(here)) for _ in range(4)]
+            begun_s = asyncio.get_running_loop().time()
+            await asyncio.gather(*waiting)
+            took_s = asyncio.get_running_loop().time() - begun_s
+        # One by one they would take 40 s: the first holds the whole bucket, the others what comes next at its pace.
+        assert took_s < 30
+
+    run(main())
+
+
 class CountingAdmission:
     def __init__(self, *, broken=False) -> None:
         self.drawn, self.settled, self.broken = [], [], broken
 
-    async def draw(self, _attempt, _limits, so_far):
+    async def draw(self, _attempt, _limits, _asked, so_far):
         self.drawn.append(so_far.output_tokens)
         if self.broken:
             raise StoreError("disk full")

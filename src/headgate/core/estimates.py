@@ -47,6 +47,12 @@ few hundred (Azure's code trace: mean 28, p99 277; sessions of coding agents: me
 UNSTATED_OUTPUT_TOKENS = 32_768
 """What windows of tokens hold for calls that state none: the largest default output of most models (November 2026)."""
 
+PACED_TOKENS = 64
+"""Shorter answers may come in one piece, and say nothing of how fast longer ones are written."""
+
+FEW_PACES = 1.5
+"""Until there is a quantile of paces, the fastest seen times this: a model's answers come at much the same pace."""
+
 SHORT_LIFE_S = 300.0
 LONG_LIFE_S = 3_600.0
 """How long a prompt cache lives after its last use (Anthropic, "Prompt caching"; wire.md section 2)."""
@@ -115,6 +121,7 @@ class Estimate(NamedTuple):
 
     `cached_tokens` of the input are read from the provider's prompt cache if the call goes before `warm_until_s`; later
     it would be `cold_cached_tokens` (a part may live longer). Where nothing is predicted, `warm_until_s` is None.
+    `output_tokens_per_s` is how fast its output comes at the most, if it is streamed; 0: nobody knows yet.
     """
 
     input_tokens: int
@@ -124,6 +131,7 @@ class Estimate(NamedTuple):
     cached_tokens: int = 0
     cold_cached_tokens: int = 0
     warm_until_s: float | None = None
+    output_tokens_per_s: int = 0
 
     @property
     def warm_usage(self) -> Usage:
@@ -176,6 +184,7 @@ class Estimator:
         self._ratios: OrderedDict[str, RollingQuantile] = OrderedDict()
         self._outputs: OrderedDict[_OutputKey, RollingQuantile] = OrderedDict()
         self._missed: OrderedDict[str, RollingQuantile] = OrderedDict()
+        self._paces: OrderedDict[str, RollingQuantile] = OrderedDict()
         self._anchors: OrderedDict[_Conversation, _Anchor] = OrderedDict()
         self._max_models = max_models
         self._max_keys = max_keys
@@ -189,10 +198,17 @@ class Estimator:
         expected, at_most = self._input(size)
         bound = size.max_output_tokens if size.max_output_tokens is not None else UNSTATED_OUTPUT_TOKENS
         cached, cold_cached, warm_until_s = self._cached(size, expected, now_s)
-        return Estimate(expected, at_most, min(bound, self._output(size)), bound, cached, cold_cached, warm_until_s)
+        output = min(bound, self._output(size))
+        pace = self._pace(size.model)
+        return Estimate(expected, at_most, output, bound, cached, cold_cached, warm_until_s, pace)
 
-    def observe(self, size: CallSize, usage: Usage, sent_s: float) -> None:
-        """Learn from what a call really used that was sent at `sent_s`: its cache lives from then on."""
+    def observe(self, size: CallSize, usage: Usage, sent_s: float, *, streamed_s: float | None = None) -> None:
+        """Learn from what a call really used that was sent at `sent_s`: its cache lives from then on.
+
+        `streamed_s` is how long its output took to come, if it came piece by piece.
+        """
+        if streamed_s is not None and streamed_s > 0 and usage.output_tokens >= PACED_TOKENS:
+            _of(self._paces, size.model, self._max_models).observe(usage.output_tokens / streamed_s)
         prompt_tokens = usage.prompt_tokens
         text_tokens = max(0, prompt_tokens - size.media * MEDIA_TOKENS)
         if size.text_bytes > 0 and prompt_tokens > 0:
@@ -218,6 +234,12 @@ class Estimator:
                 if usual is not None:
                     return ceil(usual)
         return PRIOR_OUTPUT_TOKENS
+
+    def _pace(self, model: str) -> int:
+        paces = self._paces.get(model)
+        if not paces:
+            return 0
+        return ceil(paces.value(0.95) or FEW_PACES * max(paces))
 
     def _input(self, size: CallSize) -> tuple[int, int]:
         media_tokens = size.media * MEDIA_TOKENS

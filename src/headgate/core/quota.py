@@ -68,7 +68,7 @@ class Refused(NamedTuple):
 _ALL_THAT_IS_HELD = Amounts(*[None] * len(Amounts._fields))  # type: ignore[arg-type]  # unknown: each hold is spent
 
 
-def admit(
+def admit(  # noqa: C901 - one loop over the limits, on the way of every call
     limits: Sequence[Limit], levels: Mapping[str, Level], asked: Demand, now_s: float, *, lease_s: float = 600.0
 ) -> Admitted | Wait | Refused:
     """Hold what a call asks of every limit, or say when it fits, or that it never will.
@@ -78,7 +78,7 @@ def admit(
     """
     now_ns = round(now_s * NS_PER_S)
     expires_ns = now_ns + round(lease_s * NS_PER_S)
-    expected, at_most = asked
+    expected, at_most, stream_per_s = asked
     changed: dict[str, Level] = {}
     holds: list[Hold] = []
     binding: Limit | None = None
@@ -86,9 +86,11 @@ def admit(
     for limit in limits:
         units: int | None
         if isinstance(limit, Rate):
-            units = expected[limit.place]
+            units = expected[limit.place]  # as in `units_of`, in one call less
             if units is not None and units > limit.most_held:
                 units = limit.most_held
+            if stream_per_s and units and limit.is_drawn and units > (ahead := limit.ahead_of_stream(stream_per_s)):
+                units = ahead
         else:
             units = at_most[limit.place]
         if not units:
@@ -109,6 +111,18 @@ def admit(
     if binding is not None:
         return Wait(_instant_s(until_ns), _instant_s(earliest_ns), binding)
     return _admitted((changed, _reservation((now_ns, expires_ns, tuple(holds), False, ()))))
+
+
+def units_of(limit: Limit, asked: Demand) -> int | None:
+    """Give what a call asks of a limit; None: nobody knows."""
+    if not isinstance(limit, Rate):
+        return asked.at_most[limit.place]
+    units = asked.expected[limit.place]
+    if units is None:
+        return None
+    if asked.output_tokens_per_s and limit.is_drawn:
+        units = min(units, limit.ahead_of_stream(asked.output_tokens_per_s))
+    return min(units, limit.most_held)
 
 
 def admit_behind(
@@ -195,12 +209,19 @@ def settle(  # noqa: C901 - one loop over the holds, on the way of every call
 
 
 def draw(
-    limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, so_far: Amounts, now_s: float
+    limits: Sequence[Limit],
+    levels: Mapping[str, Level],
+    reserved: Reservation,
+    so_far: Amounts,
+    now_s: float,
+    *,
+    asked: Demand | None = None,
 ) -> tuple[dict[str, Level], Reservation]:
     """Charge what a call that goes on has used so far of rates; what is left of its holds stays held.
 
     A rate drains from then on as the provider's does, that counts what is produced when it is produced; what is used
     beyond a hold is debt before the call's end, as it is there. Drawing what was drawn already changes nothing.
+    A call that `asked` with a pace goes on holding as much, for what comes next, until less than that is to come.
     """
     now_ns = to_ns(now_s)
     by_name = {limit.name: limit for limit in limits}
@@ -209,14 +230,17 @@ def draw(
     kept_charged: list[int] = []
     for (name, units, token), before in zip(reserved.holds, reserved.charged or repeat(0), strict=False):
         limit = by_name.get(name)
-        more = 0
+        more, left = 0, units
         if isinstance(limit, Rate) and not limit.charged_at_start and not reserved.lapsed:
-            more = max(0, (so_far[limit.place] or 0) - before)
-        drawn = min(units, more)
+            used = so_far[limit.place] or 0
+            more = max(0, used - before)
+            left = max(0, units - more)
+            if asked is not None and asked.output_tokens_per_s and limit.is_drawn:
+                left = min(units, max(left, (asked.expected[limit.place] or 0) - max(used, before)))
         if more and limit is not None:
             # As if the hold were two: one that was used, and the rest.
-            changed[name] = limit.settle(levels.get(name), drawn, more, token, now_ns, lapsed=False)
-        kept.append((name, units - drawn, token))
+            changed[name] = limit.settle(levels.get(name), units - left, more, token, now_ns, lapsed=False)
+        kept.append((name, left, token))
         kept_charged.append(before + more)
     return changed, reserved._replace(holds=tuple(kept), charged=tuple(kept_charged))
 

@@ -10,6 +10,12 @@ from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.instants import NS_PER_S
 from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div
 
+PARTS = 16
+"""An answer that is charged as it goes by is charged so often while a full bucket drains: each part not charged yet is
+held beside what comes next, so with fewer parts less of the limit is used, with more there are more transactions."""
+
+LEAST_PART_NS = NS_PER_S // 4
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -41,6 +47,7 @@ class Rate:
     place: int = field(init=False, repr=False, compare=False)
     period_ns: int = field(init=False, repr=False, compare=False)
     most_held: int = field(init=False, repr=False, compare=False)
+    is_drawn: bool = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "rate"
 
@@ -48,6 +55,7 @@ class Rate:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
         object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
         object.__setattr__(self, "most_held", FOREVER_NS if self.charged_at_start else self.largest or self.burst)
+        object.__setattr__(self, "is_drawn", self.dimension == "output_tokens" and not self.charged_at_start)
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Hold `units` until they are settled, or say when there is room."""
@@ -72,6 +80,24 @@ class Rate:
         if expires_ns > lapse_ns:  # noqa: PLR1730 - max() costs three times as much, on the way of every call
             lapse_ns = expires_ns
         return (at_ns, backlog, held + units, lapse_ns, generation), generation
+
+    def part_of_stream(self, tokens_per_s: int) -> int:
+        """Give how much of an answer goes by between two charges, at its pace: what is not charged yet stays held."""
+        return ceil_div(
+            tokens_per_s * max(self.burst * self.period_ns, PARTS * LEAST_PART_NS * self.amount),
+            PARTS * self.amount * NS_PER_S,
+        )
+
+    def ahead_of_stream(self, tokens_per_s: int) -> int:
+        """Give what to hold of an answer of that pace which is charged as it goes by: what comes next, not all of it.
+
+        That is what it writes while a full bucket drains, and a part that is not charged yet. It is enough: let streams
+        of paces r hold r x D each, D = burst / amount, in what a backlog leaves of the burst. Within D they write what
+        they hold; in any longer t, sum(r) x t <= (1 - backlog / burst) x amount x t, which is less than what drains.
+        """
+        return ceil_div(tokens_per_s * self.burst * self.period_ns, self.amount * NS_PER_S) + self.part_of_stream(
+            tokens_per_s
+        )
 
     def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
         """Replace a hold by what was used; more than the hold becomes debt."""

@@ -137,7 +137,7 @@ class _Question:
         chosen: list[Limit] = [each for each in self.plans.closures if each.is_in_force(now_ns)]
         for limit in self.limits:
             parts = [part for part in self.plans.parts if part.parent.name == limit.name]
-            units = _units(limit, self.asked) if parts else None
+            units = quota.units_of(limit, self.asked) if parts else None
             if not units:
                 chosen.append(limit)
                 continue
@@ -222,7 +222,7 @@ class _Question:
         """Give when the call's own parts have room for it."""
         found = []
         for part in self.plans.parts:
-            if self._is_own(part, now_ns) and (units := _units(part.parent, self.asked)):
+            if self._is_own(part, now_ns) and (units := quota.units_of(part.parent, self.asked)):
                 outcome = part.limit.hold(self.levels.get(part.limit.name), units, now_ns, now_ns)
                 if isinstance(outcome, Short):
                     found += [outcome.until_ns, outcome.earliest_ns]
@@ -238,14 +238,6 @@ class _Question:
             if part.parent.name == limit.name and self._is_own(part, now_ns):
                 return part.limit
         return next((each for each in self.limits if each.name == limit.name), limit)
-
-
-def _units(limit: Limit, asked: Demand) -> int | None:
-    """Give what a call asks of a limit, as `quota.admit` reckons it."""
-    if not isinstance(limit, Rate):
-        return asked.at_most[limit.place]
-    units = asked.expected[limit.place]
-    return None if units is None else min(units, limit.most_held)
 
 
 def _until_ns(outcome: Wait | _Blocked) -> int:

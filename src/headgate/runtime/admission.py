@@ -11,7 +11,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
-from headgate.core.amounts import NOTHING, Amounts, Dimension
+from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
@@ -71,8 +71,8 @@ class Admission:
         self._listener: asyncio.Task[None] | None = None
         self._giving_back: set[asyncio.Task[bool]] = set()
 
-    async def admit(self, ticket: Ticket) -> None:
-        """Return when the attempt may go and what it asked is held; the caller has to settle it.
+    async def admit(self, ticket: Ticket) -> Demand:
+        """Return when the attempt may go, with what it asked by then, which is held; the caller has to settle it.
 
         Raises:
             DeadlineError: it cannot go before its deadline; told as soon as that is certain.
@@ -88,10 +88,11 @@ class Admission:
         wait = self._wait_behind(ticket)
         has_own = wait is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
         if wait is None or has_own:  # what is reserved for it is nobody's to wait for
-            outcome = await self._take(ticket, own_only=has_own)
+            asked = ticket.asked_at(self._clock.now_s())
+            outcome = await self._take(ticket, asked, own_only=has_own)
             if isinstance(outcome, Admitted):
                 self._charge(ticket, order)
-                return
+                return asked
             if isinstance(outcome, Refused):
                 self._tell("refused", ticket, limit=outcome.limit.name)
                 raise never_fits(outcome, ticket)
@@ -101,7 +102,7 @@ class Admission:
                 self._tell("refused", ticket, limit=outcome.limit.name)
                 raise
             wait = outcome
-        await self._wait(ticket, order, wait)
+        return await self._wait(ticket, order, wait)
 
     async def settle(
         self,
@@ -117,9 +118,9 @@ class Admission:
         self.nudge(limits)
         return settled
 
-    async def draw(self, attempt: str, limits: Sequence[Limit], so_far: Amounts) -> None:
+    async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
         """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
-        if await self._reservations.draw(attempt, limits, so_far):
+        if await self._reservations.draw(attempt, limits, asked, so_far):
             self.nudge(limits)
 
     def nudge(self, limits: Sequence[Limit] | None = None) -> None:
@@ -183,8 +184,7 @@ class Admission:
             await asyncio.gather(self._listener, return_exceptions=True)
         await asyncio.gather(*self._giving_back, return_exceptions=True)
 
-    async def _take(self, ticket: Ticket, *, own_only: bool = False) -> Admitted | Wait | Refused:
-        asked = ticket.asked_at(self._clock.now_s())
+    async def _take(self, ticket: Ticket, asked: Demand, *, own_only: bool = False) -> Admitted | Wait | Refused:
         try:
             return await self._reservations.take(
                 ticket.attempt, ticket.limits, asked, ticket.scopes, ticket.model, own_only=own_only
@@ -215,7 +215,7 @@ class Admission:
                 return Wait(head.wait.until_s, now_s, head.wait.limit)
         return None
 
-    async def _wait(self, ticket: Ticket, order: int, wait: Wait) -> None:
+    async def _wait(self, ticket: Ticket, order: int, wait: Wait) -> Demand:
         if self._waiting >= self._most_waiting:
             raise LimitError(
                 f"{self._waiting} calls wait already, the most that one process keeps; send fewer at once",
@@ -232,7 +232,7 @@ class Admission:
             if not waiting.admitted.done():
                 left_s = max(0.0, ticket.deadline_s - self._clock.now_s())
                 timer = loop.call_later(left_s, self._too_late, waiting)
-            await waiting.admitted
+            return await waiting.admitted
         except asyncio.CancelledError:
             # Admitted in the same moment as it was cancelled: give back what it will never use.
             if not waiting.admitted.cancelled() and waiting.admitted.exception() is None:
@@ -318,27 +318,19 @@ class Admission:
         ticket = head.ticket
         older = self._older(head) if ahead is None else None
         own_only = older is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
-        if older is not None and not own_only:
-            head.wait = Wait(older.wait.until_s, self._clock.now_s(), older.wait.limit)
-            return head.wait
         now_s = self._clock.now_s()
+        if older is not None and not own_only:
+            head.wait = Wait(older.wait.until_s, now_s, older.wait.limit)
+            return head.wait
+        asked = head.asked_at(now_s)
         try:
             if ahead is None:
                 outcome = await self._reservations.take(
-                    ticket.attempt,
-                    ticket.limits,
-                    ticket.asked_at(now_s),
-                    ticket.scopes,
-                    ticket.model,
-                    own_only=own_only,
+                    ticket.attempt, ticket.limits, asked, ticket.scopes, ticket.model, own_only=own_only
                 )
             else:
                 outcome = await self._reservations.take_behind(
-                    ticket.attempt,
-                    ticket.limits,
-                    ticket.asked_at(now_s),
-                    ahead.ticket.limits,
-                    ahead.ticket.asked_at(now_s),
+                    ticket.attempt, ticket.limits, asked, ahead.ticket.limits, ahead.asked_at(now_s)
                 )
         except StoreError as broken:
             self._fail(head, broken)
@@ -348,7 +340,7 @@ class Admission:
                 self._give_back(ticket)
             else:
                 self._charge(ticket, head.order)
-                head.admitted.set_result(None)
+                head.admitted.set_result(asked)
             return None
         if isinstance(outcome, Refused):
             self._fail(head, never_fits(outcome, ticket))

@@ -4,8 +4,8 @@ One rule: what is expected is held by rates, and what it may be at the most, at 
 at, by budgets. The estimate is the core's; what each provider counts is one of `core.usage.CHARGES`.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from headgate.core.amounts import Amounts, Demand
@@ -137,6 +137,40 @@ def demand_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float, mos
     most = most or Most(estimate.input_at_most, estimate.output_at_most)
     at_most = CHARGES[call.dialect](most_usage, _most_micro_usd(call, most, prices, now_s))
     return Demand(_expected(call, estimate.warm_usage, prices, now_s), at_most._replace(slots=1))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a call asks of the limits it meets, whenever it is asked: what it will use is estimated anew each time.
+
+    `is_warm` says that its account is the one that has its prompt cache, `is_drawn` that its answer will be charged as
+    it goes by, so that of a stream rates hold only what comes next.
+    """
+
+    call: Sized
+    estimator: Estimator
+    prices: Prices
+    limits: Sequence[Limit]
+    stated: Standing
+    is_warm: bool
+    is_drawn: bool
+
+    def ask(self, now_s: float, estimate: Estimate | None = None) -> tuple[Demand, Standing]:
+        """Give what the call asks for if it goes now, and how it stands among others.
+
+        Raises:
+            UnboundedError: it meets a budget of money, and nothing bounds what it may cost.
+        """
+        call, prices = self.call, self.prices
+        if estimate is None:
+            estimate = estimate_of(call, self.estimator, now_s)
+        asked = demand_of(call, estimate, prices, now_s, most_of(call, self.limits, prices, now_s))
+        if self.is_drawn:
+            asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
+        standing = standing_of(call, self.stated, estimate, prices, now_s)
+        if self.is_warm or standing.cold is None:
+            return asked, standing
+        return asked._replace(expected=standing.cold), self.stated
 
 
 def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Prices, now_s: float) -> Standing:

@@ -22,7 +22,7 @@ from headgate.core.usage import CHARGES, NO_USAGE, Usage
 from headgate.ports import Answer, Clock, LedgerStore, Passage, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
-from headgate.runtime.asking import demand_of, estimate_of, most_of, size_of, standing_of
+from headgate.runtime.asking import Question, demand_of, estimate_of, size_of, standing_of
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning, Sent
@@ -87,8 +87,11 @@ class Calls:
         queued_s: float | None = None,
         deadline_s: float | None = None,
         avoid: Collection[str] = (),
+        is_read_here: bool = False,
     ) -> AsyncIterator[Grant]:
         """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
+
+        With `is_read_here` its answer will be read by `read`, which charges what goes by: less of that need be held.
 
         Raises:
             UnknownModelError: no account serves the model.
@@ -109,17 +112,18 @@ class Calls:
             choice, is_warm = self._pool.choose(Asked(call.dialect, call.model, scopes, expected, standing), avoid)
             scopes = scopes._replace(account=choice.account)
         limits = self._limits_for(scopes, call.model)
-        asked = demand_of(call, estimate, self._prices, now_s, most_of(call, limits, self._prices, now_s))
-        if not is_warm and standing.cold is not None:  # its prompt cache is at another account
-            asked, standing = Demand(standing.cold, asked.at_most), call.standing
+        is_drawn = is_read_here and call.is_streamed and call.dialect == "anthropic"
+        ask = Question(call, self._estimator, self._prices, limits, call.standing, is_warm, is_drawn).ask
+        asked, standing = ask(now_s, estimate)
         attempt_id = f"{call.id}.{attempt}"
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
         deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
         self._taken.add(attempt_id)
         try:
-            limits, turn = await self._admitted(
-                call, Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing)
+            limits, asked, turn = await self._admitted(
+                call,
+                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing, ask),
             )
         except LimitError as refused:
             self._taken.discard(attempt_id)
@@ -161,7 +165,12 @@ class Calls:
         avoid: set[str] = set()
         while True:
             async with self.admit(
-                call, attempt=attempt, queued_s=attempt_queued_s, deadline_s=deadline_s, avoid=avoid
+                call,
+                attempt=attempt,
+                queued_s=attempt_queued_s,
+                deadline_s=deadline_s,
+                avoid=avoid,
+                is_read_here=True,
             ) as grant:
                 waited_s += grant.wait_s
                 begun = False
@@ -294,30 +303,30 @@ class Calls:
         elif seen is not None:
             grant.settle(seen)
 
-    async def _admitted(self, call: Call, ticket: Ticket) -> tuple[tuple[Limit, ...], Turn | None]:
+    async def _admitted(self, call: Call, ticket: Ticket) -> tuple[tuple[Limit, ...], Demand, Turn | None]:
         """Admit a call when it is its turn; without a hold the turn is another's."""
         turn = await self._turn(call, ticket)
         try:
-            return await self._held(ticket), turn
+            return *await self._held(ticket), turn
         except BaseException:
             if turn is not None:
                 turn.ended()
             raise
 
-    async def _held(self, ticket: Ticket) -> tuple[Limit, ...]:
+    async def _held(self, ticket: Ticket) -> tuple[tuple[Limit, ...], Demand]:
         """Admit under the limits that are met when it goes: some may have been learned while it waited."""
         for _ in range(MOST_ANEW):
-            await self._admission.admit(ticket)
+            asked = await self._admission.admit(ticket)
             limits = self._limits_for(ticket.scopes, ticket.model)
             if limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}:
-                return ticket.limits
+                return ticket.limits, asked
             back = asyncio.create_task(self._give_back(ticket), name=f"back {ticket.attempt}")
             self._finishing.add(back)
             back.add_done_callback(self._finishing.discard)
             await asyncio.shield(back)
             ticket = replace(ticket, limits=limits)
-        await self._admission.admit(ticket)
-        return ticket.limits
+        asked = await self._admission.admit(ticket)
+        return ticket.limits, asked
 
     async def _turn(self, call: Call, ticket: Ticket) -> Turn | None:
         """Wait, with nothing held, while another call is about to write the prompt cache that this one could read."""
@@ -351,7 +360,11 @@ class Calls:
         elif grant.outcome != "done":
             self._pool.gave_up(grant.account, grant.attempt.model)
         if grant.outcome == "done" and grant.attempt.usage.reported:
-            self._estimator.observe(size_of(call), grant.attempt.usage, grant.attempt.admitted_s)
+            row = grant.attempt
+            streamed_s = None
+            if call.is_streamed and row.first_byte_s is not None and row.done_s is not None:
+                streamed_s = row.done_s - row.first_byte_s
+            self._estimator.observe(size_of(call), row.usage, row.admitted_s, streamed_s=streamed_s)
         task = asyncio.create_task(self._keep(grant), name=f"settle {grant.attempt.id}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)

@@ -5,8 +5,9 @@ here costs are measured in the lane's own limits, and shares are charged when a 
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.choosing import POLICIES
@@ -17,10 +18,16 @@ from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
 
+ASK_AGAIN_S = 5.0
+"""A call that is tried so long after it was estimated is estimated anew: calls that ended meanwhile taught more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait."""
+    """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait.
+
+    `again` estimates it anew: what it asks by then, and how it stands.
+    """
 
     attempt: str
     limits: tuple[Limit, ...]
@@ -30,6 +37,7 @@ class Ticket:
     queued_s: float
     deadline_s: float
     standing: Standing = ORDINARY
+    again: Callable[[float], tuple[Demand, Standing]] | None = field(default=None, repr=False, compare=False)
 
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now: more of what is scarce once its prompt cache has died while it waited."""
@@ -46,9 +54,19 @@ class Waiting:
     ticket: Ticket
     order: int
     wait: Wait
-    admitted: asyncio.Future[None]
+    admitted: asyncio.Future[Demand]
     lane: "Lane | None" = None
     place: Waiter | None = None
+    estimated_s: float = -math.inf
+
+    def asked_at(self, now_s: float) -> Demand:
+        """Give what it asks for by now, estimated anew if that was long ago."""
+        ticket = self.ticket
+        if ticket.again is not None and now_s >= max(self.estimated_s, ticket.queued_s) + ASK_AGAIN_S:
+            asked, standing = ticket.again(now_s)
+            self.ticket = ticket = replace(ticket, asked=asked, standing=standing)
+            self.estimated_s = now_s
+        return ticket.asked_at(now_s)
 
 
 class Lane:

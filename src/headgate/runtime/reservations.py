@@ -187,12 +187,12 @@ class Reservations:
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
-    async def draw(self, attempt: str, limits: Sequence[Limit], so_far: Amounts) -> bool:
-        """Charge what an attempt has used of its rates so far; False if nothing of it is held any more."""
+    async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> bool:
+        """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
         limits = self._planned.with_parts(limits)
 
         def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
-            return quota.draw(limits, levels, reserved, so_far, self._clock.now_s())
+            return quota.draw(limits, levels, reserved, so_far, self._clock.now_s(), asked=asked)
 
         return await self._change(self._hold_prefix + attempt, limits, change)
 

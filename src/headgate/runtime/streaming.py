@@ -53,8 +53,8 @@ class EarlyCharges:
         self._limits = limits
         self._dialect = dialect
         self._input_due = any(limit.dimension == "input_tokens" for limit in limits)
-        self._held_tokens = _held_tokens(limits, asked) if dialect == "anthropic" else None
-        self._part_tokens = max(LEAST_DRAWN_TOKENS, (self._held_tokens or 0) // DRAWS)
+        self._asked = asked
+        self._held_tokens, self._part_tokens = drawn_tokens(limits, asked) if dialect == "anthropic" else (None, 0)
         self._next_tokens: float = self._part_tokens
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -83,11 +83,21 @@ class EarlyCharges:
             await self._admission.settle(self._attempt, self._limits, actual, _INPUT)
 
     async def _draw(self, output_tokens: int) -> None:
+        so_far = NOTHING._replace(output_tokens=output_tokens)
         with suppress(StoreError):
-            await self._admission.draw(self._attempt, self._limits, NOTHING._replace(output_tokens=output_tokens))
+            await self._admission.draw(self._attempt, self._limits, self._asked, so_far)
 
 
-def _held_tokens(limits: tuple[Limit, ...], asked: Demand) -> int | None:
-    """Give the output that is held of rates, which Anthropic counts as it is produced (wire.md section 2)."""
-    rates = [limit for limit in limits if isinstance(limit, Rate) and limit.dimension == "output_tokens"]
-    return min((min(limit.most_held, asked.expected.output_tokens) for limit in rates), default=None)
+def drawn_tokens(limits: tuple[Limit, ...], asked: Demand) -> tuple[int | None, int]:
+    """Give the output that is expected of a stream whose rates are charged as it goes by, and in what parts it is.
+
+    None of it where no rate holds output, which Anthropic counts as it is produced (wire.md section 2).
+    """
+    rates = [limit for limit in limits if isinstance(limit, Rate) and limit.is_drawn]
+    if not rates:
+        return None, 0
+    expected, pace = asked.expected.output_tokens, asked.output_tokens_per_s
+    held = min(min(limit.most_held, expected) for limit in rates)
+    part = max(LEAST_DRAWN_TOKENS, held // DRAWS)
+    parts_ahead = [limit.part_of_stream(pace) for limit in rates if pace and limit.ahead_of_stream(pace) < expected]
+    return (expected, min(part, *parts_ahead)) if parts_ahead else (held, part)

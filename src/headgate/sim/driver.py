@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Generator, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from headgate.adapters.config import Config, ConfiguredAccount
 from headgate.adapters.memory import MemoryLevelStore
@@ -233,8 +234,7 @@ class _Driver:
         meters, time = self.meters, self.loop.time
         meters.enters(time())
         try:
-            waiting: Coroutine[asyncio.Future[None], None, None] = self.admission.admit(ticket)
-            yield from _through(waiting)
+            yield from _through(self.admission.admit(ticket))
         except LimitError:
             self.tally.refused_call(call, time())
             raise
@@ -269,7 +269,7 @@ class _Driver:
             produced = 0
             for tokens in self._draws(ticket.asked.expected.output_tokens, stand, asked.output_tokens):
                 yield (tokens - produced) / pace.tokens_per_second
-                at_once(self.admission.draw(ticket.attempt, limits, Amounts(output_tokens=tokens)))
+                at_once(self.admission.draw(ticket.attempt, limits, ticket.asked, Amounts(output_tokens=tokens)))
                 produced = tokens
             yield (asked.output_tokens - produced) / pace.tokens_per_second
         finally:
@@ -324,6 +324,6 @@ def _most_held_output(limits: Iterable[Limit]) -> int:
     return min((limit.most_held for limit in rates), default=0)
 
 
-def _through(waiting: Coroutine[asyncio.Future[None], None, None]) -> Generator[asyncio.Future[None], None, None]:
+def _through(waiting: Coroutine[Any, Any, object]) -> Generator[asyncio.Future[None], None, None]:
     """Run a coroutine inside a process: what it waits for, the process waits for."""
     yield from waiting.__await__()

@@ -77,6 +77,20 @@ def test_an_overloaded_provider_is_tried_again_and_each_attempt_is_a_row(house):
     run(main())
 
 
+def test_a_call_that_is_tried_again_keeps_its_place_in_the_lane(house):
+    async def main():
+        provider = ScriptedProvider([OVERLOADED, OVERLOADED, *[Reply()] * 20])
+        async with house(rate("requests", 60, burst=1), provider=provider) as here:
+            first = asyncio.create_task(carry(here, call(id="first")))
+            await asyncio.sleep(0.1)
+            others = [asyncio.create_task(carry(here, call(id=str(number)))) for number in range(15)]
+            await first
+            assert sum(task.done() for task in others) <= 3, "those that came later went before it"
+            await asyncio.gather(*others)
+
+    run(main())
+
+
 def test_a_retry_after_is_honoured_in_full(house):
     async def main():
         limited = Reply(failure=Failure("limited", "rate_limit_error", 429, retry_after_s=20))

@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from small_house import rate, slots
+from small_house import budget, rate, slots
 
-from headgate.adapters.memory import MemoryLedgerStore
+from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
+from headgate.core.errors import StoreError
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
@@ -70,5 +71,45 @@ def test_a_call_admitted_and_cancelled_at_the_same_moment_is_given_back(house):
                 await waits
             async with asyncio.timeout(1), here.manager.admit(call()):
                 assert [view.held for view in await here.manager.limits()] == [1]
+
+    run(main())
+
+
+class FailingLevels(MemoryLevelStore):
+    """A store that keeps what it was asked while its caller was cancelled, and then fails for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow = self.broken = False
+
+    async def transact(self, names, step):
+        if self.broken:
+            raise StoreError("disk full")
+        kept = await super().transact(names, step)
+        if self.slow:
+            await asyncio.sleep(1)
+        return kept
+
+
+def test_what_a_cancelled_call_held_comes_back_although_the_store_failed_when_it_was_given_back(house):
+    async def main():
+        levels = FailingLevels()
+        async with house(budget(1_000_000), stores=(levels, MemoryLedgerStore())) as here:
+
+            async def held():
+                return [view.held for view in await here.manager.limits()]
+
+            levels.slow = True
+            taking = asyncio.create_task(here.manager.admit(call()).__aenter__())
+            await asyncio.sleep(0.5)
+            levels.slow, levels.broken = False, True
+            taking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await taking
+            await asyncio.sleep(1)
+            levels.broken = False
+            assert await held() != [0]
+            await asyncio.sleep(60)
+            assert await held() == [0]
 
     run(main())

@@ -69,7 +69,8 @@ class Admission:
         self._waiting = 0
         self._draining = False
         self._listener: asyncio.Task[None] | None = None
-        self._giving_back: set[asyncio.Task[bool]] = set()
+        self._to_give_back: dict[str, Ticket] = {}
+        self._giving_back: set[asyncio.Task[None]] = set()
 
     async def admit(self, ticket: Ticket) -> Demand:
         """Return when the attempt may go, with what it asked by then, which is held; the caller has to settle it.
@@ -83,8 +84,7 @@ class Admission:
         """
         if self._draining:
             raise ShuttingDownError("Headgate is shutting down and admits no new call; try again in a moment")
-        self._order += 1
-        order = self._order
+        order = ticket.order or self.next_order()
         wait = self._wait_behind(ticket)
         has_own = wait is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
         if wait is None or has_own:  # what is reserved for it is nobody's to wait for
@@ -103,6 +103,11 @@ class Admission:
                 raise
             wait = outcome
         return await self._wait(ticket, order, wait)
+
+    def next_order(self) -> int:
+        """Give the place of a call that comes now; its later attempts keep it (`Ticket.order`)."""
+        self._order += 1
+        return self._order
 
     async def settle(
         self,
@@ -194,15 +199,26 @@ class Admission:
             self._give_back(ticket)
             raise
 
-    def _give_back(self, ticket: Ticket) -> None:
-        task = asyncio.create_task(self.settle(ticket.attempt, ticket.limits, NOTHING), name=f"back {ticket.attempt}")
-        self._giving_back.add(task)
-        task.add_done_callback(self._given_back)
+    async def give_back(self, ticket: Ticket) -> None:
+        """Give back what an attempt holds that was never sent; where the store fails, `give_back_again` goes on."""
+        self._to_give_back[ticket.attempt] = ticket
+        try:
+            await self.settle(ticket.attempt, ticket.limits, NOTHING)
+        except StoreError as error:
+            log.warning("the hold of %s is given back later: %s", ticket.attempt, error)
+        else:
+            self._to_give_back.pop(ticket.attempt, None)
 
-    def _given_back(self, task: asyncio.Task[bool]) -> None:
-        self._giving_back.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a hold stays until its lease ends: %s", error)
+    async def give_back_again(self) -> int:
+        """Try again what could not be given back; give how many holds are left."""
+        for ticket in list(self._to_give_back.values()):
+            await self.give_back(ticket)
+        return len(self._to_give_back)
+
+    def _give_back(self, ticket: Ticket) -> None:
+        task = asyncio.create_task(self.give_back(ticket), name=f"back {ticket.attempt}")
+        self._giving_back.add(task)
+        task.add_done_callback(self._giving_back.discard)
 
     def _wait_behind(self, ticket: Ticket) -> Wait | None:
         if not self._waiting:

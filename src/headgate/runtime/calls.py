@@ -85,13 +85,14 @@ class Calls:
         *,
         attempt: int = 1,
         queued_s: float | None = None,
-        deadline_s: float | None = None,
+        came: tuple[float, int] | None = None,
         avoid: Collection[str] = (),
         is_read_here: bool = False,
     ) -> AsyncIterator[Grant]:
         """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
 
-        With `is_read_here` its answer will be read by `read`, which charges what goes by: less of that need be held.
+        An attempt after the first says with `came` when its call came, and as which, and with `queued_s` when it waits
+        from. With `is_read_here` its answer will be read by `read`, which charges what goes by: less need be held.
 
         Raises:
             UnknownModelError: no account serves the model.
@@ -100,6 +101,7 @@ class Calls:
             StoreError: the hold could not be kept; nothing was sent or counted.
         """
         queued_s = self._clock.now_s() if queued_s is None else queued_s
+        came_s, order = came or (queued_s, None)
         scopes = fit(call.scopes)
         now_s = self._clock.now_s()
         estimate = estimate_of(call, self._estimator, now_s)
@@ -118,19 +120,15 @@ class Calls:
         attempt_id = f"{call.id}.{attempt}"
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
-        deadline_s = queued_s + call.max_wait_s if deadline_s is None else deadline_s
+        deadline_s = came_s + call.max_wait_s
+        ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
         self._taken.add(attempt_id)
         try:
-            limits, asked, turn = await self._admitted(
-                call,
-                Ticket(attempt_id, limits, asked, scopes, call.model, queued_s, deadline_s, standing, ask),
-            )
-        except LimitError as refused:
+            limits, asked, turn = await self._admitted(call, ticket)
+        except BaseException as refused:
             self._taken.discard(attempt_id)
-            await self._note_refused(self._row(call, attempt, scopes, queued_s, NO_USAGE), refused.limit)
-            raise
-        except BaseException:
-            self._taken.discard(attempt_id)
+            if isinstance(refused, LimitError):
+                await self._note_refused(self._row(call, attempt, scopes, queued_s, NO_USAGE), refused.limit)
             raise
         usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
         row = self._row(call, attempt, scopes, queued_s, usage, asked)
@@ -160,17 +158,12 @@ class Calls:
             LimitError, UnknownModelError, StoreError: as `admit`.
         """
         queued_s = self._clock.now_s()
-        deadline_s = queued_s + call.max_wait_s
-        attempt, waited_s, attempt_queued_s = 1, 0.0, queued_s
+        came, deadline_s = (queued_s, self._admission.next_order()), queued_s + call.max_wait_s
+        attempt, waited_s = 1, 0.0
         avoid: set[str] = set()
         while True:
             async with self.admit(
-                call,
-                attempt=attempt,
-                queued_s=attempt_queued_s,
-                deadline_s=deadline_s,
-                avoid=avoid,
-                is_read_here=True,
+                call, attempt=attempt, queued_s=queued_s, came=came, avoid=avoid, is_read_here=True
             ) as grant:
                 waited_s += grant.wait_s
                 begun = False
@@ -201,7 +194,7 @@ class Calls:
             # Another account that can serve it need not wait for this one to recover.
             if not self._pool.has_another(avoid, call.dialect, call.model):
                 await asyncio.sleep(delay_s)
-            attempt, attempt_queued_s = attempt + 1, self._clock.now_s()
+            attempt, queued_s = attempt + 1, self._clock.now_s()
 
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """Iterate over an answer's body; what it tells on the way is charged then."""
@@ -215,10 +208,10 @@ class Calls:
             yield chunk
 
     async def keep_unkept(self) -> int:
-        """Try again to record what could not be recorded; give how many are left."""
+        """Try again to record, and to give back, what could not be; give how many are left."""
         for grant in list(self._unkept.values()):
             await self._keep(grant)
-        return len(self._unkept)
+        return len(self._unkept) + await self._admission.give_back_again()
 
     async def close(self) -> None:
         """Wait until everything that was admitted is settled and recorded."""
@@ -320,7 +313,7 @@ class Calls:
             limits = self._limits_for(ticket.scopes, ticket.model)
             if limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}:
                 return ticket.limits, asked
-            back = asyncio.create_task(self._give_back(ticket), name=f"back {ticket.attempt}")
+            back = asyncio.create_task(self._admission.give_back(ticket), name=f"back {ticket.attempt}")
             self._finishing.add(back)
             back.add_done_callback(self._finishing.discard)
             await asyncio.shield(back)
@@ -334,9 +327,6 @@ class Calls:
         if call.prompt_marks is None or account is None or not self._admission.scheduling.warm_up:
             return None
         return await self._warming.turn(account, call.prompt_marks(), ticket.deadline_s, is_streamed=call.is_streamed)
-
-    async def _give_back(self, ticket: Ticket) -> None:
-        await self._admission.settle(ticket.attempt, ticket.limits, NOTHING)
 
     # -- settle and record ---------------------------------------------------------------------------------------
 

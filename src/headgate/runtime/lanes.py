@@ -26,7 +26,8 @@ ASK_AGAIN_S = 5.0
 class Ticket:
     """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait.
 
-    `again` estimates it anew: what it asks by then, and how it stands.
+    `again` estimates it anew: what it asks by then, and how it stands. `queued_s` and `order` are when its call came,
+    and as which (None: it comes now): an attempt after one that failed does not go to the end of its lane.
     """
 
     attempt: str
@@ -38,6 +39,7 @@ class Ticket:
     deadline_s: float
     standing: Standing = ORDINARY
     again: Callable[[float], tuple[Demand, Standing]] | None = field(default=None, repr=False, compare=False)
+    order: int | None = None
 
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now: more of what is scarce once its prompt cache has died while it waited."""

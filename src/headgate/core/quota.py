@@ -109,8 +109,13 @@ def admit(  # noqa: C901 - one loop over the limits, on the way of every call
             if binding is None or outcome.until_ns > until_ns:
                 binding, until_ns = limit, outcome.until_ns
     if binding is not None:
-        return Wait(_instant_s(until_ns), _instant_s(earliest_ns), binding)
+        return wait_for(binding, until_ns, earliest_ns)
     return _admitted((changed, _reservation((now_ns, expires_ns, tuple(holds), False, ()))))
+
+
+def wait_for(limit: Limit, until_ns: int, earliest_ns: int) -> Wait:
+    """Give the wait for a limit that binds until an instant."""
+    return Wait(_instant_s(until_ns), _instant_s(earliest_ns), limit)
 
 
 def units_of(limit: Limit, asked: Demand) -> int | None:

@@ -7,11 +7,13 @@ polling. The arithmetic and the order are the core's, the record of what is held
 
 import asyncio
 import logging
+import math
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
+from headgate.core.claims import SAY_AGAIN_S
 from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
@@ -38,6 +40,12 @@ MOST_BEHIND = 4
 
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
+
+CLAIM_AFTER_S = 0.5
+"""A head that waits so long while other processes work says so to them."""
+
+OTHERS_WORK_S = 60.0
+"""Other processes count as at work so long after the store was changed by one."""
 
 LISTEN_AGAIN_S = 1.0
 """After a trouble of the store, other processes' changes are looked for again within this."""
@@ -68,6 +76,7 @@ class Admission:
         self._order = 0
         self._waiting = 0
         self._draining = False
+        self._others_seen_s = -math.inf
         self._listener: asyncio.Task[None] | None = None
         self._to_give_back: dict[str, Ticket] = {}
         self._giving_back: set[asyncio.Task[None]] = set()
@@ -192,7 +201,13 @@ class Admission:
     async def _take(self, ticket: Ticket, asked: Demand, *, own_only: bool = False) -> Admitted | Wait | Refused:
         try:
             return await self._reservations.take(
-                ticket.attempt, ticket.limits, asked, ticket.scopes, ticket.model, own_only=own_only
+                ticket.attempt,
+                ticket.limits,
+                asked,
+                ticket.scopes,
+                ticket.model,
+                own_only=own_only,
+                came_s=ticket.queued_s,
             )
         except asyncio.CancelledError:
             # The store keeps what was asked of it even if nobody waits for the answer any more.
@@ -318,7 +333,9 @@ class Admission:
             return
         if len(lane) > 1 and not (lane.uniform and isinstance(wait.limit, Rate | Gauge)):
             await self._backfill(lane, head)
-        delay_s = min(LONGEST_TIMER_S, max(0.0, wait.until_s - self._clock.now_s()))
+        now_s = self._clock.now_s()
+        longest_s = LONGEST_TIMER_S if self._claim_of(head, now_s + CLAIM_AFTER_S) is None else SAY_AGAIN_S
+        delay_s = min(longest_s, max(0.0, wait.until_s - now_s))
         timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
         await lane.nudged.wait()
         timer.cancel()
@@ -342,7 +359,14 @@ class Admission:
         try:
             if ahead is None:
                 outcome = await self._reservations.take(
-                    ticket.attempt, ticket.limits, asked, ticket.scopes, ticket.model, own_only=own_only
+                    ticket.attempt,
+                    ticket.limits,
+                    asked,
+                    ticket.scopes,
+                    ticket.model,
+                    own_only=own_only,
+                    came_s=ticket.queued_s,
+                    claim_of=self._claim_of(head, now_s),
                 )
             else:
                 outcome = await self._reservations.take_behind(
@@ -372,6 +396,12 @@ class Admission:
             self._fail(head, late)
             return None
         return outcome
+
+    def _claim_of(self, head: Waiting, now_s: float) -> str | None:
+        """Give the lane in whose name a head says to other processes that it waits; None: nobody need know."""
+        others_work = now_s - self._others_seen_s < OTHERS_WORK_S
+        waits_long = now_s - head.ticket.queued_s >= CLAIM_AFTER_S
+        return head.lane.name if others_work and waits_long and head.lane is not None else None
 
     def _older(self, head: Waiting, *, unless: Waiting | None = None) -> Waiting | None:
         """Give the first of another lane that came before this one and waits for a limit that it meets too."""
@@ -440,4 +470,5 @@ class Admission:
                 await asyncio.sleep(LISTEN_AGAIN_S * random.uniform(0.5, 1))  # noqa: S311 - jitter, not a secret
             else:
                 troubled = False
+                self._others_seen_s = self._clock.now_s()
                 self.nudge()

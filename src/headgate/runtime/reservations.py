@@ -5,6 +5,7 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -12,7 +13,7 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import NamedTuple
 
-from headgate.core import quota
+from headgate.core import claims, quota
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.limits import Level, Limit
 from headgate.core.quota import Admitted, Refused, Reservation, Wait
@@ -21,6 +22,9 @@ from headgate.ports import Clock, LevelStore, Record
 from headgate.runtime.planning import PLANS, Maintenance, PlannedReservations, serial_of
 
 HOLD_PREFIX = "hold/"
+
+CLAIMS = "claims"
+"""The record of what the heads of all processes' lanes wait for (`core.claims`)."""
 
 MOST_SEEN = 20_000
 """Levels kept as they were seen last; beyond that, seeing begins anew."""
@@ -90,15 +94,18 @@ class Reservations:
         model: str = "",
         *,
         own_only: bool = False,
+        came_s: float = math.inf,
+        claim_of: str | None = None,
     ) -> Admitted | Wait | Refused:
         """Admit an attempt now or say when; what is admitted is held under the attempt's id.
 
-        With `own_only` it takes nothing but what is reserved for its `scopes`.
+        With `own_only` it takes nothing but what is reserved for its `scopes`. It goes behind the heads of other
+        processes' lanes that came before `came_s`, and these behind it while it waits as the head of `claim_of`.
         """
         if self._clock.now_s() > self._late_from_s:
             await self.catch_up()
         if not self._planned.standing and not self._maintenance.rules:
-            outcome = await self._take(attempt, limits, asked)
+            outcome = await self._take(attempt, limits, asked, came_s, claim_of)
             if outcome is not None:
                 return outcome
             await self._planned.refresh()  # another process has planned
@@ -114,7 +121,7 @@ class Reservations:
         )
 
     def _take(
-        self, attempt: str, limits: Sequence[Limit], asked: Demand
+        self, attempt: str, limits: Sequence[Limit], asked: Demand, came_s: float, claim_of: str | None
     ) -> Awaitable[Admitted | Wait | Refused | None]:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
@@ -129,15 +136,40 @@ class Reservations:
             if PLANS in records and serial_of(records) != known:
                 return _UNCHANGED, None
             outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
+            changes: Mapping[str, Record | None] = _UNCHANGED
+            if claim_of is not None or CLAIMS in records:
+                outcome, changes = self._mind_claims(records, outcome, limits, asked, came_s, claim_of)
             if type(outcome) is not Admitted:
-                return _UNCHANGED, outcome
+                return changes, outcome
             levels, reservation = outcome
             if in_force is not None:
                 self._see(levels)
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
-            return levels, outcome
+            return {**levels, **changes} if changes else levels, outcome
 
-        return self._store.transact(chain((PLANS,), map(_name_of, limits)), step)
+        return self._store.transact(chain((PLANS, CLAIMS), map(_name_of, limits)), step)
+
+    def _mind_claims(
+        self,
+        records: Mapping[str, Record],
+        outcome: Admitted | Wait | Refused,
+        limits: Sequence[Limit],
+        asked: Demand,
+        came_s: float,
+        claim_of: str | None,
+    ) -> tuple[Admitted | Wait | Refused, Mapping[str, Record | None]]:
+        """Let a call go behind the heads of other processes that came before it; say or take back its own claim."""
+        now_s = self._clock.now_s()
+        record = records.get(CLAIMS)
+        known = claims.read(record or ())
+        outcome = claims.beside(outcome, limits, claims.wanted_before(known, self._owner, came_s, now_s), now_s)
+        if claim_of is None:
+            return outcome, _UNCHANGED if claims.any_holds(known, now_s) else {CLAIMS: None}
+        if isinstance(outcome, Wait):
+            said = claims.said(known, claims.claim(self._owner, claim_of, limits, asked, came_s, now_s), now_s)
+            return outcome, _UNCHANGED if said is None else {CLAIMS: said}
+        left = claims.without(known, self._owner, claim_of)
+        return outcome, _UNCHANGED if left == known else {CLAIMS: left or None}
 
     async def take_behind(
         self,

@@ -168,11 +168,22 @@ def test_the_input_is_settled_once_with_the_first_that_tells_it():
         early = early_charges(admission, held=1_000, dimension="input_tokens")
         answer = ScriptedAnswer(Reply(), 200, None)
         early.look(answer)
-        for usage in (Usage(100), Usage(100, output_tokens=5)):
+        for usage in (Usage(100, reported=False), Usage(100, output_tokens=5)):
             answer.usage = usage
             early.look(answer)
         await early.ended()
         assert admission.settled == [(100, ("input_tokens",))]
+
+    run(main())
+
+
+def test_an_answer_that_tells_all_at_once_is_settled_once():
+    async def main():
+        admission = CountingAdmission()
+        early = early_charges(admission, held=1_000, dimension="input_tokens")
+        early.look(ScriptedAnswer(Reply(), 200, None, usage=Usage(100, output_tokens=5)))
+        await early.ended()
+        assert admission.settled == []
 
     run(main())
 

@@ -60,9 +60,10 @@ class EarlyCharges:
 
     def look(self, answer: Telling) -> None:
         """Charge what an answer has told by now; called for each piece of it, so mostly there is nothing to do."""
-        if self._input_due and answer.usage is not None:  # its input is told first, and right from then on
+        if self._input_due and (told := answer.usage) is not None:  # its input is told first, and right from then on
             self._input_due = False
-            self._begin(self._settle_input(CHARGES[self._dialect](answer.usage, None)))
+            if not told.reported:  # else all of it is told at once, and the settlement of all comes next
+                self._begin(self._settle_input(CHARGES[self._dialect](told, None)))
         if self._held_tokens is not None and answer.output_seen_tokens >= self._next_tokens:
             seen = answer.output_seen_tokens
             self._next_tokens = max(seen + self._part_tokens, 0 if seen < self._held_tokens else BEYOND * seen)

@@ -67,7 +67,7 @@ class ScriptedAnswer:
             if number == self.reply.pieces - 1 and self.reply.restated_input is not None:
                 self.usage = self.usage._replace(input_tokens=self.reply.restated_input)
             if number < self.reply.pieces - 1:
-                self.usage = self.usage._replace(output_tokens=0, reported=number == 0)
+                self.usage = self.usage._replace(output_tokens=0, reported=False)
             yield b"piece %d" % number
 
 

@@ -77,7 +77,11 @@ class LedgerStore(Protocol):
         ...
 
     async def finish(self, attempt: Attempt) -> bool:
-        """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
+        """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already.
+
+        `attempt` is what was begun, with what has become of it: usage, cost and its version, state, model served, status,
+        error type, the provider's id, times of first byte and end, and whether it was sent.
+        """
         ...
 
     async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from headgate.adapters.sqlite import jobs as job_queries
 from headgate.adapters.sqlite import ledger as ledger_queries
+from headgate.adapters.sqlite.rows import OUTCOME
 from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.ledger import Attempt, UsageQuery
 from headgate.testing.exercises.ledger import (
@@ -90,7 +91,7 @@ def test_whole_hours_are_answered_without_reading_their_rows(tmp_path: Path) -> 
         (ledger_queries._OF_RUN, ("run-1", 5), "attempts_by_run"),
         (ledger_queries._NEWEST, (5,), "attempts_by_time"),
         (job_queries._CLAIMABLE, ("run-1", 0.0, 5), "jobs_open"),
-        (ledger_queries._FINISH, (None,) * (len(ledger_queries._ALL) + 1), "attempts_open"),
+        (ledger_queries._FINISH, (None,) * (len(OUTCOME) + 1), "attempts_open"),
     ],
 )
 def test_frequent_questions_use_their_index(tmp_path: Path, query: str, values: tuple[object, ...], index: str) -> None:

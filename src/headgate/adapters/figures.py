@@ -42,21 +42,23 @@ NO_FIGURES = Figures()
 
 def figures_of(attempt: Attempt) -> Figures:
     """Give what one attempt adds to the sums."""
-    usage = attempt.usage
+    uncached, read, write_5m, write_1h, output, reasoning, reported = attempt.usage
+    cost, state = attempt.cost_micro_usd, attempt.state
+    # In the order of the fields: names would take twice as long, on the way of every call.
     return Figures(
-        requests=int(attempt.sent),
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_5m_tokens + usage.cache_write_1h_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        cost_micro_usd=attempt.cost_micro_usd or 0,
-        unknown_cost=int(attempt.cost_micro_usd is None),
-        estimated=int(attempt.state in OPEN_STATES or not usage.reported),
-        failed=int(attempt.state == "failed"),
-        wait_ms=wait_ms(attempt),
-        attempts=1,
-        refused=int(attempt.state == "refused"),
+        1 if attempt.sent else 0,
+        uncached,
+        output,
+        read,
+        write_5m + write_1h,
+        reasoning,
+        cost or 0,
+        1 if cost is None else 0,
+        1 if state in OPEN_STATES or not reported else 0,
+        1 if state == "failed" else 0,
+        wait_ms(attempt),
+        1,
+        1 if state == "refused" else 0,
     )
 
 

@@ -31,7 +31,7 @@ from headgate.adapters.figures import (
 )
 from headgate.adapters.refusals import attempt_was_begun
 from headgate.adapters.sqlite.database import Database
-from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, to_attempt, to_row
+from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, OUTCOME, to_attempt, to_outcome, to_row
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
 from headgate.core.scopes import Scopes
 
@@ -46,7 +46,7 @@ _ALL = (*COLUMNS, *DERIVED)
 
 _MARKS = ", ".join("?" * len(_ALL))
 _BEGIN = f"INSERT INTO attempts ({', '.join(_ALL)}) VALUES ({_MARKS}) ON CONFLICT (id) WHERE {_OPEN} DO NOTHING"  # noqa: S608 - our own columns
-_FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in _ALL)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
+_FINISH = f"UPDATE attempts SET {', '.join(f'{name} = ?' for name in OUTCOME)} WHERE id = ? AND {_OPEN}"  # noqa: S608 - our own columns
 MOST_ATTEMPTS = 1_000_000
 _NEWEST = f"SELECT {', '.join(COLUMNS)} FROM attempts ORDER BY admitted_s DESC, seq DESC LIMIT ?"  # noqa: S608 - our own columns
 _OF_RUN = _NEWEST.replace(" ORDER", " WHERE run = ? ORDER")
@@ -109,8 +109,8 @@ class SqliteLedgerStore:
             raise attempt_was_begun(attempt.id)
 
     async def finish(self, attempt: Attempt) -> bool:
-        """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
-        return await self._database.run(partial(_finish, attempt, to_row(attempt)))
+        """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
+        return await self._database.run(partial(_finish, attempt))
 
     async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
         """Give attempts that are in flight or lost, oldest first, at most 10,000; those `after` one if it is given."""
@@ -142,8 +142,8 @@ class _Part:
     values: tuple[object, ...]
 
 
-def _finish(attempt: Attempt, row: tuple[object, ...], connection: sqlite3.Connection) -> bool:
-    if not connection.execute(_FINISH, (*row, attempt.id)).rowcount:
+def _finish(attempt: Attempt, connection: sqlite3.Connection) -> bool:
+    if not connection.execute(_FINISH, (*to_outcome(attempt), attempt.id)).rowcount:
         return False
     if attempt.state not in OPEN_STATES:
         hour, figures = hour_of(attempt.admitted_s), figures_of(attempt)

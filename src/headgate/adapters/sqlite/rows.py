@@ -54,6 +54,27 @@ COLUMNS = (
 DERIVED = ("hour", "wait_ms")
 """Columns that follow from the others, kept so that sums of rows are the same whole numbers as the roll-ups'."""
 
+OUTCOME = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "reported",
+    "cost_micro_usd",
+    "price_version",
+    "state",
+    "model_served",
+    "status",
+    "error_type",
+    "provider_request",
+    "first_byte_s",
+    "done_s",
+    "sent",
+)
+"""What is not known before a call has ended; all else stays as it was when the call began."""
+
 _SCOPES = slice(COLUMNS.index("account"), COLUMNS.index("tags"))
 _USAGE = slice(COLUMNS.index("input_tokens"), COLUMNS.index("reported"))
 
@@ -91,6 +112,23 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
         attempt.rule,
         hour_of(attempt.admitted_s),
         wait_ms(attempt),
+    )
+
+
+def to_outcome(attempt: Attempt) -> tuple[object, ...]:
+    """Give the values of OUTCOME."""
+    return (
+        *attempt.usage,  # `reported` is its last
+        attempt.cost_micro_usd,
+        attempt.price_version,
+        attempt.state,
+        attempt.model_served,
+        attempt.status,
+        attempt.error_type,
+        attempt.provider_request,
+        attempt.first_byte_s,
+        attempt.done_s,
+        attempt.sent,
     )
 
 

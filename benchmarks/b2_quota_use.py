@@ -236,7 +236,8 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
             came_s + _NEVER_S,
             again=ask,
         )
-        ticket = replace(ticket, asked=await stage.admission.admit(ticket))
+        asked, _begun = await stage.admission.admit(ticket)
+        ticket = replace(ticket, asked=asked)
         retry_after_s = ceil(stage.bucket.wait_s(1, stage.clock.now_s()))
         if not retry_after_s:
             break

@@ -4,7 +4,7 @@ One rule: a port speaks the words of the core; how a database, a provider or a c
 Every port has an exercise suite in `headgate.testing.exercises` that each adapter passes.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,15 @@ class Clock(Protocol):
 class LevelStore(Protocol):
     """Keeps the levels of limits and the holds on them."""
 
-    async def transact(self, names: Iterable[str], step: Step[T]) -> T:
+    def transact(self, names: Iterable[str], step: Step[T]) -> Awaitable[T]:
         """Run `step` on the named records and keep what it changed, atomically and alone, over all processes.
 
         Names without a record are absent from the mapping, which may hold others beside the named ones; a step may also
-        write names it did not ask for. What it returned is durable against kill -9 when this returns. An exception of
-        the step changes nothing and is raised here.
+        write names it did not ask for. What it returned is durable against kill -9 when it is given. An exception of
+        the step changes nothing and is raised.
+
+        A store that commits by the tick queues it now, so that what else is asked of it before anybody waits is kept
+        with it, or not at all.
         """
         ...
 
@@ -72,15 +75,19 @@ class LevelStore(Protocol):
 class LedgerStore(Protocol):
     """Keeps one row per attempt, for years."""
 
-    async def begin(self, attempt: Attempt) -> None:
-        """Keep an attempt in flight; durable against kill -9 when this returns."""
+    def begin(self, attempt: Attempt, when: Callable[[], bool] | None = None) -> Awaitable[bool]:
+        """Keep an attempt in flight; durable against kill -9 when it is given.
+
+        `when` is asked once all that was queued before is done, and again when it has to be done again: with a no
+        nothing is kept, and False given.
+        """
         ...
 
-    async def finish(self, attempt: Attempt) -> bool:
+    def finish(self, attempt: Attempt) -> Awaitable[bool]:
         """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already.
 
-        `attempt` is what was begun, with what has become of it: usage, cost and its version, state, model served, status,
-        error type, the provider's id, times of first byte and end, and whether it was sent.
+        `attempt` is what was begun, with what has become of it: usage, cost and its version, state, model served,
+        status, error type, the provider's id, times of first byte and end, and whether it was sent.
         """
         ...
 

@@ -234,10 +234,10 @@ class FailingLedger(MemoryLedgerStore):
             raise StoreError("disk full")
         return await super().finish(attempt)
 
-    async def begin(self, attempt):
+    async def begin(self, attempt, when=None):
         if self.full:
             raise StoreError("disk full")
-        await super().begin(attempt)
+        return await super().begin(attempt, when)
 
 
 def test_an_outcome_that_cannot_be_written_is_written_later(house):

@@ -162,7 +162,7 @@ def test_a_call_on_its_way_in_a_living_process_is_not_lost(house):
 
 def test_a_hold_without_a_row_never_left_and_comes_back_whole(house):
     class Unwritten(MemoryLedgerStore):
-        async def begin(self, attempt):
+        async def begin(self, attempt, when=None):
             """Killed between the hold and the row."""
 
     async def main():

@@ -7,7 +7,7 @@ and no other process sees it.
 import asyncio
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from headgate.adapters.figures import (
@@ -101,15 +101,18 @@ class MemoryLedgerStore:
         self._most_attempts = most_attempts
         self._lock = threading.Lock()
 
-    async def begin(self, attempt: Attempt) -> None:
-        """Keep an attempt in flight."""
+    async def begin(self, attempt: Attempt, when: Callable[[], bool] | None = None) -> bool:
+        """Keep an attempt in flight, or give False if it is not to be."""
+        if when is not None and not when():
+            return False
         with self._lock:
             if attempt.id in self._open or attempt.id in self._final:
                 raise attempt_was_begun(attempt.id)
             self._open[attempt.id] = attempt
+            return True
 
     async def finish(self, attempt: Attempt) -> bool:
-        """Replace the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
+        """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
         with self._lock:
             if attempt.id not in self._open:
                 return False

@@ -10,11 +10,11 @@ import logging
 import math
 import random
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.claims import SAY_AGAIN_S
-from headgate.core.errors import DeadlineError, LimitError, ShuttingDownError, StoreError
+from headgate.core.errors import DeadlineError, HeadgateError, LimitError, ShuttingDownError, StoreError
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.scheduling import Scheduling
@@ -24,7 +24,7 @@ from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.lanes import Lane, Ticket, Waiting
-from headgate.runtime.reservations import Reservations
+from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, never_fits, too_late
 
 log = logging.getLogger("headgate.admission")
@@ -81,8 +81,11 @@ class Admission:
         self._to_give_back: dict[str, Ticket] = {}
         self._giving_back: set[asyncio.Task[None]] = set()
 
-    async def admit(self, ticket: Ticket) -> Demand:
+    async def admit(self, ticket: Ticket, begin: Begin | None = None) -> tuple[Demand, bool]:
         """Return when the attempt may go, with what it asked by then, which is held; the caller has to settle it.
+
+        What `begin` asks of the store is kept together with the hold where the call goes at once: True is given then,
+        and otherwise it was not asked, or said that it did nothing. After any error it may have been kept all the same.
 
         Raises:
             DeadlineError: it cannot go before its deadline; told as soon as that is certain.
@@ -98,10 +101,10 @@ class Admission:
         has_own = wait is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
         if wait is None or has_own:  # what is reserved for it is nobody's to wait for
             asked = ticket.asked_at(self._clock.now_s())
-            outcome = await self._take(ticket, asked, own_only=has_own)
+            outcome, begun = await self._take(ticket, asked, begin, own_only=has_own)
             if isinstance(outcome, Admitted):
                 self._charge(ticket, order)
-                return asked
+                return asked, begun
             if isinstance(outcome, Refused):
                 self._tell("refused", ticket, limit=outcome.limit.name)
                 raise never_fits(outcome, ticket)
@@ -111,7 +114,7 @@ class Admission:
                 self._tell("refused", ticket, limit=outcome.limit.name)
                 raise
             wait = outcome
-        return await self._wait(ticket, order, wait)
+        return await self._wait(ticket, order, wait), False
 
     def next_order(self) -> int:
         """Give the place of a call that comes now; its later attempts keep it (`Ticket.order`)."""
@@ -127,10 +130,20 @@ class Admission:
     ) -> bool:
         """Replace what an attempt holds by what it used, and let the lanes look; False if it was settled before."""
         settled = await self._reservations.settle(attempt, limits, actual, dimensions)
-        if dimensions is None and attempt in self._charged:
-            self._correct(attempt, limits, actual)
-        self.nudge(limits)
+        self.settled(attempt, limits, None if dimensions is not None else actual)
         return settled
+
+    def settling(self, attempt: str, limits: Sequence[Limit], actual: Amounts) -> Awaitable[bool]:
+        """As `settle` of all, but queued now; `settled` has to be told once it is done."""
+        return self._reservations.settle(attempt, limits, actual)
+
+    def settled(self, attempt: str, limits: Sequence[Limit], actual: Amounts | None) -> None:
+        """Let the lanes look, and the shares follow what an attempt used in all (None: it goes on)."""
+        if actual is not None and attempt in self._charged:
+            for lane, place, cost_s in self._charged.pop(attempt):
+                lane.line.settled(place, cost_s, lane.cost_s(limits, actual))
+        if self._waiting:
+            self.nudge(limits)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
         """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
@@ -198,9 +211,12 @@ class Admission:
             await asyncio.gather(self._listener, return_exceptions=True)
         await asyncio.gather(*self._giving_back, return_exceptions=True)
 
-    async def _take(self, ticket: Ticket, asked: Demand, *, own_only: bool = False) -> Admitted | Wait | Refused:
+    async def _take(
+        self, ticket: Ticket, asked: Demand, begin: Begin | None, *, own_only: bool
+    ) -> tuple[Admitted | Wait | Refused, bool]:
         try:
-            return await self._reservations.take(
+            return await self._reservations.take_with(
+                begin,
                 ticket.attempt,
                 ticket.limits,
                 asked,
@@ -209,9 +225,10 @@ class Admission:
                 own_only=own_only,
                 came_s=ticket.queued_s,
             )
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, HeadgateError) as error:
             # The store keeps what was asked of it even if nobody waits for the answer any more.
-            self._give_back(ticket)
+            if begin is not None or not isinstance(error, HeadgateError):
+                self._give_back(ticket)
             raise
 
     async def give_back(self, ticket: Ticket) -> None:
@@ -450,11 +467,6 @@ class Admission:
         if self._feed.is_followed:
             waited_s = round(self._clock.now_s() - ticket.queued_s, 6)
             self._feed.tell(kind, ticket.scopes, call=ticket.attempt, model=ticket.model, waited_s=waited_s, **facts)
-
-    def _correct(self, attempt: str, limits: Sequence[Limit], actual: Amounts) -> None:
-        """Let the shares follow what a call really used."""
-        for lane, place, cost_s in self._charged.pop(attempt):
-            lane.line.settled(place, cost_s, lane.cost_s(limits, actual))
 
     async def _listen(self) -> None:
         """Let the lanes look again when another process has changed a level, while there are lanes."""

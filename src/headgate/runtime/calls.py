@@ -6,11 +6,11 @@ completed once, also when the caller is cancelled. How to wait is `admission`'s 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
-from headgate.core.amounts import NOTHING, Amounts, Demand
+from headgate.core.amounts import Demand
 from headgate.core.errors import CallerError, CallerGoneError, LimitError, ProviderError, StoreError
 from headgate.core.estimates import Estimator
 from headgate.core.ledger import Attempt
@@ -18,7 +18,7 @@ from headgate.core.limits import Limit
 from headgate.core.model_rules import RuledOut
 from headgate.core.retries import Failure, RetryRule, is_timeout, retry_delay_s
 from headgate.core.scopes import Scopes, fit
-from headgate.core.usage import CHARGES, NO_USAGE, Usage
+from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Answer, Clock, LedgerStore, Passage, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
@@ -26,8 +26,8 @@ from headgate.runtime.asking import Question, demand_of, estimate_of, size_of, s
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning, Sent
+from headgate.runtime.settlements import Settlements
 from headgate.runtime.streaming import EarlyCharges
-from headgate.runtime.used import cost_of, used
 from headgate.runtime.warming import Turn, Warming
 
 __all__ = ["Call", "Calls", "Exchange", "Grant"]
@@ -68,12 +68,10 @@ class Calls:
         self._limits_for = limits_for
         self._retries = retries
         self._chooser = chooser
-        self._finished = finished
         self._learning = learning
         self._estimator = estimator or Estimator()
         self._warming = warming or Warming(clock)
-        self._finishing: set[asyncio.Task[None]] = set()
-        self._unkept: dict[str, Grant] = {}
+        self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
         self._in_flight: dict[str, Grant] = {}
         self._taken: set[str] = set()
         self.refused_by_providers = 0
@@ -121,22 +119,16 @@ class Calls:
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
         deadline_s = came_s + call.max_wait_s
-        ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
-        self._taken.add(attempt_id)
-        try:
-            limits, asked, turn = await self._admitted(call, ticket)
-        except BaseException as refused:
-            self._taken.discard(attempt_id)
-            if isinstance(refused, LimitError):
-                await self._note_refused(self._row(call, attempt, scopes, queued_s, NO_USAGE), refused.limit)
-            raise
         usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
         row = self._row(call, attempt, scopes, queued_s, usage, asked)
-        grant = Grant(row, limits, asked, call.dialect)
-        grant.choice, grant.turn = choice, turn
-        grant.effort = call.ruled.effort if call.ruled is not None else None
+        ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
+        grant, begun = await self._granted(call, ticket, row)
+        grant.choice = choice
         try:
-            await self._begin(grant)
+            if not begun:
+                await self._begin(grant)
+            self._in_flight[attempt_id] = grant
+            grant.pool = self._learning.began(grant.account, call.model, grant.asked, first=attempt == 1)
             yield grant
         except (asyncio.CancelledError, GeneratorExit, CallerGoneError):
             grant.outcome = "cancelled"
@@ -209,14 +201,11 @@ class Calls:
 
     async def keep_unkept(self) -> int:
         """Try again to record, and to give back, what could not be; give how many are left."""
-        for grant in list(self._unkept.values()):
-            await self._keep(grant)
-        return len(self._unkept) + await self._admission.give_back_again()
+        return await self._settlements.keep_unkept() + await self._admission.give_back_again()
 
     async def close(self) -> None:
         """Wait until everything that was admitted is settled and recorded."""
-        while self._finishing:
-            await asyncio.wait(self._finishing)
+        await self._settlements.close()
         await self._learning.close()
 
     def in_flight(self) -> list[Grant]:
@@ -252,7 +241,8 @@ class Calls:
     async def _note_refused(self, row: Attempt, limit: str) -> None:
         """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""
         with suppress(StoreError):  # its caller is told in any case, and nothing was spent
-            await self._ledger.begin(row)
+            with suppress(CallerError):  # it was held and begun before, and had to give that back
+                await self._ledger.begin(row)
             await self._ledger.finish(
                 replace(row, state="refused", error_type=limit, sent=False, done_s=self._clock.now_s())
             )
@@ -260,7 +250,7 @@ class Calls:
     # -- send and observe ----------------------------------------------------------------------------------------
 
     async def _answered(self, grant: Grant, answer: Answer, attempt: int, deadline_s: float) -> float | None:
-        grant.describe(status=answer.status, first_byte_s=self._clock.now_s(), provider_request=answer.provider_request)
+        grant.status, grant.first_byte_s = answer.status, self._clock.now_s()
         sent, failure = _sent(grant), answer.failure
         self._learning.heard(sent, answer)
         if failure is None:
@@ -285,7 +275,7 @@ class Calls:
         return None
 
     def _ended(self, grant: Grant, answer: Answer) -> None:
-        grant.describe(model_served=answer.model_served, provider_request=answer.provider_request)
+        grant.model_served, grant.provider_request = answer.model_served, answer.provider_request
         seen = answer.usage
         if seen is None and answer.output_seen_tokens:
             # A stream that was cut before it told anything: its prompt was read, and this much was written.
@@ -296,30 +286,69 @@ class Calls:
         elif seen is not None:
             grant.settle(seen)
 
-    async def _admitted(self, call: Call, ticket: Ticket) -> tuple[tuple[Limit, ...], Demand, Turn | None]:
-        """Admit a call when it is its turn; without a hold the turn is another's."""
-        turn = await self._turn(call, ticket)
+    async def _granted(self, call: Call, ticket: Ticket, row: Attempt) -> tuple[Grant, bool]:
+        """Admit a call when it is its turn; give its grant, and whether its row was begun.
+
+        Without a hold the turn is another's.
+        """
+        turn = None
+        self._taken.add(row.id)
         try:
-            return *await self._held(ticket), turn
-        except BaseException:
+            turn = await self._turn(call, ticket)
+            limits, asked, begun = await self._held(ticket, row)
+        except BaseException as error:
+            self._taken.discard(row.id)
             if turn is not None:
                 turn.ended()
+            if isinstance(error, LimitError):
+                unheld = replace(row, usage=NO_USAGE, held_micro_usd=None, cost_micro_usd=0)
+                await self._note_refused(unheld, error.limit)
             raise
+        if not begun:  # it has waited, and may ask for something else by now
+            held, expected = asked.at_most.micro_usd, asked.expected.micro_usd
+            row = replace(row, admitted_s=self._clock.now_s(), held_micro_usd=held, cost_micro_usd=expected)
+        grant = Grant(row, limits, asked, call.dialect)
+        grant.turn = turn
+        grant.effort = call.ruled.effort if call.ruled is not None else None
+        return grant, begun
 
-    async def _held(self, ticket: Ticket) -> tuple[tuple[Limit, ...], Demand]:
-        """Admit under the limits that are met when it goes: some may have been learned while it waited."""
-        for _ in range(MOST_ANEW):
-            asked = await self._admission.admit(ticket)
-            limits = self._limits_for(ticket.scopes, ticket.model)
-            if limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}:
-                return ticket.limits, asked
-            back = asyncio.create_task(self._admission.give_back(ticket), name=f"back {ticket.attempt}")
-            self._finishing.add(back)
-            back.add_done_callback(self._finishing.discard)
-            await asyncio.shield(back)
-            ticket = replace(ticket, limits=limits)
-        asked = await self._admission.admit(ticket)
-        return ticket.limits, asked
+    async def _held(self, ticket: Ticket, row: Attempt) -> tuple[tuple[Limit, ...], Demand, bool]:
+        """Admit under the limits that are met when it goes: some may have been learned while it waited.
+
+        Give them, what it asked by then, and whether the row was begun with the hold, in one transaction, as it is
+        where a call goes at once.
+        """
+        is_begun = is_over = False
+
+        def begin(is_held: Callable[[], bool]) -> Awaitable[bool]:
+            def is_to_begin() -> bool:
+                nonlocal is_begun
+                is_begun = is_held() and not is_over and self._meets_no_more(ticket)
+                return is_begun
+
+            return self._ledger.begin(row, is_to_begin)
+
+        try:
+            asked, begun = await self._admission.admit(ticket, begin)
+            for _ in range(MOST_ANEW):
+                if self._meets_no_more(ticket):
+                    break
+                await asyncio.shield(
+                    self._settlements.go_on(self._admission.give_back(ticket), f"back {ticket.attempt}")
+                )
+                ticket = replace(ticket, limits=self._limits_for(ticket.scopes, ticket.model))
+                asked, _ = await self._admission.admit(ticket)
+        except BaseException:
+            is_over = True
+            if is_begun:
+                self._settlements.go_on(self._unbegin(row), f"unbegin {row.id}")
+            raise
+        return ticket.limits, asked, begun
+
+    def _meets_no_more(self, ticket: Ticket) -> bool:
+        """Whether a call meets no limit that it did not meet when its ticket was made."""
+        limits = self._limits_for(ticket.scopes, ticket.model)
+        return limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}
 
     async def _turn(self, call: Call, ticket: Ticket) -> Turn | None:
         """Wait, with nothing held, while another call is about to write the prompt cache that this one could read."""
@@ -327,6 +356,15 @@ class Calls:
         if call.prompt_marks is None or account is None or not self._admission.scheduling.warm_up:
             return None
         return await self._warming.turn(account, call.prompt_marks(), ticket.deadline_s, is_streamed=call.is_streamed)
+
+    async def _unbegin(self, row: Attempt) -> None:
+        """Complete the row of an attempt that was not sent, because its caller left or the store failed."""
+        with suppress(StoreError):
+            await self._ledger.finish(
+                replace(
+                    row, state="cancelled", usage=NO_USAGE, cost_micro_usd=0, sent=False, done_s=self._clock.now_s()
+                )
+            )
 
     # -- settle and record ---------------------------------------------------------------------------------------
 
@@ -337,74 +375,29 @@ class Calls:
             grant.outcome, grant.usage = "failed", NO_USAGE
             grant.failure = Failure("rejected", "not_recorded", sent=False)
             raise
-        self._in_flight[grant.attempt.id] = grant
-        row = grant.attempt
-        grant.pool = self._learning.began(grant.account, row.model, grant.asked, first=row.attempt == 1)
 
     async def _finish(self, call: Call, grant: Grant) -> None:
         if grant.turn is not None:
             grant.turn.ended()
-        grant.attempt = self._outcome(grant)
+        row = grant.attempt = self._settlements.outcome(grant)
         if grant.failure is not None:
-            self._pool.failed(grant.account, grant.attempt.model, grant.failure)
+            self._pool.failed(grant.account, row.model, grant.failure)
         elif grant.outcome != "done":
-            self._pool.gave_up(grant.account, grant.attempt.model)
-        if grant.outcome == "done" and grant.attempt.usage.reported:
-            row = grant.attempt
+            self._pool.gave_up(grant.account, row.model)
+        if grant.outcome == "done" and row.usage.reported:
             streamed_s = None
             if call.is_streamed and row.first_byte_s is not None and row.done_s is not None:
                 streamed_s = row.done_s - row.first_byte_s
             self._estimator.observe(size_of(call), row.usage, row.admitted_s, streamed_s=streamed_s)
-        task = asyncio.create_task(self._keep(grant), name=f"settle {grant.attempt.id}")
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
+        await self._settlements.settle(grant)
+
+    def _settled(self, grant: Grant) -> None:
+        attempt_id = grant.attempt.id
+        self._in_flight.pop(attempt_id, None)
+        self._taken.discard(attempt_id)
         if (pool := grant.pool) is not None:  # until all of it is charged, a provider may know more of it than we do
-            output_tokens = grant.attempt.usage.output_tokens
-            task.add_done_callback(lambda _task: self._learning.ended(pool, grant.asked, output_tokens))
-        # Cancelled here, the task goes on: `close` waits for it.
-        await asyncio.shield(task)
-
-    async def _keep(self, grant: Grant) -> None:
-        try:
-            if grant.early is not None:
-                await grant.early.ended()
-            actual = self._actual(grant)
-            # In one tick, so that a store that commits by the tick keeps both together.
-            await asyncio.gather(
-                self._admission.settle(grant.attempt.id, grant.limits, actual), self._ledger.finish(grant.attempt)
-            )
-        except StoreError:
-            self._unkept[grant.attempt.id] = grant
-        else:
-            self._unkept.pop(grant.attempt.id, None)
-            self._finished(grant)
-        self._in_flight.pop(grant.attempt.id, None)
-        self._taken.discard(grant.attempt.id)
-
-    def _outcome(self, grant: Grant) -> Attempt:
-        row = grant.attempt
-        cut = grant.outcome == "cancelled" and grant.passage is not None
-        usage = used(row.usage, grant.usage, grant.failure, sent=grant.sent, cut=cut)
-        cost = cost_of(self._prices, row.model, row.model_served, usage, row.admitted_s)
-        return replace(
-            row,
-            state=grant.outcome or "done",
-            usage=usage,
-            cost_micro_usd=cost.micro_usd,
-            price_version=cost.version,
-            error_type=grant.failure.error_type if grant.failure is not None else row.error_type,
-            done_s=self._clock.now_s(),
-            sent=grant.sent,
-        )
-
-    def _actual(self, grant: Grant) -> Amounts:
-        row = grant.attempt
-        actual = CHARGES[grant.dialect](row.usage, row.cost_micro_usd)
-        if not grant.sent:
-            return NOTHING
-        if grant.dialect == "openai":  # what was reserved at the start is not given back, failed calls count too
-            return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
-        return actual
+            grant.pool = None
+            self._learning.ended(pool, grant.asked, grant.attempt.usage.output_tokens)
 
 
 def _sent(grant: Grant) -> Sent:

@@ -67,6 +67,9 @@ class Call:
 class Grant:
     """The right to send one attempt now, and the place to say what it used.
 
+    `attempt` is the ledger's row as it was begun, and in the end the outcome; what is learned on the way for it stands
+    beside it (`status`, `model_served`, `provider_request`, `first_byte_s`).
+
     Leaving the block settles: by what `settle` or `failed` said last, else at the estimate, marked as estimated.
     """
 
@@ -84,6 +87,10 @@ class Grant:
         self.pool: Pool | None = None
         self.passage: Passage | None = None
         self.turn: Turn | None = None
+        self.status: int | None = None
+        self.model_served: str | None = None
+        self.provider_request: str | None = None
+        self.first_byte_s: float | None = None
         self.effort: Effort | None = None
         """The effort of reasoning to ask for, where a model rule lowered it."""
 
@@ -123,10 +130,6 @@ class Grant:
         """Say that the attempt failed; what the provider counts for a failure is charged."""
         self.failure = failure
         self.outcome = "failed"
-
-    def describe(self, **facts: object) -> None:
-        """Add what was learned to the ledger's row: status, model_served, provider_request, first_byte_s."""
-        self.attempt = replace(self.attempt, **facts)  # type: ignore[arg-type]  # names and types are Attempt's own
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -46,6 +46,10 @@ class Held(NamedTuple):
     owner: str
     attempt: str
     expires_ns: int
+
+
+Begin = Callable[[Callable[[], bool]], Awaitable[bool]]
+"""Asks the store for something that is to be kept with a hold, and is given the question whether that is taken."""
 
 
 class Reservations:
@@ -120,8 +124,44 @@ class Reservations:
             own_only=own_only,
         )
 
+    async def take_with(
+        self,
+        begin: Begin | None,
+        attempt: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        scopes: Scopes,
+        model: str,
+        *,
+        own_only: bool,
+        came_s: float,
+    ) -> tuple[Admitted | Wait | Refused, bool]:
+        """As `take`, with what `begin` asks of the store in one transaction; False if that was not kept with it.
+
+        After an error either of the two may be there.
+        """
+        is_plain = not self._planned.standing and not self._maintenance.rules and not self._is_late
+        if begin is not None and is_plain and not own_only:
+            taking = _Taking()
+            taking.kept = self._take(attempt, limits, asked, came_s, taking=taking)
+            beginning = begin(taking.is_held)
+            try:
+                outcome = await taking.kept
+                if outcome is not None:
+                    return outcome, await beginning
+            finally:
+                let_be(beginning)
+        outcome = await self.take(attempt, limits, asked, scopes, model, own_only=own_only, came_s=came_s)
+        return outcome, False
+
     def _take(
-        self, attempt: str, limits: Sequence[Limit], asked: Demand, came_s: float, claim_of: str | None
+        self,
+        attempt: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        came_s: float,
+        claim_of: str | None = None,
+        taking: "_Taking | None" = None,
     ) -> Awaitable[Admitted | Wait | Refused | None]:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
@@ -134,11 +174,14 @@ class Reservations:
 
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused | None]:
             if PLANS in records and serial_of(records) != known:
-                return _UNCHANGED, None
-            outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
+                outcome = None
+            else:
+                outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
             changes: Mapping[str, Record | None] = _UNCHANGED
-            if claim_of is not None or CLAIMS in records:
+            if outcome is not None and (claim_of is not None or CLAIMS in records):
                 outcome, changes = self._mind_claims(records, outcome, limits, asked, came_s, claim_of)
+            if taking is not None:
+                taking.is_admitted = type(outcome) is Admitted
             if type(outcome) is not Admitted:
                 return changes, outcome
             levels, reservation = outcome
@@ -197,10 +240,13 @@ class Reservations:
 
         return await self._store.transact(chain(map(_name_of, limits), map(_name_of, head_limits)), step)
 
-    async def settle(
+    def settle(
         self, attempt: str, limits: Sequence[Limit], actual: Amounts, dimensions: Collection[Dimension] | None = None
-    ) -> bool:
-        """Replace an attempt's holds (in `dimensions`, or all) by what was used; False if there are none any more."""
+    ) -> Awaitable[bool]:
+        """Replace an attempt's holds (in `dimensions`, or all) by what was used; False if there are none any more.
+
+        It is queued at once, as the store's own work is.
+        """
         hold_name = self._hold_prefix + attempt
         now_s = self._clock.now_s()
         if self._in_force is not None:
@@ -217,7 +263,7 @@ class Reservations:
             changed[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
             return changed, True
 
-        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
+        return self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> bool:
         """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
@@ -326,3 +372,30 @@ class Reservations:
             return {**levels, hold_name: rest}, True
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
+
+
+class _Taking:
+    """A hold that is being taken: `kept` gives what came of it."""
+
+    __slots__ = ("is_admitted", "kept")
+
+    kept: Awaitable[Admitted | Wait | Refused | None]
+
+    def __init__(self) -> None:
+        self.is_admitted = False
+
+    def is_held(self) -> bool:
+        """Whether it is taken, as far as is known: by the transaction that runs, or for good."""
+        kept = self.kept
+        if not self.is_admitted or not isinstance(kept, asyncio.Future) or not kept.done():
+            return self.is_admitted
+        return not kept.cancelled() and kept.exception() is None
+
+
+def let_be(asked: Awaitable[object]) -> None:
+    """Wait no more for what was asked of the store, whatever comes of it."""
+    if isinstance(asked, asyncio.Future):
+        if not asked.cancel() and not asked.cancelled():
+            asked.exception()  # seen, so that nobody warns of it
+    elif isinstance(asked, Coroutine):
+        asked.close()

@@ -63,6 +63,16 @@ class Buffer(Protocol):
         ...
 
 
+class Raised:
+    """What a piece of work gives that did nothing but raise: who waits for it gets the error, and its batch goes on."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception) -> None:
+        """Keep the error."""
+        self.error = error
+
+
 _Queued = tuple[Work[Any], asyncio.Future[Any]]
 
 
@@ -116,13 +126,15 @@ class Database:
         assert self._buffer is None
         self._buffer = buffer
 
-    async def run(self, work: Work[T]) -> T:
-        """Do a piece of work in the transaction of this tick; durable when this returns.
+    def run(self, work: Work[T | Raised]) -> asyncio.Future[T]:
+        """Queue a piece of work, now, for the transaction of this tick; what is given is done when it is durable.
+
+        So what one caller queues before it waits is in one transaction, in order.
 
         Raises:
-            StoreError: the database cannot be used; nothing of the work was done.
+            StoreError: here or from what is given: the database cannot be used, and nothing of the work was done.
         """
-        return await self._enqueue(work)
+        return self._enqueue(work)
 
     async def read(self, work: Work[T]) -> T:
         """Do a piece of work on the loop's connection between its transactions; for short reads."""
@@ -182,7 +194,7 @@ class Database:
                 raise explain_locked(self.path, self._patience_s) from error
             raise explain(self.path, error) from error
 
-    def _enqueue(self, work: Work[T]) -> asyncio.Future[T]:
+    def _enqueue(self, work: Work[T | Raised]) -> asyncio.Future[T]:
         self._check_open()
         if len(self._queue) >= MOST_QUEUED:
             raise StoreError(f"{self.path}: {MOST_QUEUED:,} pieces of work wait for the database already; slow down")
@@ -242,7 +254,11 @@ class Database:
             return
         self._checkpoints.count(len(batch))
         for (_work, done), result in zip(batch, results, strict=True):
-            if not done.done():
+            if done.done():
+                continue
+            if type(result) is Raised:
+                done.set_exception(result.error)
+            else:
                 done.set_result(result)
 
     def _roll_back(self) -> None:

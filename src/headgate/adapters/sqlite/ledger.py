@@ -7,6 +7,7 @@ Not in the roll-ups, and therefore read from the rows: what is in flight or lost
 calls; the agent's parent and the tags.
 """
 
+import asyncio
 import math
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from headgate.adapters.figures import (
     in_order,
 )
 from headgate.adapters.refusals import attempt_was_begun
-from headgate.adapters.sqlite.database import Database
+from headgate.adapters.sqlite.database import Database, Raised
 from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, OUTCOME, to_attempt, to_outcome, to_row
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
 from headgate.core.scopes import Scopes
@@ -102,15 +103,13 @@ class SqliteLedgerStore:
         """Keep rows in `database`."""
         self._database = database
 
-    async def begin(self, attempt: Attempt) -> None:
-        """Keep an attempt in flight; raises CallerError if its id was begun before."""
-        row = to_row(attempt)
-        if not await self._database.run(lambda connection: connection.execute(_BEGIN, row).rowcount):
-            raise attempt_was_begun(attempt.id)
+    def begin(self, attempt: Attempt, when: Callable[[], bool] | None = None) -> asyncio.Future[bool]:
+        """Keep an attempt in flight, or give False if it is not to be; a CallerError if its id was begun before."""
+        return self._database.run(partial(_begin, attempt, when))
 
-    async def finish(self, attempt: Attempt) -> bool:
+    def finish(self, attempt: Attempt) -> asyncio.Future[bool]:
         """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
-        return await self._database.run(partial(_finish, attempt))
+        return self._database.run(partial(_finish, attempt))
 
     async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
         """Give attempts that are in flight or lost, oldest first, at most 10,000; those `after` one if it is given."""
@@ -140,6 +139,14 @@ class _Part:
     figures: str
     conditions: tuple[str, ...]
     values: tuple[object, ...]
+
+
+def _begin(attempt: Attempt, when: Callable[[], bool] | None, connection: sqlite3.Connection) -> bool | Raised:
+    if when is not None and not when():
+        return False
+    if not connection.execute(_BEGIN, to_row(attempt)).rowcount:
+        return Raised(attempt_was_begun(attempt.id))
+    return True
 
 
 def _finish(attempt: Attempt, connection: sqlite3.Connection) -> bool:

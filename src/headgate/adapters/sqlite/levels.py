@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from headgate.adapters.sqlite.database import Database
+from headgate.adapters.sqlite.database import Database, Raised
 from headgate.ports import Record, SaysNothing, Step, T
 
 POLL_S = 0.05
@@ -32,13 +32,6 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(tuple[Any, ...]).decode
 
 
-class _Raised:
-    """What a step raised; it changed nothing, so the rest of its batch goes on."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
 class SqliteLevelStore:
     """A `LevelStore` on a database; also the buffer of its transactions."""
 
@@ -54,12 +47,9 @@ class SqliteLevelStore:
         self._told_version = database.version_at_open
         database.join(self)
 
-    async def transact(self, names: Iterable[str], step: Step[T]) -> T:
+    def transact(self, names: Iterable[str], step: Step[T]) -> asyncio.Future[T]:
         """Run `step` on the named records in the transaction of this tick and keep what it changed."""
-        outcome = await self._database.run(partial(self._run, tuple(names), step))
-        if isinstance(outcome, _Raised):
-            raise outcome.error
-        return outcome
+        return self._database.run(partial(self._run, tuple(names), step))
 
     async def names(self, prefix: str) -> list[str]:
         """Give the names of all records that begin with `prefix`, sorted."""
@@ -114,14 +104,14 @@ class SqliteLevelStore:
         self._changed.clear()
         self._forget_cached()
 
-    def _run(self, names: Sequence[str], step: Step[T], connection: sqlite3.Connection) -> T | _Raised:
+    def _run(self, names: Sequence[str], step: Step[T], connection: sqlite3.Connection) -> T | Raised:
         cached = self._cached
         if not self._known.issuperset(names):
             self._load(names, connection)
         try:
             changes, result = step(cached)
         except Exception as error:  # noqa: BLE001 - the caller of `transact` gets it
-            return _Raised(error)
+            return Raised(error)
         for name, record in changes.items():
             if record is None:
                 cached.pop(name, None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from headgate.adapters.http_server import WHEN_GONE
 from headgate.adapters.server import ListenError, Message, Receive, RunningServer, Send, run, serve
 from headgate.testing import virtual_time
 
@@ -360,3 +361,198 @@ def test_run_uses_uvloop_and_gives_the_result() -> None:
         return type(asyncio.get_running_loop()).__module__
 
     assert run(main()).startswith("uvloop")
+
+
+def test_requests_sent_before_an_answer_are_answered_in_order(running: Runner) -> None:
+    async def slow_first(scope: Message, _: Receive, send: Send) -> None:
+        for _turn in range(3 if scope["path"] == "/0" else 0):
+            await asyncio.sleep(0)
+        said = f"{scope['path']:4}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await send({"type": "http.response.body", "body": said})
+
+    async def main() -> None:
+        async with serve(slow_first, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            for burst in (1, 3, 40):
+                client.writer.write(
+                    b"".join(b"GET /%d HTTP/1.1\r\nhost: h\r\n\r\n" % number for number in range(burst))
+                )
+                answers = [await client.answer() for _ in range(burst)]
+                assert [answer[-4:].strip() for answer in answers] == [b"/%d" % number for number in range(burst)]
+        await client.rest()
+
+    running(main())
+
+
+def test_a_body_comes_whole_however_large_and_however_it_is_cut(running: Runner) -> None:
+    sizes: list[int] = []
+
+    async def takes(_: Message, receive: Receive, send: Send) -> None:
+        pieces, more = [], True
+        while more:
+            message = await receive()
+            pieces.append(message["body"])
+            more = message["more_body"]
+        sizes.append(max(map(len, pieces)))
+        said = b"%d" % len(b"".join(pieces))
+        headers = [(b"content-length", b"%d" % len(said))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": said})
+
+    async def main() -> None:
+        async with serve(takes, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            for size in (0, 1, 100_000, 3_000_000):
+                request = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size
+                assert (await client.ask(request)).endswith(b"\r\n\r\n%d" % size)
+            chunks = b"".join(b"%x\r\n%b\r\n" % (7, b"1234567") for _ in range(1_000))
+            request = b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+            assert (await client.ask(request)).endswith(b"\r\n\r\n7000")
+        await client.rest()
+
+    running(main())
+    assert max(sizes) < 3_000_000, "a large body is not kept whole"
+
+
+def test_a_client_that_does_not_read_lets_the_app_wait(running: Runner) -> None:
+    sent = 0
+
+    async def pours(_: Message, __: Receive, send: Send) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _number in range(1_000):
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+            sent += 1
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with serve(pours, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.transport.pause_reading()
+            client.writer.write(GET)
+            before = -1
+            while sent > before or sent == 0:
+                before = sent
+                for _ in range(200):
+                    await asyncio.sleep(0)
+            assert sent < 500
+            client.writer.transport.resume_reading()
+            await client.reader.readuntil(b"\r\n\r\n")
+            for _ in range(1_000):
+                size = int((await client.reader.readline()).strip(), 16)
+                assert len(await client.reader.readexactly(size + 2)) == size + 2
+            assert await client.reader.readexactly(5) == b"0\r\n\r\n"
+        await client.rest()
+
+    running(main())
+
+
+def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(running: Runner) -> None:
+    async def echo(_: Message, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n")
+            assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert (await client.ask(b"hi")).endswith(b"hi")
+        await client.rest()
+
+    running(main())
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "body"),
+    [
+        (b"HEAD / HTTP/1.1\r\nconnection: close", b"connection: close", b""),
+        (b"GET / HTTP/1.0", b"connection: close", b"hi"),
+        (
+            b"GET / HTTP/1.1\r\nconnection: close",
+            b"transfer-encoding: chunked\r\nconnection: close",
+            b"2\r\nhi\r\n0\r\n\r\n",
+        ),
+    ],
+)
+def test_an_answer_of_unknown_length_ends_as_its_client_can_tell(
+    running: Runner, request_line: bytes, headers: bytes, body: bytes
+) -> None:
+    async def unmeasured(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hi"})
+
+    async def main() -> None:
+        async with serve(unmeasured, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.write(request_line + b"\r\nhost: h\r\n\r\n")
+            assert await client.rest() == b"HTTP/1.1 200 OK\r\n%b\r\n\r\n%b" % (headers, body)
+
+    running(main())
+
+
+@pytest.mark.parametrize("body", [b"too long", b"x"])
+def test_an_answer_that_is_not_as_long_as_it_said_is_cut(
+    running: Runner, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def lies(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": body})
+
+    async def main() -> None:
+        async with serve(lies, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.write(GET)
+            assert len((await client.rest()).partition(b"\r\n\r\n")[2]) < 2
+
+    running(main())
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("header", [(b"x", b"a\r\nset-cookie: b"), (b"x: y\r\nz", b"a"), (b"x", b"a\x00")])
+def test_a_header_cannot_bring_another_with_it(
+    running: Runner, header: tuple[bytes, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def splits(_: Message, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [header]})
+
+    async def main() -> None:
+        async with serve(splits, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.write(GET)
+            assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
+
+    running(main())
+    assert len(caplog.records) == 1
+
+
+def test_whoever_asks_is_told_once_when_a_client_goes_and_not_after_its_answer(running: Runner) -> None:
+    told: list[str] = []
+
+    async def app(scope: Message, _: Receive, send: Send) -> None:
+        gone = asyncio.Event()
+
+        def note() -> None:
+            told.append(scope["path"])
+            gone.set()
+
+        scope["extensions"][WHEN_GONE](note)
+        if scope["path"] == "/answered":
+            await hello(scope, _, send)
+        else:
+            await gone.wait()
+
+    async def main() -> None:
+        async with serve(app, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            await client.ask(b"GET /answered HTTP/1.1\r\nhost: h\r\n\r\n")
+            client.writer.write(b"GET /left HTTP/1.1\r\nhost: h\r\n\r\n")
+            await client.writer.drain()
+            for _ in range(50):
+                await asyncio.sleep(0)
+            client.writer.close()
+        assert told == ["/left"]
+
+    running(main())

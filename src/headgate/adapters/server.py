@@ -1,4 +1,4 @@
-"""The seam to the HTTP server: an ASGI app under uvicorn's httptools protocol, in the loop that is running.
+"""The seam to the HTTP server: an ASGI app in the loop that is running.
 
 One rule: the process is the caller's: no signal handler, no log set-up, no exit and no lasting task is made here.
 It knows nothing of what the app answers; bounds on bodies and on calls are the app's own affair.
@@ -8,14 +8,11 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
-
+from headgate.adapters.http_server import App, Connection, Connections, Message, Receive, Send
 from headgate.core.errors import CallerError
 
 try:
@@ -25,21 +22,14 @@ except ImportError:  # uvloop does not exist for Windows, where asyncio's own lo
 
 __all__ = ["App", "ListenError", "Message", "Receive", "RunningServer", "Send", "run", "serve"]
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
-"""An ASGI 3 application; only scopes of type `http` come."""
-
 _Result = TypeVar("_Result")
 
 _LOGGER = logging.getLogger("headgate.server")
 _BACKLOG = 2048  # what the kernel holds until it is accepted: a fleet's agents all start at once
-# Longer than common clients keep theirs (httpx 5 s, Node's fetch 4 s), so that none sends into one just closed.
-_KEEP_ALIVE_S = 75
 _MAX_PORT = 65_535
-_HEAD_LIMIT_BYTES = 64 * 1024
-_HEAD_WAIT_S = 30.0
+# A client without a whole head is let go after 30 to 60 s, and one between two calls after 90 to 120 s: longer than
+# common clients keep a connection (httpx 5 s, Node's fetch 4 s), so that none sends into one just closed.
+_SWEEP_EVERY_S = 30.0
 # An app whose client has gone cancels its upstream call and settles: microseconds of work and a little I/O.
 _CLEAN_UP_S = 2.0
 
@@ -63,25 +53,7 @@ async def serve(app: App, host: str, port: int, *, drain_s: float = 10.0) -> Asy
     Raises:
         ListenError: The address is in use, not this machine's, or not allowed.
     """
-    # Not uvicorn's own Server: it exits the process where it cannot listen, installs signal handlers, starts and stops
-    # in ticks of 0.1 s, and wakes ten times a second for ever. Its protocol class is the part that is hard to write.
-    config = Config(
-        lambda: app,
-        factory=True,  # otherwise uvicorn calls the app without arguments to find out whether it is a factory
-        http=HttpToolsProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        workers=1,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        forwarded_allow_ips="",
-        timeout_keep_alive=_KEEP_ALIVE_S,
-    )
-    config.load()
-    _LOGGER.addFilter(_is_worth_a_line)
-    server = RunningServer(config)
+    server = RunningServer(app)
     await server.start(host, port)
     try:
         yield server
@@ -98,14 +70,12 @@ def run(main: Coroutine[Any, Any, _Result]) -> _Result:
 class RunningServer:
     """A server in the running loop; `address` is the host and port really bound."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, app: App) -> None:
         self.address: tuple[str, int] = ("", 0)
-        self._config = config
-        self._state = ServerState()
+        self._connections = Connections(app, _LOGGER)
         self._loop = asyncio.get_running_loop()
         self._listener: asyncio.Server | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._lost = asyncio.Event()
 
     async def start(self, host: str, port: int) -> None:
         """Listen; whoever connects from now on is served."""
@@ -116,7 +86,7 @@ class RunningServer:
         except OSError as error:
             raise ListenError(_explain(host, port, error)) from error
         self.address = self._listener.sockets[0].getsockname()[:2]
-        self._sweep_timer = self._loop.call_later(_HEAD_WAIT_S, self._sweep)
+        self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     async def stop(self, drain_s: float) -> None:
         """Accept nothing more, let calls on their way end for `drain_s` seconds, then cut off those that remain.
@@ -129,82 +99,38 @@ class RunningServer:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         try:
-            for connection in tuple(self._state.connections):
+            for connection in tuple(self._connections.open):
                 connection.shutdown()
             await self._wait_until_idle(drain_s)
         finally:
-            for connection in tuple(self._state.connections):
+            for connection in tuple(self._connections.open):
                 connection.transport.abort()
         await self._wait_until_idle(_CLEAN_UP_S)
-        for task in tuple(self._state.tasks):
+        for task in tuple(self._connections.tasks):
             task.cancel()
         await self._wait_until_idle(_CLEAN_UP_S)
-        if self._state.tasks:
-            _LOGGER.error("%d calls go on although they were cancelled: the app does not end", len(self._state.tasks))
+        if self._connections.tasks:
+            _LOGGER.error(
+                "%d calls go on although they were cancelled: the app does not end", len(self._connections.tasks)
+            )
 
     async def _wait_until_idle(self, wait_s: float) -> None:
         with suppress(TimeoutError):  # Whoever calls looks at what is left.
             async with asyncio.timeout(wait_s):
-                while self._state.tasks or self._state.connections:
-                    if self._state.tasks:
-                        await asyncio.wait(self._state.tasks)
+                while self._connections.tasks or self._connections.open:
+                    if self._connections.tasks:
+                        await asyncio.wait(self._connections.tasks)
                     else:
-                        self._lost.clear()
-                        await self._lost.wait()
+                        self._connections.lost.clear()
+                        await self._connections.lost.wait()
 
-    def _connection(self) -> "_Connection":
-        return _Connection(self._config, self._state, self._lost)
+    def _connection(self) -> Connection:
+        return Connection(self._connections)
 
     def _sweep(self) -> None:
-        for connection in tuple(self._state.connections):
-            assert isinstance(connection, _Connection)
-            connection.close_if_silent()
-        self._sweep_timer = self._loop.call_later(_HEAD_WAIT_S, self._sweep)
-
-
-class _Connection(HttpToolsProtocol):
-    """uvicorn's protocol with the bounds on heads that it leaves to others."""
-
-    def __init__(self, config: Config, state: ServerState, lost: asyncio.Event) -> None:
-        super().__init__(config=config, server_state=state, app_state={}, _loop=asyncio.get_running_loop())
-        self.logger = _LOGGER
-        self._lost = lost
-        self._in_head = False
-        self._head_bytes = 0
-        self._seen_silent_after: object = self
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._lost.set()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _HEAD_LIMIT_BYTES and not self.transport.is_closing():
-                self.send_400_response(f"The head of the request is larger than {_HEAD_LIMIT_BYTES} bytes.")
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._head_bytes = 0
-        super().on_message_begin()
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        super().on_headers_complete()
-
-    def close_if_silent(self) -> None:
-        """Close if there has been neither a call nor a whole head since the sweep before this one.
-
-        Between calls uvicorn has a timer of its own; it has none for a client that never sends a head, or half of one.
-        """
-        call_on_its_way = not getattr(self.cycle, "response_complete", True)  # None before the first call
-        if call_on_its_way or self.timeout_keep_alive_task is not None:
-            self._seen_silent_after = self
-        elif self._seen_silent_after is self.cycle:
-            self.transport.abort()
-        else:
-            self._seen_silent_after = self.cycle
+        for connection in tuple(self._connections.open):
+            connection.swept()
+        self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
 
 def _explain(host: str, port: int, error: OSError) -> str:
@@ -213,9 +139,3 @@ def _explain(host: str, port: int, error: OSError) -> str:
     else:
         way_out = _WAYS_OUT.get(error.errno or 0, error.strerror or str(error))
     return f"cannot listen on {host}:{port}: {way_out}"
-
-
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Keep what is our fault: garbage gets its 400 without a line, lest anyone fill the log, and a stop is no error."""
-    error = record.exc_info[1] if record.exc_info else None
-    return record.levelno >= logging.ERROR and not isinstance(error, asyncio.CancelledError)

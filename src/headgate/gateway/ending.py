@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from headgate.gateway.exchange import HttpExchange
+from headgate.ports import Headers
 
 MOST_HELD_S = 1.0
 """Settling takes milliseconds; a store that is locked or broken may take half a minute, which is no client's affair."""
@@ -20,16 +21,21 @@ class Ending:
     def __init__(self, exchange: HttpExchange) -> None:
         """Hold nothing yet."""
         self._exchange = exchange
+        self._head: tuple[int, Headers] | None = None
         self._held = b""
         self._is_whole = False
         self._timer: asyncio.TimerHandle | None = None
         self._late: asyncio.Task[None] | None = None
 
+    def begin(self, status: int, headers: Headers) -> None:
+        """Let the head of the answer go with the first piece that goes, which spares a small answer a write."""
+        self._head = status, headers
+
     async def write(self, chunk: bytes) -> None:
         """Send a piece, behind what was held: that was not the end."""
         if self._timer is not None:
             await self._let_go()
-        await self._exchange.write(chunk)
+        await self._send(chunk)
 
     async def hold(self, chunk: bytes) -> None:
         """Keep back a piece that may be the last."""
@@ -59,7 +65,7 @@ class Ending:
         if self._late is not None:
             await self._late
         if error is None and not self._exchange.ended:
-            await self._exchange.write(self._held, more=False)
+            await self._send(self._held, more=False)
 
     async def _let_go(self) -> None:
         """Send what is held, or wait until it is sent."""
@@ -71,11 +77,17 @@ class Ending:
             self._late = None
             return
         held, self._held = self._held, b""
-        await self._exchange.write(held)
+        await self._send(held)
+
+    async def _send(self, chunk: bytes, *, more: bool = True) -> None:
+        if self._head is not None:
+            (status, headers), self._head = self._head, None
+            await self._exchange.start(status, headers)
+        await self._exchange.write(chunk, more=more)
 
     def _in_time(self) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(MOST_HELD_S, self._too_late)
 
     def _too_late(self) -> None:
         held, self._held = self._held, b""
-        self._late = asyncio.create_task(self._exchange.write(held, more=not self._is_whole), name="end of an answer")
+        self._late = asyncio.create_task(self._send(held, more=not self._is_whole), name="end of an answer")

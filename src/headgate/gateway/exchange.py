@@ -7,12 +7,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from headgate.adapters.http_server import WHEN_GONE
 from headgate.core.errors import CallerError, CallerGoneError
 from headgate.ports import Headers
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+WhenGone = Callable[[Callable[[], None] | None], None]
 
 
 class BodyTooLargeError(CallerError):
@@ -32,6 +34,8 @@ class HttpExchange:
     started: bool = False
     ended: bool = False
     named: dict[bytes, bytes] = field(default_factory=dict)
+    when_gone: WhenGone | None = None
+    """Says whom to call when the client goes; None where the server only tells who asks for it (`receive`)."""
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> "HttpExchange":
@@ -42,7 +46,10 @@ class HttpExchange:
             named.setdefault(name, value)
         raw_path = scope.get("raw_path") or scope["path"].encode()
         path = raw_path.partition(b"?")[0].decode("ascii", "replace")
-        return cls(scope["method"], path, scope["query_string"], headers, receive, send, named=named)
+        when_gone = (scope.get("extensions") or {}).get(WHEN_GONE)
+        return cls(
+            scope["method"], path, scope["query_string"], headers, receive, send, named=named, when_gone=when_gone
+        )
 
     @property
     def target(self) -> str:
@@ -81,7 +88,7 @@ class HttpExchange:
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of the answer."""
         self.started = True
-        await self.send({"type": "http.response.start", "status": status, "headers": list(headers)})
+        await self.send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, chunk: bytes, *, more: bool = True) -> None:
         """Send a piece of the answer's body."""

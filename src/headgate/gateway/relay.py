@@ -6,9 +6,10 @@ that is an error event of the provider's dialect or a broken connection, never a
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from types import TracebackType
 
 import msgspec
 
@@ -57,7 +58,7 @@ async def relay_metered(
         body = with_model(endpoint.name, body, choice.model, choice.effort)
         call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
     request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
-    async with Ending(exchange) as ending, _cancelled_with_client(exchange), manager.carry(call, request) as carried:
+    async with Ending(exchange) as ending, _CancelledWithClient(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
         await ending.whole()
 
@@ -75,7 +76,7 @@ async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: En
         else manager.account_for(endpoint.dialect)
     )
     request = Request(exchange.method, exchange.target, exchange.headers, body, "")
-    async with _cancelled_with_client(exchange), manager.providers[account.name].send(request) as answer:
+    async with _CancelledWithClient(exchange), manager.providers[account.name].send(request) as answer:
         await exchange.start(answer.status, [*answer.headers, (b"x-headgate-account", account.name.encode())])
         async for chunk in answer:
             await exchange.write(chunk)
@@ -121,9 +122,9 @@ async def _pass_on(
     answer, chunks = carried.answer, manager.read(carried)
     if not stream or answer.failure is not None:
         first = [chunk async for chunk in _bounded(chunks)]
-        await exchange.start(answer.status, _head(manager, carried, answer))
+        ending.begin(answer.status, _head(manager, carried, answer))
         for chunk in first[:-1]:
-            await exchange.write(chunk)
+            await ending.write(chunk)
         if first:
             await ending.hold(first[-1])
     else:
@@ -167,33 +168,43 @@ def _head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tup
     return headers
 
 
-@asynccontextmanager
-async def _cancelled_with_client(exchange: HttpExchange) -> AsyncIterator[None]:
-    """Cancel the block as soon as the client goes away.
+class _CancelledWithClient:
+    """Cancels the block as soon as the client goes away, which is a CallerGoneError then."""
 
-    Raises:
-        CallerGoneError: it went away.
-    """
-    carrying = asyncio.current_task()
-    assert carrying is not None, "an ASGI application runs in a task"
-    gone = False
+    __slots__ = ("_carrying", "_exchange", "_is_gone", "_watcher")
 
-    async def watch() -> None:
-        nonlocal gone
-        while (await exchange.receive())["type"] != "http.disconnect":
-            pass
-        if not exchange.ended:  # else it has all it came for
-            gone = True
-            carrying.cancel()
+    def __init__(self, exchange: HttpExchange) -> None:
+        self._exchange = exchange
+        self._is_gone = False
+        self._watcher: asyncio.Task[None] | None = None
 
-    watcher = asyncio.create_task(watch(), name="client")
-    try:
-        yield
-    except asyncio.CancelledError:
-        if gone and carrying.uncancel() == 0:
+    async def __aenter__(self) -> None:
+        carrying = asyncio.current_task()
+        assert carrying is not None, "an ASGI application runs in a task"
+        self._carrying = carrying
+        if self._exchange.when_gone is not None:
+            self._exchange.when_gone(self._gone)
+        else:  # a server that does not call has to be asked
+            self._watcher = asyncio.create_task(self._watch(), name="client")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        elif self._exchange.when_gone is not None:
+            self._exchange.when_gone(None)
+        if kind is asyncio.CancelledError and self._is_gone and self._carrying.uncancel() == 0:
             raise CallerGoneError("the client went away before its answer was complete") from None
-        raise
-    finally:
-        watcher.cancel()
-        with suppress(asyncio.CancelledError):
-            await watcher
+
+    async def _watch(self) -> None:
+        while (await self._exchange.receive())["type"] != "http.disconnect":
+            pass
+        self._gone()
+
+    def _gone(self) -> None:
+        if not self._exchange.ended:  # else it has all it came for
+            self._is_gone = True
+            self._carrying.cancel()

@@ -142,8 +142,7 @@ class Admission:
         if actual is not None and attempt in self._charged:
             for lane, place, cost_s in self._charged.pop(attempt):
                 lane.line.settled(place, cost_s, lane.cost_s(limits, actual))
-        if self._waiting:
-            self.nudge(limits)
+        self.nudge(limits)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
         """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
@@ -190,8 +189,7 @@ class Admission:
 
     def reason(self, waiting: Waiting) -> str:
         """Say in words what places a waiting call where it is."""
-        lane, place = waiting.lane, waiting.place
-        if lane is None or place is None or place not in lane.line:
+        if (lane := waiting.lane) is None or (place := waiting.place) is None or place not in lane.line:
             return "it has left its lane"
         return lane.line.reason(place, self._clock.now_s())
 
@@ -225,10 +223,9 @@ class Admission:
                 own_only=own_only,
                 came_s=ticket.queued_s,
             )
-        except (asyncio.CancelledError, HeadgateError) as error:
+        except (asyncio.CancelledError, HeadgateError):
             # The store keeps what was asked of it even if nobody waits for the answer any more.
-            if begin is not None or not isinstance(error, HeadgateError):
-                self._give_back(ticket)
+            self._give_back(ticket)
             raise
 
     async def give_back(self, ticket: Ticket) -> None:

@@ -7,7 +7,7 @@ completed once, also when the caller is cancelled. How to wait is `admission`'s 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
 from headgate.core.amounts import Demand
@@ -23,6 +23,7 @@ from headgate.ports import Answer, Clock, LedgerStore, Passage, Prices, Provider
 from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
 from headgate.runtime.asking import Question, demand_of, estimate_of, size_of, standing_of
+from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning, Sent
@@ -76,8 +77,29 @@ class Calls:
         self._taken: set[str] = set()
         self.refused_by_providers = 0
 
-    @asynccontextmanager
-    async def admit(
+    def admit(self, call: Call) -> AbstractAsyncContextManager[Grant]:
+        """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
+
+        Raises:
+            UnknownModelError: no account serves the model.
+            UnboundedError: it meets a budget of money, and nothing bounds what it may cost.
+            LimitError: it cannot be admitted before its deadline, or never.
+            StoreError: the hold could not be kept; nothing was sent or counted.
+        """
+        return Admitting(self, call)
+
+    def carry(self, call: Call, request: Request) -> AbstractAsyncContextManager[Exchange]:
+        """Admit a call, send it, retry what is worth it before the first byte, and give the answer to be read.
+
+        Leaving the block before the answer was read cancels it upstream and settles what it used until then.
+
+        Raises:
+            ProviderError: the last attempt got no answer.
+            LimitError, UnknownModelError, StoreError: as `admit`.
+        """
+        return Carrying(self, call, request)
+
+    async def enter(
         self,
         call: Call,
         *,
@@ -86,17 +108,11 @@ class Calls:
         came: tuple[float, int] | None = None,
         avoid: Collection[str] = (),
         is_read_here: bool = False,
-    ) -> AsyncIterator[Grant]:
-        """Hold what the call asks of every limit it meets, waiting for it; settle at the end of the block.
+    ) -> Grant:
+        """Admit an attempt, and begin its row: `leave` has to be called for it, however it ends.
 
         An attempt after the first says with `came` when its call came, and as which, and with `queued_s` when it waits
         from. With `is_read_here` its answer will be read by `read`, which charges what goes by: less need be held.
-
-        Raises:
-            UnknownModelError: no account serves the model.
-            UnboundedError: it meets a budget of money, and nothing bounds what it may cost.
-            LimitError: it cannot be admitted before its deadline, or never.
-            StoreError: the hold could not be kept; nothing was sent or counted.
         """
         queued_s = self._clock.now_s() if queued_s is None else queued_s
         came_s, order = came or (queued_s, None)
@@ -124,69 +140,66 @@ class Calls:
         ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
         grant, begun = await self._granted(call, ticket, row)
         grant.choice = choice
-        try:
-            if not begun:
+        if not begun:
+            try:
                 await self._begin(grant)
-            self._in_flight[attempt_id] = grant
-            grant.pool = self._learning.began(grant.account, call.model, grant.asked, first=attempt == 1)
-            yield grant
-        except (asyncio.CancelledError, GeneratorExit, CallerGoneError):
-            grant.outcome = "cancelled"
-            raise
-        except BaseException:
-            grant.outcome = "failed"
-            raise
-        finally:
-            await self._finish(call, grant)
+            except BaseException as error:
+                await self.leave(call, grant, error)
+                raise
+        self._in_flight[attempt_id] = grant
+        grant.pool = self._learning.began(grant.account, call.model, grant.asked, first=attempt == 1)
+        return grant
 
-    @asynccontextmanager
-    async def carry(self, call: Call, request: Request) -> AsyncIterator[Exchange]:
-        """Admit a call, send it, retry what is worth it before the first byte, and give the answer to be read.
+    async def leave(self, call: Call, grant: Grant, error: BaseException | None) -> None:
+        """Settle and record an attempt, whose block was left by an error or (None) well."""
+        if error is not None:
+            is_cancelled = isinstance(error, asyncio.CancelledError | GeneratorExit | CallerGoneError)
+            grant.outcome = "cancelled" if is_cancelled else "failed"
+        await self._finish(call, grant)
 
-        Leaving the block before the answer was read cancels it upstream and settles what it used until then.
+    async def send(self, request: Request, grant: Grant, attempt: int, deadline_s: float) -> OnItsWay | float:
+        """Send an attempt: give its answer on the way, or after how many seconds another one is worth it.
 
         Raises:
-            ProviderError: the last attempt got no answer.
-            LimitError, UnknownModelError, StoreError: as `admit`.
+            ProviderError: none is.
         """
-        queued_s = self._clock.now_s()
-        came, deadline_s = (queued_s, self._admission.next_order()), queued_s + call.max_wait_s
-        attempt, waited_s = 1, 0.0
-        avoid: set[str] = set()
-        while True:
-            async with self.admit(
-                call, attempt=attempt, queued_s=queued_s, came=came, avoid=avoid, is_read_here=True
-            ) as grant:
-                waited_s += grant.wait_s
-                begun = False
-                try:
-                    grant.passage = Passage()
-                    sent = replace(request, call_id=grant.attempt.id, passage=grant.passage)
-                    async with self._providers[grant.account].send(sent) as answer:
-                        delay_s = await self._answered(grant, answer, attempt, deadline_s)
-                        if delay_s is None:
-                            begun = True
-                            try:
-                                yield Exchange(grant, answer, attempt, waited_s)
-                            finally:
-                                self._ended(grant, answer)
-                            return
-                except CallerError:
-                    if not begun:  # else it is the caller's own
-                        grant.failed(Failure("rejected", "invalid_request", sent=False))
-                    raise
-                except ProviderError as error:
-                    grant.failed(error.failure)
-                    if is_timeout(error.failure):
-                        self._learning.troubled(_sent(grant))
-                    delay_s = None if begun else self._delay_s(grant, error.failure, attempt, deadline_s)
-                    if delay_s is None:
-                        raise
-            avoid.add(grant.account)
-            # Another account that can serve it need not wait for this one to recover.
-            if not self._pool.has_another(avoid, call.dialect, call.model):
-                await asyncio.sleep(delay_s)
-            attempt, queued_s = attempt + 1, self._clock.now_s()
+        grant.passage = passage = Passage()
+        sent = Request(request.method, request.target, request.headers, request.body, grant.attempt.id, passage)
+        try:
+            sending = self._providers[grant.account].send(sent)
+            answer = await sending.__aenter__()
+            try:
+                delay_s = await self._answered(grant, answer, attempt, deadline_s)
+            except BaseException as error:
+                await sending.__aexit__(type(error), error, error.__traceback__)
+                raise
+            if delay_s is None:
+                return sending, answer
+            await sending.__aexit__(None, None, None)
+        except CallerError:
+            grant.failed(Failure("rejected", "invalid_request", sent=False))
+            raise
+        except ProviderError as error:
+            self.broke(grant, error)
+            delay_s = self._delay_s(grant, error.failure, attempt, deadline_s)
+            if delay_s is None:
+                raise
+        return delay_s
+
+    def broke(self, grant: Grant, error: ProviderError) -> None:
+        """Note that an attempt got no answer, or only a part of one."""
+        grant.failed(error.failure)
+        if is_timeout(error.failure):
+            self._learning.troubled(_sent(grant))
+
+    async def wait_between(self, call: Call, avoid: Collection[str], delay_s: float) -> float:
+        """Wait before another attempt, unless another account can serve it: that need not wait for this to recover.
+
+        Give the time from which that attempt waits.
+        """
+        if not self._pool.has_another(avoid, call.dialect, call.model):
+            await asyncio.sleep(delay_s)
+        return self._clock.now_s()
 
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """Iterate over an answer's body; what it tells on the way is charged then."""
@@ -207,6 +220,10 @@ class Calls:
         """Wait until everything that was admitted is settled and recorded."""
         await self._settlements.close()
         await self._learning.close()
+
+    def come(self) -> tuple[float, int]:
+        """Give when a call comes that comes now, and as which."""
+        return self._clock.now_s(), self._admission.next_order()
 
     def in_flight(self) -> list[Grant]:
         """Give the attempts that were admitted and are not settled yet."""
@@ -274,7 +291,8 @@ class Calls:
             return delay_s
         return None
 
-    def _ended(self, grant: Grant, answer: Answer) -> None:
+    def ended(self, grant: Grant, answer: Answer) -> None:
+        """Take up what an answer told in all."""
         grant.model_served, grant.provider_request = answer.model_served, answer.provider_request
         seen = answer.usage
         if seen is None and answer.output_seen_tokens:

@@ -51,9 +51,9 @@ class PageHungry:
         self.inner = inner
         self.changes_before = 0
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def start(self, connection: sqlite3.Connection) -> None:
         self.changes_before = connection.total_changes
-        self.inner.begin(connection)
+        self.inner.start(connection)
 
     def write(self, connection: sqlite3.Connection) -> None:
         self.inner.write(connection)
@@ -67,14 +67,13 @@ class PageHungry:
 @contextmanager
 def entirely_full(database: Database) -> Iterator[None]:
     """Let nothing be written at all."""
-    buffer = database._buffer
-    assert buffer is not None
-    database._buffer = PageHungry(buffer)
+    buffers = database._buffers
+    database._buffers = [*buffers[1:], PageHungry(buffers[0])]
     try:
         with full(database):
             yield
     finally:
-        database._buffer = buffer
+        database._buffers = buffers
 
 
 def is_told(error: object, path: Path) -> bool:

@@ -50,7 +50,7 @@ _making_files = threading.Lock()
 class Buffer(Protocol):
     """Keeps in memory, for the length of a transaction, what is to be written at its end."""
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def start(self, connection: sqlite3.Connection) -> None:
         """Start: the transaction has begun, nobody else writes until it ends."""
         ...
 
@@ -87,7 +87,7 @@ class Database:
         self._patience_s = patience_s
         self._loop = asyncio.get_running_loop()
         self._checkpoints = Checkpoints(path, connection, self._loop)
-        self._buffer: Buffer | None = None
+        self._buffers: list[Buffer] = []
         self._queue: list[_Queued] = []
         self._apart: deque[_Queued] = deque()  # of a batch that failed: each runs alone, before what came later
         self._scheduled: asyncio.Handle | None = None
@@ -122,9 +122,8 @@ class Database:
         return database
 
     def join(self, buffer: Buffer) -> None:
-        """Let a buffer take part in every transaction from now on; there is one at most."""
-        assert self._buffer is None
-        self._buffer = buffer
+        """Let a buffer take part in every transaction from now on."""
+        self._buffers.append(buffer)
 
     def run(self, work: Work[T | Raised]) -> asyncio.Future[T]:
         """Queue a piece of work, now, for the transaction of this tick; what is given is done when it is durable.
@@ -237,12 +236,12 @@ class Database:
         return True
 
     def _commit(self, batch: list[_Queued]) -> None:
-        connection, buffer = self._connection, self._buffer
+        connection, buffers = self._connection, self._buffers
         try:
-            if buffer is not None:
-                buffer.begin(connection)
+            for buffer in buffers:
+                buffer.start(connection)
             results = [work(connection) for work, _done in batch]
-            if buffer is not None:
+            for buffer in buffers:
                 buffer.write(connection)
             connection.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - it belongs to whoever waits for the work, who gets it
@@ -265,8 +264,8 @@ class Database:
         # After some failures, such as a full disk, SQLite has done it (sqlite.org/lang_transaction.html, section 3).
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
-        if self._buffer is not None:
-            self._buffer.undo()
+        for buffer in self._buffers:
+            buffer.undo()
 
     def _translated(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):

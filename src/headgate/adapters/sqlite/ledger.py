@@ -10,10 +10,10 @@ calls; the agent's parent and the tags.
 import asyncio
 import math
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter
 
 from headgate.adapters.figures import (
     HOUR_S,
@@ -34,7 +34,6 @@ from headgate.adapters.refusals import attempt_was_begun
 from headgate.adapters.sqlite.database import Database, Raised
 from headgate.adapters.sqlite.rows import COLUMNS, DERIVED, OUTCOME, to_attempt, to_outcome, to_row
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
-from headgate.core.scopes import Scopes
 
 MOST_IN_FLIGHT = 10_000
 """What `in_flight` gives at most."""
@@ -73,17 +72,18 @@ class _RollUp:
             f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {sums}"
         )
 
-    def reader(self) -> Callable[[Attempt], tuple[str | None, ...]]:
-        return attrgetter(*(f"scopes.{field}" if field in Scopes._fields else field for field in self.fields))
-
 
 # The first grows with what an owner configures, not with traffic: a year of any number of calls is some 100,000 rows.
 # The second grows with agents at work (each agent of a fleet has a key of its own): one row for an agent's hour.
-_ROLL_UPS = (
-    _RollUp("usage_by_hour", ("account", "team", "model", "endpoint", "state")),
-    _RollUp("usage_by_agent_hour", ("account", "key", "team", "run", "agent", "model", "endpoint", "state")),
+_BY_HOUR = _RollUp("usage_by_hour", ("account", "team", "model", "endpoint", "state"))
+_BY_AGENT_HOUR = _RollUp(
+    "usage_by_agent_hour", ("account", "key", "team", "run", "agent", "model", "endpoint", "state")
 )
-_UPSERTS = tuple((roll_up.reader(), roll_up.upsert()) for roll_up in _ROLL_UPS)
+_ROLL_UPS = (_BY_HOUR, _BY_AGENT_HOUR)
+_ADD_TO_HOUR, _ADD_TO_AGENT_HOUR = (roll_up.upsert() for roll_up in _ROLL_UPS)
+
+_Key = tuple[int | str | bytes, ...]
+"""The hour, and the fields of a roll-up."""
 
 
 # In the order of Figures.
@@ -97,11 +97,13 @@ _OF_ROLL_UPS = ", ".join(f"sum({name})" for name in Figures._fields)
 
 
 class SqliteLedgerStore:
-    """A `LedgerStore` on a database."""
+    """A `LedgerStore` on a database; also the buffer of its roll-ups, each row of which is written once a commit."""
 
     def __init__(self, database: Database) -> None:
         """Keep rows in `database`."""
         self._database = database
+        self._ended: defaultdict[_Key, list[Figures]] = defaultdict(list)
+        database.join(self)
 
     def begin(self, attempt: Attempt, when: Callable[[], bool] | None = None) -> asyncio.Future[bool]:
         """Keep an attempt in flight, or give False if it is not to be; a CallerError if its id was begun before."""
@@ -109,7 +111,7 @@ class SqliteLedgerStore:
 
     def finish(self, attempt: Attempt) -> asyncio.Future[bool]:
         """Complete the row of an attempt in flight (or lost) by its outcome; False if it was final already."""
-        return self._database.run(partial(_finish, attempt))
+        return self._database.run(partial(self._finish, attempt))
 
     async def in_flight(self, after: Attempt | None = None) -> list[Attempt]:
         """Give attempts that are in flight or lost, oldest first, at most 10,000; those `after` one if it is given."""
@@ -130,6 +132,48 @@ class SqliteLedgerStore:
         )
         return newest[::-1]
 
+    def _finish(self, attempt: Attempt, connection: sqlite3.Connection) -> bool:
+        if not connection.execute(_FINISH, (*to_outcome(attempt), attempt.id)).rowcount:
+            return False
+        if attempt.state not in OPEN_STATES:
+            account, key, team, run, agent = attempt.scopes[:5]
+            self._ended[
+                hour_of(attempt.admitted_s),
+                _ABSENT if account is None else account,
+                _ABSENT if key is None else key,
+                _ABSENT if team is None else team,
+                _ABSENT if run is None else run,
+                _ABSENT if agent is None else agent,
+                attempt.model,
+                attempt.endpoint,
+                attempt.state,
+            ].append(figures_of(attempt))
+        return True
+
+    # --- as the buffer of the database's transactions
+
+    def start(self, connection: sqlite3.Connection) -> None:
+        """Do nothing: there is nothing to know before."""
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Add the attempts that ended in this transaction to the sums, those of one row together."""
+        if not self._ended:
+            return
+        by_hour: defaultdict[_Key, list[Figures]] = defaultdict(list)
+        for place, figures in self._ended.items():
+            hour, account, _key, team, _run, _agent, *rest = place
+            sums = figures[0] if len(figures) == 1 else tuple(map(sum, zip(*figures, strict=True)))
+            by_hour[hour, account, team, *rest] += figures
+            connection.execute(_ADD_TO_AGENT_HOUR, (*place, *sums))
+        for place, figures in by_hour.items():
+            sums = figures[0] if len(figures) == 1 else tuple(map(sum, zip(*figures, strict=True)))
+            connection.execute(_ADD_TO_HOUR, (*place, *sums))
+        self._ended.clear()
+
+    def undo(self) -> None:
+        """Forget the attempts that ended in a transaction that was rolled back."""
+        self._ended.clear()
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -146,17 +190,6 @@ def _begin(attempt: Attempt, when: Callable[[], bool] | None, connection: sqlite
         return False
     if not connection.execute(_BEGIN, to_row(attempt)).rowcount:
         return Raised(attempt_was_begun(attempt.id))
-    return True
-
-
-def _finish(attempt: Attempt, connection: sqlite3.Connection) -> bool:
-    if not connection.execute(_FINISH, (*to_outcome(attempt), attempt.id)).rowcount:
-        return False
-    if attempt.state not in OPEN_STATES:
-        hour, figures = hour_of(attempt.admitted_s), figures_of(attempt)
-        for read, upsert in _UPSERTS:
-            key = [_ABSENT if value is None else value for value in read(attempt)]
-            connection.execute(upsert, (hour, *key, *figures))
     return True
 
 

@@ -75,7 +75,7 @@ class SqliteLevelStore:
         """Close the database, for all its stores."""
         await self._database.close()
 
-    def begin(self, connection: sqlite3.Connection) -> None:
+    def start(self, connection: sqlite3.Connection) -> None:
         """Drop what is cached if another connection has written since."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._cached_version or len(self._known) > _MOST_CACHED:

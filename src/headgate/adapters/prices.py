@@ -126,16 +126,10 @@ class GenaiPrices:
         if priced is None:
             self._warn_once(model)
             return _UNKNOWN
-        segment = _segment_at(priced.tariffs, usage.prompt_tokens, at_s)
+        uncached, read, write_5m, write_1h, output, _reasoning, _reported = usage
+        segment = _segment_at(priced.tariffs, uncached + read + write_5m + write_1h, at_s)
         total = 0
-        counts = (
-            usage.input_tokens,
-            usage.cache_read_tokens,
-            usage.cache_write_5m_tokens,
-            usage.cache_write_1h_tokens,
-            usage.output_tokens,
-        )
-        for tokens, numerator in zip(counts, segment.numerators, strict=True):
+        for tokens, numerator in zip((uncached, read, write_5m, write_1h, output), segment.numerators, strict=True):
             if not tokens:
                 continue
             if numerator is None:
@@ -174,8 +168,11 @@ def _segment_at(tariffs: tuple[_Tariff, ...], prompt_tokens: int, at_s: float) -
     if len(tariffs) > 1:
         at = datetime.fromtimestamp(at_s, UTC)
         tariff = next((each for each in tariffs if each.constraint is None or each.constraint.active(at)), tariff)
+    segments = tariff.segments
+    if len(segments) == 1:
+        return segments[0]
     # A tier prices all tokens of the call, not only those above its threshold (genai-prices, `TieredPrices`).
-    return next(segment for segment in tariff.segments if prompt_tokens > segment.above)
+    return next(segment for segment in segments if prompt_tokens > segment.above)
 
 
 @cache

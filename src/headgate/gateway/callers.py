@@ -6,6 +6,7 @@ One rule: what a key says of its bearer cannot be overridden by a header; header
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 
@@ -43,6 +44,12 @@ class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 _NOBODY = KeyScopes()
+
+
+@lru_cache(maxsize=1_000)
+def _said(scopes: str) -> KeyScopes:
+    """Read what is stored with a key; the same keys come again and again."""
+    return msgspec.json.decode(scopes, type=KeyScopes)
 
 
 async def identify(exchange: HttpExchange, manager: Manager, *, open_to_all: bool, admin_token: str | None) -> Caller:
@@ -87,7 +94,7 @@ def scopes_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str, K
     """
     key_name = caller.key.name if caller.key is not None else None
     owner = configured.get(key_name, _NOBODY) if key_name is not None else _NOBODY
-    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes) if caller.key is not None else _NOBODY
+    said = _said(caller.key.scopes) if caller.key is not None else _NOBODY
     stated = {**said.tags, **owner.tags}
     tags = {**_tags(exchange.header(b"x-headgate-tags")), **stated}
     scopes = Scopes(
@@ -126,7 +133,7 @@ def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str,
     if caller.key is None:
         return Standing(priority, kind == "interactive")
     owner = configured.get(caller.key.name, _NOBODY)
-    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
+    said = _said(caller.key.scopes)
     most = owner.priority or said.priority
     allowed = owner.interactive or said.interactive
     return Standing(most if stated is None else min(priority, most), allowed and kind != "batch")
@@ -149,7 +156,7 @@ def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:
     if caller.key is None:
         return Scopes()
     owner = configured.get(caller.key.name, _NOBODY)
-    said = msgspec.json.decode(caller.key.scopes, type=KeyScopes)
+    said = _said(caller.key.scopes)
     team = owner.team or said.team
     return Scopes(key=caller.key.name, run=said.run, agent=said.agent, team=team, claimed=_claimed_by(caller.key))
 

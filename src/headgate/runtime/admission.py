@@ -300,8 +300,7 @@ class Admission:
             self._forget_lanes()
         self._lanes.move_to_end(lane.name)
         lane.enter(waiting)
-        late = late_behind(lane, waiting, now_s)
-        if late is not None:
+        if (late := late_behind(lane, waiting, now_s)) is not None:
             self._fail(waiting, late)
             return
         if lane.pump is None:

@@ -136,7 +136,7 @@ def demand_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float, mos
     most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
     most = most or Most(estimate.input_at_most, estimate.output_at_most)
     at_most = CHARGES[call.dialect](most_usage, _most_micro_usd(call, most, prices, now_s))
-    return Demand(_expected(call, estimate.warm_usage, prices, now_s), at_most._replace(slots=1))
+    return Demand(_expected(call, estimate.warm_usage, prices, now_s), Amounts(*at_most[:-1], 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +182,13 @@ def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Price
 
 
 def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float) -> Amounts:
-    expected = CHARGES[call.dialect](usage, prices.cost(call.model, usage, now_s).micro_usd)._replace(slots=1)
+    requests, uncached, output, tokens, cost, _slots = CHARGES[call.dialect](
+        usage, prices.cost(call.model, usage, now_s).micro_usd
+    )
     if call.dialect == "openai":
         # Charged at the start: max(max_tokens, estimate of the prompt) (wire.md section 3).
-        return expected._replace(tokens=max(call.max_output_tokens or 0, usage.prompt_tokens))
-    return expected
+        tokens = max(call.max_output_tokens or 0, usage.prompt_tokens)
+    return Amounts(requests, uncached, output, tokens, cost, 1)
 
 
 def _most_micro_usd(call: Asker, most: Most, prices: Prices, now_s: float) -> int | None:

@@ -19,7 +19,7 @@ from headgate.core.model_rules import RuledOut
 from headgate.core.retries import Failure, RetryRule, is_timeout, retry_delay_s
 from headgate.core.scopes import Scopes, fit
 from headgate.core.usage import NO_USAGE, Usage
-from headgate.ports import Answer, Clock, LedgerStore, Passage, Prices, Provider, Request
+from headgate.ports import Answer, Clock, Cost, LedgerStore, Passage, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
 from headgate.runtime.asking import Question, demand_of, estimate_of, size_of, standing_of
@@ -224,6 +224,10 @@ class Calls:
     def come(self) -> tuple[float, int]:
         """Give when a call comes that comes now, and as which."""
         return self._clock.now_s(), self._admission.next_order()
+
+    def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> Cost:
+        """Price what an attempt used."""
+        return self._settlements.cost(grant, usage, model_served)
 
     def in_flight(self) -> list[Grant]:
         """Give the attempts that were admitted and are not settled yet."""

@@ -18,7 +18,7 @@ from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Dialect, Usage
 from headgate.core.warm_up import Mark
-from headgate.ports import Answer, Passage
+from headgate.ports import Answer, Cost, Passage
 from headgate.runtime.learning import Pool
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.warming import Turn
@@ -87,6 +87,8 @@ class Grant:
         self.pool: Pool | None = None
         self.passage: Passage | None = None
         self.turn: Turn | None = None
+        self.priced: tuple[Usage, str | None, Cost] | None = None
+        """A usage, by whom, and what it costs, as was asked last: a head may tell it before the row does."""
         self.status: int | None = None
         self.model_served: str | None = None
         self.provider_request: str | None = None

@@ -63,6 +63,7 @@ class Pool:
 
 _GUESSED: tuple[Dimension, ...] = ("input_tokens", "output_tokens", "tokens")
 """What calls on their way may use more of than they hold."""
+_GUESSED_PLACES = tuple((dimension, DIMENSIONS.index(dimension)) for dimension in _GUESSED)
 
 
 class Sent(NamedTuple):
@@ -246,8 +247,9 @@ class Learning:
         return Correction(key, at_most, amount if fell else None)
 
     def _count_unheld(self, account: str, asked: Demand, sign: int) -> None:
-        for dimension in _GUESSED:
-            more = (getattr(asked.at_most, dimension) or 0) - (getattr(asked.expected, dimension) or 0)
+        expected, at_most = asked.expected, asked.at_most
+        for dimension, place in _GUESSED_PLACES:
+            more = (at_most[place] or 0) - (expected[place] or 0)
             if more > 0:
                 key = (account, dimension)
                 self._unheld[key] = self._unheld.get(key, 0) + sign * more

@@ -41,7 +41,6 @@ from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReser
 from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
-from headgate.runtime.used import cost_of
 from headgate.runtime.warming import Warming
 
 log = logging.getLogger("headgate")
@@ -246,7 +245,7 @@ class Manager:
 
     def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> int | None:
         """Price what an attempt used, in micro-dollars; None where no price is known."""
-        return cost_of(self._prices, grant.attempt.model, model_served, usage, grant.attempt.admitted_s).micro_usd
+        return self._calls.cost(grant, usage, model_served).micro_usd
 
     async def check(self) -> None:
         """Return if the store can be written.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from headgate.core.amounts import NOTHING, Amounts
 from headgate.core.errors import StoreError
 from headgate.core.ledger import Attempt
-from headgate.core.usage import CHARGES
-from headgate.ports import Clock, LedgerStore, Prices
+from headgate.core.usage import CHARGES, Usage
+from headgate.ports import Clock, Cost, LedgerStore, Prices
 from headgate.runtime.admission import Admission
 from headgate.runtime.grants import Grant
 from headgate.runtime.reservations import let_be
@@ -104,12 +104,20 @@ class Settlements:
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual
 
+    def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> Cost:
+        """Price what an attempt used, once for the same usage."""
+        priced, row = grant.priced, grant.attempt
+        if priced is None or priced[0] != usage or priced[1] != model_served:
+            cost = cost_of(self._prices, row.model, model_served, usage, row.admitted_s)
+            priced = grant.priced = usage, model_served, cost
+        return priced[2]
+
     def outcome(self, grant: Grant) -> Attempt:
         """Give the row of an attempt that has ended."""
         row, failure = grant.attempt, grant.failure
         cut = grant.outcome == "cancelled" and grant.passage is not None
         usage = used(row.usage, grant.usage, failure, sent=grant.sent, cut=cut)
-        cost = cost_of(self._prices, row.model, grant.model_served, usage, row.admitted_s)
+        cost = self.cost(grant, usage, grant.model_served)
         return Attempt(  # `replace` takes three times as long
             row.id,
             row.call,

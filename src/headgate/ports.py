@@ -220,7 +220,8 @@ class Passage:
 class Request:
     """A call on its way to a provider: the bytes a client sent, and what must be known of them.
 
-    A provider that can tell notes in `passage`, from `send` on, whether something may have left.
+    A provider that can tell notes in `passage`, from `send` on, whether something may have left. `is_streamed` says
+    whether the body asks for a stream, where somebody has read that (None: nobody has).
     """
 
     method: str
@@ -229,6 +230,7 @@ class Request:
     body: bytes
     call_id: str
     passage: Passage = field(default_factory=Passage, compare=False, repr=False)
+    is_streamed: bool | None = None
 
 
 class Answer(Protocol):

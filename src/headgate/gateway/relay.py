@@ -25,7 +25,7 @@ from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
 from headgate.gateway.exchange import HttpExchange
-from headgate.ports import Answer, Request
+from headgate.ports import Answer, Passage, Request
 from headgate.runtime.calls import Call, Exchange
 from headgate.runtime.manager import Manager
 
@@ -57,7 +57,9 @@ async def relay_metered(
         head = msgspec.structs.replace(head, model=choice.model)
         body = with_model(endpoint.name, body, choice.model, choice.effort)
         call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
-    request = Request(exchange.method, exchange.target, exchange.headers, body, call.id)
+    request = Request(
+        exchange.method, exchange.target, exchange.headers, body, call.id, Passage(), is_streamed=head.stream
+    )
     async with Ending(exchange) as ending, _CancelledWithClient(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
         await ending.whole()

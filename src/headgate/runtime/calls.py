@@ -164,7 +164,8 @@ class Calls:
             ProviderError: none is.
         """
         grant.passage = passage = Passage()
-        sent = Request(request.method, request.target, request.headers, request.body, grant.attempt.id, passage)
+        method, target, headers, body = request.method, request.target, request.headers, request.body
+        sent = Request(method, target, headers, body, grant.attempt.id, passage, request.is_streamed)
         try:
             sending = self._providers[grant.account].send(sent)
             answer = await sending.__aenter__()

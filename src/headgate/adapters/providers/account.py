@@ -86,7 +86,8 @@ class AccountProvider:
             CallerError: A streamed chat cannot be asked for its usage: see `ask_for_usage`.
         """
         endpoint = endpoint_of(request.target, request.headers)
-        body = ask_for_usage(request.body) if endpoint is not None and endpoint.name == "chat" else None
+        may_stream = endpoint is not None and endpoint.name == "chat" and request.is_streamed is not False
+        body = ask_for_usage(request.body) if may_stream else None
         call = self._client.send(
             request.method,
             self._origin,

@@ -111,7 +111,7 @@ def ask_for_usage(body: bytes) -> bytes | None:
     Raises:
         CallerError: a field comes twice, so that it cannot be told what a change would do.
     """
-    if b'"stream"' not in body:
+    if body.rfind(b'"stream"') < 0:  # backwards, as above
         return None
     try:
         asked = _streamed_decoder.decode(body)

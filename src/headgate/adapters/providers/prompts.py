@@ -29,17 +29,67 @@ _Json = Mapping[str, Any]
 
 def prompt_bound(endpoint: EndpointName, model: str, body: bytes) -> PromptBound:
     """Give what bounds the input of a call that `read_call` has read."""
-    try:
-        read = msgspec.json.decode(body)
-    except UNREADABLE:
-        read = None
-    if not isinstance(read, dict):
-        return PromptBound(len(body), unknown="a body that cannot be read")
     if endpoint == "embeddings":
         return PromptBound(len(body), OVERHEAD_TOKENS, windowed=False)
+    read = _read_but_texts(body) if endpoint in {"chat", "messages"} else None
+    if read is None:
+        try:
+            read = msgspec.json.decode(body)
+        except UNREADABLE:
+            read = None
+    if not isinstance(read, dict):
+        return PromptBound(len(body), unknown="a body that cannot be read")
     prompt = _Prompt(model, len(body))
     _ENDPOINTS.get(endpoint, _unknown_endpoint)(prompt, read)
     return PromptBound(prompt.text_bytes, prompt.extra_tokens, prompt.unknown, prompt.turns, prompt.choices)
+
+
+class _Said(msgspec.Struct, gc=False):
+    content: msgspec.Raw = msgspec.Raw()
+    audio: Any = None
+
+
+class _Talk(msgspec.Struct, gc=False):
+    messages: list[_Said] | None = None
+    system: msgspec.Raw = msgspec.Raw()
+    tools: Any = None
+    web_search_options: Any = None
+    n: Any = None
+    mcp_servers: Any = None
+    container: Any = None
+    context_management: Any = None
+
+
+_talk_decoder = msgspec.json.Decoder(_Talk)
+_JSON_STRING = b'"'
+
+
+def _read_but_texts(body: bytes) -> _Json | None:
+    """Read of a conversation what its bound depends on; None if it is no such thing.
+
+    Texts are left empty: they are counted with the body's bytes, and making strings of them is most of the reading.
+    """
+    try:
+        talk = _talk_decoder.decode(body)
+        messages = talk.messages
+        return {
+            "messages": messages and [{"content": _but_text(each.content), "audio": each.audio} for each in messages],
+            "system": _but_text(talk.system),
+            "tools": talk.tools,
+            "web_search_options": talk.web_search_options,
+            "n": talk.n,
+            "mcp_servers": talk.mcp_servers,
+            "container": talk.container,
+            "context_management": talk.context_management,
+        }
+    except UNREADABLE:
+        return None
+
+
+def _but_text(raw: msgspec.Raw) -> object:
+    if not raw:
+        return None
+    return "" if memoryview(raw)[:1] == _JSON_STRING else msgspec.json.decode(raw)
 
 
 @dataclass(slots=True)

@@ -169,6 +169,31 @@ def test_output_that_cannot_be_read_is_what_was_seen_of_it() -> None:
     assert usage == CHAT_TOLD._replace(output_tokens=-(-len(CONTENT + ARGUMENTS) // 4), reported=False)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        b'"usage":%b',
+        b'"usage": %b',
+        b'"usage" :\t%b',
+        b'"x":{"usage":null},"usage":%b',
+        b'"usage":%b,"x":{"usage":null}',
+    ],
+)
+@pytest.mark.parametrize("end", [b"null", b'"stop"'])
+def test_usage_is_told_as_soon_as_it_comes_whatever_else_is_put_off(usage: bytes, end: bytes) -> None:
+    piece = b'{"id":"c","model":"m","choices":[{"delta":{"content":"%b"},"finish_reason":%b}],%b}'
+    meter = open_meter(endpoint(CHAT), SSE, b"", hides_usage=False)
+    for text in (b"one", rb"say \"usage\":{}", b"three"):
+        meter.feed(b"data: %b\n\n" % (piece % (text, b"null", b'"usage":null')))
+    assert meter.reading.usage is None
+    told = usage % b'{"prompt_tokens":7,"completion_tokens":3}'
+    meter.feed(b"data: %b\n\n" % (piece % (b"", end, told)))
+    assert meter.reading.told == Usage(7, output_tokens=3)
+    assert meter.reading.finish == (None if end == b"null" else "stop")
+    assert meter.reading.output_seen_tokens == 6  # of 22 characters
+    assert meter.reading.output_characters == 22
+
+
 # --- documents and responses
 
 

@@ -556,3 +556,22 @@ def test_whoever_asks_is_told_once_when_a_client_goes_and_not_after_its_answer(r
         assert told == ["/left"]
 
     running(main())
+
+
+def test_an_app_can_cut_the_connection_without_a_line(running: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    async def cuts(_: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        send.__self__.transport.abort()  # type: ignore[attr-defined]  # what ASGI has no word for
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def main() -> None:
+        async with serve(cuts, "127.0.0.1", 0) as server:
+            client = await connect(server)
+            client.writer.write(GET)
+            assert (await client.rest())[:8] in (b"HTTP/1.1", b"")
+
+    running(main())
+    assert caplog.records == []

@@ -357,6 +357,11 @@ class _Call:
 
     # --- for the app
 
+    @property
+    def transport(self) -> asyncio.Transport:
+        """The client's connection, for what ASGI has no word for: to cut it (uvicorn's has it by this name too)."""
+        return self._connection.transport
+
     def when_gone(self, call: Callable[[], None] | None) -> None:
         """Call a function (None: none any more) when the client has gone before its answer is complete."""
         self._gone = call

@@ -28,6 +28,13 @@ _GZIP_MAGIC = b"\x1f"
 EventReader = Callable[[Reading, Event], bool]
 DocumentReader = Callable[[Reading, bytes], bool]
 
+PutsOff = Callable[[Reading, Event], bool]
+"""Whether an event need not be read before somebody asks how much output there was."""
+
+_PUT_OFF: dict[EndpointName, PutsOff] = {"chat": openai.only_speaks}
+_MOST_PUT_OFF = 1_000
+_MOST_PUT_OFF_BYTES = 1024 * 1024
+
 _READERS: dict[EndpointName, tuple[EventReader | None, DocumentReader]] = {
     "messages": (anthropic.read_message_event, anthropic.read_message),
     "chat": (openai.read_chat_event, openai.read_chat),
@@ -68,7 +75,8 @@ def open_meter(endpoint: Endpoint | None, content_type: bytes, encoding: bytes, 
             return _NoMeter(Reading())
         if decoder is not None:
             return _EncodedStreamMeter(read_event, decoder)
-        return _StreamMeter(read_event, hides_usage=hides_usage)
+        puts_off = _PUT_OFF.get(endpoint.name) if endpoint is not None else None
+        return _StreamMeter(read_event, puts_off, hides_usage=hides_usage)
     return _DocumentMeter(read_document, decoder)
 
 
@@ -115,20 +123,39 @@ class _StreamMeter:
     An event goes on when it is complete, so that an error can be told to the client at any time, behind the last one.
     """
 
-    def __init__(self, read_event: EventReader, *, hides_usage: bool) -> None:
+    def __init__(self, read_event: EventReader, puts_off: PutsOff | None, *, hides_usage: bool) -> None:
         self.reading = Reading()
         self._read_event = read_event
+        self._puts_off = puts_off
         self._hides_usage = hides_usage
         self._splitter = EventSplitter()
+        self._put_off: list[Event] = []
+        self._put_off_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        return b"".join([event.raw for event in self._splitter.feed(chunk) if self._shows(event)])
+        events = self._splitter.feed(chunk)
+        if len(events) == 1:  # as most providers write
+            return events[0].raw if self._shows(events[0]) else b""
+        return b"".join([event.raw for event in events if self._shows(event)])
 
     def close(self) -> bytes:
         last = self._splitter.close()
         return last.raw if last is not None and self._shows(last) else b""
 
+    def _catch_up(self) -> None:
+        self.reading.catch_up = None
+        put_off, self._put_off, self._put_off_bytes = self._put_off, [], 0
+        for event in put_off:
+            self._read_event(self.reading, event)
+
     def _shows(self, event: Event) -> bool:
+        if self._puts_off is not None and self._puts_off(self.reading, event):
+            self._put_off.append(event)
+            self.reading.catch_up = self._catch_up
+            self._put_off_bytes += len(event.raw)
+            if len(self._put_off) >= _MOST_PUT_OFF or self._put_off_bytes >= _MOST_PUT_OFF_BYTES:
+                self._catch_up()
+            return True
         return not (self._read_event(self.reading, event) and self._hides_usage)
 
 

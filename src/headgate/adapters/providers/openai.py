@@ -19,6 +19,7 @@ __all__ = [
     "credential",
     "error_body",
     "error_event",
+    "only_speaks",
     "read_chat",
     "read_chat_event",
     "read_embeddings",
@@ -118,6 +119,25 @@ def read_chat_event(reading: Reading, event: Event) -> bool:
     # Some servers tell usage on every chunk, or on the one that ends the choices (wire.md section 3).
     reading.final = reading.finish is not None or not chunk.choices
     return not chunk.choices
+
+
+_USAGE, _NULLS = b'"usage"', (b":null", b": nul")
+_GOES_ON = (b'"finish_reason":null', b'"finish_reason": null')
+
+
+def only_speaks(reading: Reading, event: Event) -> bool:
+    """Whether a chunk of a chat stream tells nothing but a piece of the answer; True only if that is certain.
+
+    That matters once the stream breaks off, so that it need not be read before. Four searches cost a fifth of reading.
+    """
+    raw = event.raw
+    if reading.model is None or b'"error"' in raw or not any(mark in raw for mark in _GOES_ON):
+        return False
+    at = raw.find(_USAGE)  # null on each chunk but the last, where usage was asked for
+    if at < 0:
+        return True
+    after = at + len(_USAGE)
+    return raw[after : after + 5] in _NULLS and raw.find(_USAGE, after) < 0
 
 
 def read_chat(reading: Reading, body: bytes) -> bool:

@@ -4,7 +4,7 @@ One rule: what a provider did not tell stays None; a figure that cannot be one i
 It parses no wire format beyond the frame of an event.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -43,6 +43,8 @@ class Reading:
     failure: Failure | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     """The provider's usage fields as they came, for dialects that tell them in parts."""
+    catch_up: Callable[[], None] | None = None
+    """Reads what was put off because it tells only of output that went by, which is mostly told at the end."""
 
     @property
     def usage(self) -> Usage | None:
@@ -55,6 +57,8 @@ class Reading:
     @property
     def output_seen_tokens(self) -> int:
         """At least so much output went by, whether or not the provider told its usage."""
+        if self.catch_up is not None:
+            self.catch_up()
         return max(self.output_told_tokens, -(-self.output_characters // _CHARACTERS_PER_TOKEN))
 
 

@@ -157,9 +157,10 @@ class Exchange:
     async def drop(self) -> None:
         """Close the connection abruptly, without an end to the answer.
 
-        ASGI has no word for it. Raising, or returning without an answer, makes uvicorn log an error, and before the
-        first byte it even sends a 500. Its `send` is a bound method of the object that owns the TCP transport, so that
-        transport is aborted, and the departure awaited: uvicorn is silent about an application whose client is gone.
+        ASGI has no word for it. Raising, or returning without an answer, makes a server log an error, and before the
+        first byte it even sends a 500. The `send` of Headgate's server, and of uvicorn, is a bound method of an object
+        that has the TCP transport, so that is aborted, and the departure awaited: of a client that is gone they say
+        nothing.
 
         Raises:
             ConnectionDroppedError: the server's transport cannot be reached, as in a test without a server.

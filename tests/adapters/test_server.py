@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from headgate.adapters.http_server import WHEN_GONE
+from headgate.adapters.http_call import WHEN_GONE
 from headgate.adapters.server import ListenError, Message, Receive, RunningServer, Send, run, serve
 from headgate.testing import virtual_time
 

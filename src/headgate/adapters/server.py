@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
-from headgate.adapters.http_server import App, Connection, Connections, Message, Receive, Send
+from headgate.adapters.http_call import App, Message, Receive, Send
+from headgate.adapters.http_server import Connection, Connections
 from headgate.core.errors import CallerError
 
 try:

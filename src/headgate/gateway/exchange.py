@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headgate.adapters.http_server import WHEN_GONE
+from headgate.adapters.http_call import WHEN_GONE
 from headgate.core.errors import CallerError, CallerGoneError
 from headgate.ports import Headers
 

@@ -56,10 +56,22 @@ def test_what_another_has_read_meanwhile_stays_warm_when_the_first_gives_up():
 
 def test_after_the_longest_wait_all_go_at_once():
     prefixes = WarmUp()
-    prefixes.began("main", [SYSTEM], 0.0, 5.0)
+    led = prefixes.began("main", [SYSTEM], 0.0, 5.0)
+    prefixes.went("main", [SYSTEM], led, 5.0)
     assert prefixes.awaited("main", [SYSTEM], 5.0) is None
     assert prefixes.began("main", [SYSTEM], 5.0, 10.0) == ()
     assert prefixes.awaited("main", [SYSTEM], 5.0) is None
+
+
+def test_a_call_that_waits_for_its_admission_is_awaited_once_it_is_sent():
+    prefixes = WarmUp()
+    led = prefixes.began("main", [SYSTEM], 0.0, 30.0)
+    assert prefixes.began("main", [SYSTEM], 31.0, 61.0) == led, "it was not sent, so nothing is warm"
+    prefixes.went("main", [SYSTEM], led, 75.0)
+    assert prefixes.awaited("main", [SYSTEM], 74.0) == (("main", 2), 75.0)
+    prefixes.answered("main", [SYSTEM], 50.0)
+    prefixes.went("main", [SYSTEM], led, 90.0)
+    assert prefixes.awaited("main", [SYSTEM], 51.0) is None
 
 
 def test_what_is_remembered_is_bounded_and_what_is_used_stays():

@@ -15,6 +15,7 @@ from headgate.core.errors import DeadlineError, ProviderError
 from headgate.core.ledger import UsageQuery
 from headgate.core.retries import Failure
 from headgate.core.scheduling import Scheduling
+from headgate.core.scopes import Scopes
 from headgate.core.warm_up import LEAST_BYTES, MOST_WARM_UP_S, UNSEEN_WARM_UP_S, Mark
 from headgate.ports import Request
 from headgate.runtime.calls import Call
@@ -161,6 +162,22 @@ def test_nobody_waits_longer_than_a_first_token_takes_or_its_own_deadline(house,
             tasks = [asyncio.create_task(carry(here, call(**facts))) for _ in range(4)]
             await asyncio.gather(*tasks)
             assert started_s(provider) == [0.0, wait_s, wait_s, wait_s]
+
+    run(main())
+
+
+def test_a_first_call_that_waits_in_its_lane_is_awaited_from_when_it_is_sent(house):
+    async def main():
+        provider = ScriptedProvider([Reply(head_s=2.0 * MOST_WARM_UP_S), *[Reply(head_s=2.0)] * 10])
+        async with house(slots(1, scope="key:*"), provider=provider) as here:
+            other = asyncio.create_task(carry(here, Call("claude-test", scopes=Scopes(key="busy"))))
+            await asyncio.sleep(1)
+            first = asyncio.create_task(carry(here, call(scopes=Scopes(key="busy"))))
+            await other
+            await asyncio.sleep(1)
+            others = [asyncio.create_task(carry(here, call(scopes=Scopes(key=f"k{n}")))) for n in range(3)]
+            await asyncio.gather(first, *others)
+            assert started_s(provider) == [0.0, 60.0, 62.0, 62.0, 62.0]
 
     run(main())
 

@@ -56,8 +56,8 @@ class _State:
 class WarmUp:
     """Which prefixes are cold, awaited or warm, by a clock that does not step.
 
-    A prefix that was awaited for as long as anybody waits passes for warm. Each question costs as many look-ups as a
-    prompt has marks: four.
+    A prefix whose call was sent, and awaited for as long as anybody waits, passes for warm. Each question costs as
+    many look-ups as a prompt has marks: four.
     """
 
     def __init__(self, most_prefixes: int = MOST_PREFIXES) -> None:
@@ -83,11 +83,18 @@ class WarmUp:
         for mark in marks:
             state = self._states.setdefault((account, mark.key), _State())
             if not state.is_awaited(now_s) and not state.is_warm(now_s):
-                state.awaited_until_s, state.warm_until_s = until_s, until_s + mark.life_s
+                state.awaited_until_s, state.warm_until_s = until_s, _NEVER_S
                 led.append((account, mark.key))
         while len(self._states) > self._most_prefixes:
             self._states.popitem(last=False)
         return tuple(led)
+
+    def went(self, account: str, marks: Sequence[Mark], led: Sequence[Place], until_s: float) -> None:
+        """Say that a call that goes first is sent now, after it waited for its admission: it is awaited until then."""
+        for mark in marks:
+            state = self._states.get((account, mark.key))
+            if state is not None and (account, mark.key) in led and state.warm_until_s == _NEVER_S:
+                state.awaited_until_s, state.warm_until_s = until_s, until_s + mark.life_s
 
     def answered(self, account: str, marks: Sequence[Mark], now_s: float) -> None:
         """Say that a call's first token is there: all its prefixes can be read, and live anew from now on."""

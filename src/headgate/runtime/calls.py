@@ -330,6 +330,8 @@ class Calls:
         if not begun:  # it has waited, and may ask for something else by now
             held, expected = asked.at_most.micro_usd, asked.expected.micro_usd
             row = replace(row, admitted_s=self._clock.now_s(), held_micro_usd=held, cost_micro_usd=expected)
+        if turn is not None:
+            turn.went()
         grant = Grant(row, limits, asked, call.dialect)
         grant.turn = turn
         grant.effort = call.ruled.effort if call.ruled is not None else None

@@ -17,13 +17,20 @@ MOST_WAITING = 20_000
 class Turn:
     """A call's turn: from when it may go to its first byte, or to its end without one."""
 
-    def __init__(self, warming: "Warming", account: str, marks: Sequence[Mark], led: tuple[Place, ...]) -> None:
-        """Go first for the prefixes that are `led`."""
+    def __init__(
+        self, warming: "Warming", account: str, marks: Sequence[Mark], led: tuple[Place, ...], lasts_s: float
+    ) -> None:
+        """Go first for the prefixes that are `led`; once it is sent it is awaited for `lasts_s`."""
         self._warming = warming
         self._account = account
         self._marks = marks
         self._led = led
+        self._lasts_s = lasts_s
         self._ended = False
+
+    def went(self) -> None:
+        """Say that it was admitted, and is sent."""
+        self._warming.went(self._account, self._marks, self._led, self._lasts_s)
 
     def answered(self) -> None:
         """Say that the first byte of its answer is here; later words say nothing."""
@@ -60,7 +67,13 @@ class Warming:
                 break
             await self._wait(place, left_s)
         lasts_s = MOST_WARM_UP_S if is_streamed else UNSEEN_WARM_UP_S
-        return Turn(self, account, marks, self._prefixes.began(account, marks, now_s(), now_s() + lasts_s))
+        led = self._prefixes.began(account, marks, now_s(), now_s() + lasts_s)
+        return Turn(self, account, marks, led, lasts_s)
+
+    def went(self, account: str, marks: Sequence[Mark], led: Sequence[Place], lasts_s: float) -> None:
+        """Let others wait for a call that is sent now."""
+        if led:
+            self._prefixes.went(account, marks, led, asyncio.get_running_loop().time() + lasts_s)
 
     def answered(self, account: str, marks: Sequence[Mark]) -> None:
         """Let all go that wait for these prefixes: they can be read."""

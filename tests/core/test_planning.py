@@ -46,7 +46,11 @@ def reason(*existing: Plan, wanted: Wanted, limit: Limit | None = RATE, levels=N
         (wish(for_s=0), RATE, "expected later than its beginning"),
         (wish(in_s=30 * DAY_S, for_s=2 * DAY_S), RATE, "expected at most 31 days ahead (2025-07-16 15:07:00 UTC)"),
         (wish(), None, "there is no such limit"),
-        (wish(), Gauge("slots", "account:main", "slots", 8), "slots, which cannot be reserved"),
+        (
+            wish(9),
+            Gauge("slots", "account:main", "slots", 8),
+            "9 slots is more than there is at once of slots: 8 slots; possible: at most 8 slots",
+        ),
         (wish(scope="account:main"), RATE, "'account:main' cannot hold a reservation; expected one key, team, run"),
         (wish(scope="run:*"), RATE, "'run:*' cannot hold a reservation"),
         (wish(scope="house:x"), RATE, "'house:x' cannot hold a reservation"),
@@ -149,3 +153,12 @@ def test_a_part_is_as_deep_as_its_share_and_full_when_it_begins():
 )
 def test_amounts_in_words(dimension, amount: int, words: str):
     assert amount_in_words(dimension, amount) == words
+
+
+def test_slots_reserved_at_the_same_time_add_up_and_those_that_follow_do_not():
+    slots = Gauge("slots", "account:main", "slots", 8)
+    first = planned(plan([], wish(5, in_s=600, for_s=600), slots, NOW_S, {}))
+    words = reason(first, wanted=wish(4, in_s=1_000, for_s=900, id_="b"), limit=slots)
+    assert "8 slots, of which others have reserved 5 slots; possible: at most 3 slots" in words
+    for in_s in (0, 1_200):
+        assert planned(plan([first], wish(8, in_s=in_s, for_s=600, id_="b"), slots, NOW_S, {})).units == 8

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from headgate.core import quota
 from headgate.core.amounts import NOTHING, Amounts, Demand, demand
-from headgate.core.limits import Level, Limit, Rate, Rolling, Window
+from headgate.core.limits import Gauge, Level, Limit, Rate, Rolling, Window
 from headgate.core.planning import Part, Plan, Planned, Wanted, part_of, plan
 from headgate.core.quota import Admitted, Refused, Reservation, Wait
 from headgate.core.set_aside import Plans, admit, closure, closures_met
@@ -34,7 +34,8 @@ REQUESTS = Rate("requests", "account:a", "requests", 60, 60, 50, largest=60, cha
 FIXED = Window("fixed", "account:a", "micro_usd", 900, Fixed(40))
 LIFE = Window("life", "account:a", "tokens", 4_000, Lifetime())
 ROLLING = Rolling("rolling", "account:a", "input_tokens", 700, 60)
-LIMITS: tuple[Limit, ...] = (OUTPUT, REQUESTS, FIXED, LIFE, ROLLING)
+SLOTS = Gauge("slots", "account:a", "slots", 8)
+LIMITS: tuple[Limit, ...] = (OUTPUT, REQUESTS, FIXED, LIFE, ROLLING, SLOTS)
 HOLDERS = ("run:a", "run:b")
 NOBODY = "run:other"
 
@@ -97,7 +98,7 @@ class PlannedMachine(RuleBasedStateMachine):
         self.limits = limits
 
     @rule(
-        choice=st.integers(0, 4),
+        choice=st.integers(0, 5),
         scope=st.sampled_from(HOLDERS),
         percent=st.one_of(st.integers(1, 110), st.sampled_from((10, 50, 90, 100))),
         in_s=st.sampled_from((0, 0, 0, 1, 20, 90)),
@@ -128,26 +129,26 @@ class PlannedMachine(RuleBasedStateMachine):
         dollars=st.integers(0, 500),
         tokens=st.integers(0, 600),
         input_tokens=st.integers(0, 400),
-        own_only=st.booleans(),
+        slots=st.integers(0, 2),
     )
-    def admit(self, who: str, output: int, dollars: int, tokens: int, input_tokens: int, *, own_only: bool) -> None:
-        asked = Amounts(1, input_tokens, output, tokens, dollars)
+    def admit(self, who: str, output: int, dollars: int, tokens: int, input_tokens: int, slots: int) -> None:
+        asked = Amounts(1, input_tokens, output, tokens, dollars, slots)
         before = dict(self.levels)
-        outcome = self._ask(who, demand(asked), own_only=own_only)
+        outcome = self._ask(who, demand(asked))
         assert self.levels == before, "a question changed a level"
         if isinstance(outcome, Admitted):
             self.levels |= outcome.levels
             self._went(outcome, asked, who)
         elif isinstance(outcome, Wait):
-            self._check_wait(outcome, who, demand(asked), own_only=own_only)
+            self._check_wait(outcome, who, demand(asked))
         else:
             assert isinstance(quota.admit(self.limits, self.levels, demand(asked), float(self.now_s)), Refused)
 
-    @rule(who=st.sampled_from((NOBODY, *HOLDERS)), choice=st.integers(0, 4), grain=st.sampled_from((1, 7, 50, 200)))
+    @rule(who=st.sampled_from((NOBODY, *HOLDERS)), choice=st.integers(0, 5), grain=st.sampled_from((1, 7, 50, 200)))
     def push(self, who: str, choice: int, grain: int) -> None:
         """Take all that can be had, in calls of one size."""
         limit = self.limits[choice % len(self.limits)]
-        asked = NOTHING._replace(**{limit.dimension: 1 if limit is REQUESTS else grain})
+        asked = NOTHING._replace(**{limit.dimension: 1 if limit in (REQUESTS, SLOTS) else grain})
         for _ in range(60):
             outcome = self._ask(who, demand(asked))
             if not isinstance(outcome, Admitted):
@@ -166,6 +167,23 @@ class PlannedMachine(RuleBasedStateMachine):
                     promise.fill += units
                 else:
                     promise.held += units
+        self._check_slots(outcome.reservation)
+
+    def _check_slots(self, reserved: Reservation) -> None:
+        """Others take no slot that a reservation is still to fill; those of calls before it count until they end."""
+        own = {name for name, _units, _token in reserved.holds if name in self.promises and " slots " in name}
+        if SLOTS.name not in [name for name, _units, _token in reserved.holds] or own:
+            return
+        now_ns = int(self.now_s * 10**9)
+        to_fill = sum(
+            part.limit.amount - self.promises[part.limit.name].held
+            for part in parts_of(self.plans, self.limits)
+            if part.parent is SLOTS and part.is_open(now_ns)
+        )
+        assert self._slots_held() + to_fill <= SLOTS.amount
+
+    def _slots_held(self) -> int:
+        return sum(units for call in self.live for name, units, _ in call.reservation.holds if name == SLOTS.name)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), used=st.fractions(0, 1))
@@ -233,10 +251,15 @@ class PlannedMachine(RuleBasedStateMachine):
             if isinstance(part.parent, Rate) and self._old_calls_hold(part):
                 continue
             room = self.promises[part.limit.name].room(self.now_s)
+            if part.parent is SLOTS:
+                room = min(room, SLOTS.amount - self._slots_held())  # it fills as the calls end that were before it
             if room < 1:
                 continue
-            outcome = self._ask(part.limit.scope, asked_of(part.parent, room), own_only=True)
+            outcome = self._ask(part.limit.scope, asked_of(part.parent, room))
             assert isinstance(outcome, Admitted), f"{room} of {part.limit.name} were promised: {outcome}"
+            assert {name for name, _units, _token in outcome.reservation.holds} & met(
+                self.plans, part.limit.scope, self.limits
+            ).own, "it took what is everybody's"
 
     def _old_calls_hold(self, part: Part) -> bool:
         """Whether calls from before the reservation are, or were just, on their way: it cannot take from them."""
@@ -245,7 +268,7 @@ class PlannedMachine(RuleBasedStateMachine):
             call.at_s <= begins for call in self.live
         )
 
-    def _ask(self, who: str, asked: Demand, *, own_only: bool = False) -> Admitted | Wait | Refused:
+    def _ask(self, who: str, asked: Demand) -> Admitted | Wait | Refused:
         return admit(
             self.limits,
             self.levels,
@@ -253,10 +276,9 @@ class PlannedMachine(RuleBasedStateMachine):
             float(self.now_s),
             lease_s=LEASE_S,
             plans=met(self.plans, who, self.limits),
-            own_only=own_only,
         )
 
-    def _check_wait(self, wait: Wait, who: str, asked: Demand, *, own_only: bool) -> None:
+    def _check_wait(self, wait: Wait, who: str, asked: Demand) -> None:
         if wait.until_s != float("inf"):
             assert wait.until_s > self.now_s
             later = admit(
@@ -266,7 +288,6 @@ class PlannedMachine(RuleBasedStateMachine):
                 wait.until_s,
                 lease_s=LEASE_S,
                 plans=met(self.plans, who, self.limits),
-                own_only=own_only,
             )
             assert isinstance(later, Admitted), f"promised for {wait.until_s}, got {later}"
         freed = dict(self.levels)
@@ -283,9 +304,12 @@ class PlannedMachine(RuleBasedStateMachine):
                 just_before_s,
                 lease_s=LEASE_S,
                 plans=met(self.plans, who, self.limits),
-                own_only=own_only,
             )
             assert not isinstance(early, Admitted), f"admitted before {wait.earliest_s}"
+        if wait.earliest_s != float("inf"):
+            plans = met(self.plans, who, self.limits)
+            then = admit(self.limits, freed, asked, wait.earliest_s, lease_s=LEASE_S, plans=plans)
+            assert isinstance(then, Admitted), f"not at {wait.earliest_s}, though all came back"
 
 
 def test_laws_hold_beside_reservations():
@@ -334,7 +358,7 @@ def test_a_holder_gets_all_its_units_while_others_take_whatever_they_can():
         at_s = START_S + tenth / 10
         for who in (NOBODY, "run:a"):
             while isinstance(
-                outcome := ask(OUTPUT, 20, [half], levels, at_s, who, own_only=who == "run:a" and tenth >= 1_000),
+                outcome := ask(OUTPUT, 20, [half], levels, at_s, who),
                 Admitted,
             ):
                 if who == "run:a" and tenth < 1_000:
@@ -352,7 +376,7 @@ def test_long_calls_of_others_do_not_grow_into_the_reservation_while_its_holder_
     levels: dict[str, Level] = {}
     at_s = START_S + 100.0
     for _ in range(10):
-        outcome = ask(OUTPUT, 20, [part_plan], levels, at_s, "run:a", own_only=True)
+        outcome = ask(OUTPUT, 20, [part_plan], levels, at_s, "run:a")
         assert isinstance(outcome, Admitted)
         every = (OUTPUT, part_of(part_plan, OUTPUT).limit)
         changed, _ = quota.settle(every, outcome.levels, outcome.reservation, Amounts(0, 0, 20), at_s)
@@ -361,7 +385,7 @@ def test_long_calls_of_others_do_not_grow_into_the_reservation_while_its_holder_
     at_s += 20
     while isinstance(outcome := ask(OUTPUT, 20, [part_plan], levels, at_s), Admitted):
         levels |= outcome.levels  # and these go on and on
-    assert isinstance(ask(OUTPUT, 200, [part_plan], levels, at_s + 30, "run:a", own_only=True), Admitted)
+    assert isinstance(ask(OUTPUT, 200, [part_plan], levels, at_s + 30, "run:a"), Admitted)
 
 
 def test_a_large_call_goes_into_no_debt_that_the_holder_would_pay():
@@ -400,13 +424,49 @@ def test_a_wait_does_not_promise_what_a_reservation_to_come_takes():
     assert outcome.until_s == soon.until_s
 
 
-def test_a_holder_that_waits_has_a_lane_of_its_own():
+def test_a_holder_waits_for_the_limit_that_its_reservation_is_of():
     half = booked(OUTPUT, 3_000)
     levels = {"output": (START_S * 10**9, 400 * 60 * 10**9, 0, 0, START_S * 10**9)}
-    outcome = ask(OUTPUT, 30, [half], levels, START_S + 1.0, "run:a", own_only=True)
+    outcome = ask(OUTPUT, 30, [half], levels, START_S + 1.0, "run:a")
     assert isinstance(outcome, Wait)
-    assert outcome.limit.name == "run:a * output_tokens plan-p"
+    assert outcome.limit == OUTPUT
     assert outcome.until_s == pytest.approx(START_S + 6)  # 5 a second, and it began used up
+
+
+def test_slots_are_left_alone_as_they_come_free_and_nobody_is_interrupted():
+    """8 slots, all in use when 5 of them are reserved: the holder has each that comes free, others wait."""
+    aside = booked(SLOTS, 5, in_s=60, for_s=600)
+    levels: dict[str, Level] = {}
+    running: list[Reservation] = []
+
+    def take(who: str, at_s: float) -> Admitted | Wait | Refused:
+        outcome = ask(SLOTS, 1, [aside], levels, at_s, who, lease_s=LEASE_S)
+        if isinstance(outcome, Admitted):
+            levels.update(outcome.levels)
+        return outcome
+
+    def end(reserved: Reservation, at_s: float) -> None:
+        every = (SLOTS, part_of(aside, SLOTS).limit)
+        levels.update(quota.settle(every, levels, reserved, NOTHING, at_s)[0])
+
+    while isinstance(outcome := take(NOBODY, START_S + 59.0), Admitted):
+        running.append(outcome.reservation)
+    assert len(running) == 8, "before it begins all are there for all"
+    begun_s = START_S + 60.0
+    for number in range(5):
+        assert isinstance(take("run:a", begun_s + number), Wait), "nobody is interrupted"
+        end(running[number], begun_s + number)
+        other = take(NOBODY, begun_s + number)
+        assert isinstance(other, Wait)
+        assert other.until_s == begun_s + 600, "when the reservation is over, for these go on"
+        mine = take("run:a", begun_s + number)
+        assert isinstance(mine, Admitted)
+    assert isinstance(take("run:a", begun_s + 9), Wait), "five are reserved, not six"
+    end(running[5], begun_s + 10)
+    assert isinstance(take(NOBODY, begun_s + 10), Admitted), "the other three are everybody's"
+    end(mine.reservation, begun_s + 11)
+    assert isinstance(take(NOBODY, begun_s + 11), Wait), "what the holder gives back is its own again"
+    assert isinstance(take(NOBODY, begun_s + 600), Admitted), "and everybody's when it is over"
 
 
 def test_what_can_never_be_is_refused_as_without_reservations():

@@ -8,12 +8,14 @@ from small_house import rate
 
 from headgate.core.accounts import Account
 from headgate.core.limits import Window
+from headgate.core.planning import Planned, Wanted
 from headgate.core.retries import Failure
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import OpenedByUse
 from headgate.core.usage import Usage
 from headgate.ports import Request
 from headgate.runtime.calls import Call
+from headgate.runtime.planning import MaintenanceRule
 from headgate.testing.scripted import Reply, ScriptedProvider
 from headgate.testing.virtual_time import run
 
@@ -46,9 +48,9 @@ async def carry(here) -> str:
     return exchange.grant.account
 
 
-def pooled(house, *rules: LimitRule, replies: dict[str, list[Reply]] | None = None, accounts=TWO):
+def pooled(house, *rules: LimitRule, replies: dict[str, list[Reply]] | None = None, accounts=TWO, **parts):
     scripted = {account.name: ScriptedProvider((replies or {}).get(account.name, [Reply()])) for account in accounts}
-    return house(*rules, accounts=accounts, providers=scripted)
+    return house(*rules, accounts=accounts, providers=scripted, **parts)
 
 
 def test_calls_go_where_there_is_room_and_both_quotas_are_used(house):
@@ -106,5 +108,33 @@ def test_the_furthest_behind_its_plan_goes_first_and_none_beyond_its_soft_ceilin
             served = [await use(here, 10_000) for _ in range(15)]
         assert Counter(served[:10]) == {"a": 5, "b": 5}, "in step with each other"
         assert Counter(served) == {"a": 6, "b": 9}, "beyond its ceiling it serves only what no other can"
+
+    run(main())
+
+
+def test_while_one_account_has_maintenance_calls_go_to_the_other(house):
+    async def main():
+        closed = MaintenanceRule("all day", lambda from_s, until_s: [(from_s - 100, until_s)], "account:a")
+        async with pooled(house, *of_each("input_tokens", 6_000), maintenance=[closed]) as here:
+            assert [await use(here) for _ in range(5)] == ["b"] * 5
+
+    run(main())
+
+
+def test_a_call_goes_to_the_account_where_something_is_reserved_for_it(house):
+    async def main():
+        async with pooled(house, *of_each("input_tokens", 6_000)) as here:
+            now_s = int(here.clock.now_s())
+            (limit,) = here.manager.limits_met(Scopes(account="b", run="mine"), "claude-test")
+            planned = await here.manager.reserve(Wanted("p", "run:mine", 3_000, now_s, now_s + 60), limit)
+            assert isinstance(planned, Planned)
+            await asyncio.sleep(60 - 1)
+            while sum(level.used for level in await here.manager.limits()) < 9_000:
+                await use(here, 500)
+            mine = Call("claude-test", input_tokens=500, max_output_tokens=1, scopes=Scopes(run="mine"))
+            async with here.manager.admit(mine) as grant:
+                grant.settle(Usage(500))
+            assert grant.account == "b"
+            assert grant.wait_s == 0
 
     run(main())

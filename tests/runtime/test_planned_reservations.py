@@ -12,7 +12,7 @@ from headgate.core.limits import Limit, Window
 from headgate.core.planning import Denied, Planned, Wanted
 from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.spans import Lifetime
-from headgate.runtime.planning import PLANS, Maintenance, MaintenanceRule, PlannedReservations, choose_limit
+from headgate.runtime.planning import PLANS, Maintenance, MaintenanceRule, Meeting, PlannedReservations, choose_limit
 
 START_S = 1_750_000_000.0
 BUDGET = Window("budget", "account:main", "micro_usd", 1_000, Lifetime())
@@ -49,7 +49,7 @@ class House:
     async def take(self, who: PlannedReservations, units: int, path: tuple[str, ...]) -> Admitted | Wait | Refused:
         self.calls += 1
         asked = demand(Amounts(micro_usd=units))
-        return await who.take(f"hold/x/{self.calls}", [BUDGET], asked, lease_s=120.0, path=path)
+        return await who.take(f"hold/x/{self.calls}", Meeting([BUDGET], asked, path), lease_s=120.0)
 
 
 @pytest.fixture

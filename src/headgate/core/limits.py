@@ -75,6 +75,10 @@ class Gauge:
         held, lapse_ns, generation = level
         return (held, max(lapse_ns, expires_ns), generation) if token == generation else level
 
+    def freed(self, level: Level, now_ns: int) -> Level:
+        """Give the level as it would be if all that is held came back now."""
+        return (0, 0, self._current(level, now_ns)[2])
+
     def read(self, level: Level | None, now_ns: int) -> Reading:
         """Read the level; nothing of it resets by itself while its holders live."""
         held, _lapse_ns, _generation = self._current(level, now_ns)

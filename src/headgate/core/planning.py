@@ -76,10 +76,10 @@ class Part:
 
     What of it the holder's calls use is counted in a level of its own, beside the parent's, which counts everything.
     From `begins_ns` others leave it alone (of a window: once that in which it begins is open); from `from_ns` its
-    holder may use it.
+    holder may use it. Slots are left alone as they come free: calls on their way when it begins go on.
     """
 
-    limit: Rate | Window
+    limit: Rate | Window | Gauge
     parent: Limit
     begins_ns: int
     from_ns: int
@@ -121,6 +121,9 @@ def part_of(plan: Plan, parent: Limit) -> Part:
     """Give the part of a limit that a reservation is."""
     name = f"{plan.scope} {parent.models or '*'} {parent.dimension} plan-{plan.id}"
     from_ns, until_ns = plan.from_s * NS_PER_S, plan.until_s * NS_PER_S
+    if isinstance(parent, Gauge):
+        slots = Gauge(name, plan.scope, parent.dimension, plan.units, parent.models)
+        return Part(slots, parent, from_ns, from_ns, until_ns)
     if not isinstance(parent, Rate):
         whole = Window(name, plan.scope, parent.dimension, plan.units, Lifetime(), parent.models)
         return Part(whole, parent, 0, from_ns, until_ns)
@@ -167,10 +170,13 @@ def plan(
         math.ceil(now_s),
     )
     others = [each for each in standing if each.limit == limit.name]
-    if isinstance(limit, Rate):
-        reason = _beyond_rate(new, others, limit)
-    else:
-        reason = _beyond_amount(new, others, limit) or _beyond_what_is_left(new, others, limit, now_s, levels)
+    match limit:
+        case Rate():
+            reason = _beyond_rate(new, others, limit)
+        case Gauge():
+            reason = _beyond_amount(new, others, limit)
+        case _:
+            reason = _beyond_amount(new, others, limit) or _beyond_what_is_left(new, others, limit, now_s, levels)
     if reason is not None:
         return Denied(reason)
     part = part_of(new, limit)
@@ -193,8 +199,6 @@ def _unfit(wanted: Wanted, limit: Limit | None, now_s: float) -> str | None:
         return f"{wanted.scope!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
     if limit is None:
         return "there is no such limit; `headgate limits` lists those that can be reserved of"
-    if isinstance(limit, Gauge):
-        return f"{limit.name} is of slots, which cannot be reserved; expected a limit of requests, tokens or dollars"
     if limit.scope == wanted.scope:
         return f"{limit.name} is {wanted.scope}'s own, nobody else draws from it; expected a limit that is shared"
     if wanted.units < 1:
@@ -260,7 +264,7 @@ def _burst(part: Part) -> int:
 
 
 def _beyond_amount(new: Plan, others: Sequence[Plan], limit: Limit) -> str | None:
-    """Say if all that is reserved of one window is more than the window has."""
+    """Say if all that is reserved of one window, or of the slots at one time, is more than there is."""
     begin, end = _extent(new, limit)
     beside = [(*_extent(each, limit), each.units) for each in others]
     instants = {begin} | {first for first, _last, _units in beside if begin < first < end}
@@ -268,15 +272,16 @@ def _beyond_amount(new: Plan, others: Sequence[Plan], limit: Limit) -> str | Non
     if new.units + reserved <= limit.amount:
         return None
     others_have = f", of which others have reserved {amount_in_words(limit.dimension, reserved)}" if reserved else ""
+    where = "at once of" if isinstance(limit, Gauge) else "in one window of"
     return (
-        f"{amount_in_words(limit.dimension, new.units)} is more than there is in one window of {limit.name}: "
+        f"{amount_in_words(limit.dimension, new.units)} is more than there is {where} {limit.name}: "
         f"{amount_in_words(limit.dimension, limit.amount)}{others_have}; possible: at most "
         f"{amount_in_words(limit.dimension, limit.amount - reserved)}"
     )
 
 
 def _beyond_what_is_left(
-    new: Plan, others: Sequence[Plan], limit: Limit, now_s: float, levels: Mapping[str, Level]
+    new: Plan, others: Sequence[Plan], limit: Window | Rolling, now_s: float, levels: Mapping[str, Level]
 ) -> str | None:
     """Say if less is left of the window in which it begins: it may be the one that is open now."""
     now_ns = to_ns(now_s)
@@ -314,8 +319,10 @@ def _extent(plan: Plan, limit: Limit, *, first_only: bool = False) -> tuple[int,
             return first, (first if first_only else span.end_ns(until_ns - 1)) + 1
         case Window(span=OpenedByUse(period_s)) | Rolling(period_s=period_s):
             return from_ns, (from_ns if first_only else until_ns) + period_s * NS_PER_S
+        case Gauge():
+            return from_ns, until_ns
         case _:
-            raise AssertionError(f"{limit.name} is no window")
+            raise AssertionError(f"{limit.name} is a rate")
 
 
 def _at(instant_s: float) -> str:

@@ -65,6 +65,12 @@ class Refused(NamedTuple):
     free: int
 
 
+class Behind(NamedTuple):
+    """The call would delay one that waits before it, which goes at `until_s` at the latest."""
+
+    until_s: float
+
+
 _ALL_THAT_IS_HELD = Amounts(*[None] * len(Amounts._fields))  # type: ignore[arg-type]  # unknown: each hold is spent
 
 
@@ -130,36 +136,6 @@ def units_of(limit: Limit, asked: Demand) -> int | None:
     return min(units, limit.most_held)
 
 
-def admit_behind(
-    limits: Sequence[Limit],
-    levels: Mapping[str, Level],
-    asked: Demand,
-    head_limits: Sequence[Limit],
-    head_asked: Demand,
-    now_s: float,
-    *,
-    lease_s: float = 600.0,
-) -> Admitted | Wait | Refused:
-    """Admit a call only if that does not delay another that waits: the head of its lane.
-
-    Not delayed: it is admitted at the same time at the latest, if nothing else is admitted, whether this call uses all
-    that it holds or is still on its way; and at the same time at the earliest.
-    """
-    before = admit(head_limits, levels, head_asked, now_s, lease_s=lease_s)
-    if not isinstance(before, Wait):  # the head may go, or never will: it comes first
-        return Wait(now_s, now_s, limits[0])
-    outcome = admit(limits, levels, asked, now_s, lease_s=lease_s)
-    if not isinstance(outcome, Admitted):
-        return outcome
-    on_its_way = {limit.name: levels[limit.name] for limit in head_limits if limit.name in levels} | outcome.levels
-    used, _rest = settle(limits, on_its_way, outcome.reservation, _ALL_THAT_IS_HELD, now_s)
-    for after in (on_its_way, on_its_way | used):
-        then = admit(head_limits, after, head_asked, now_s, lease_s=lease_s)
-        if not isinstance(then, Wait) or then.until_s > before.until_s or then.earliest_s > before.earliest_s:
-            return before
-    return outcome
-
-
 _NEVER = repeat(0)
 
 
@@ -211,6 +187,11 @@ def settle(  # noqa: C901 - one loop over the holds, on the way of every call
     if dimensions is None:
         return changed, None
     return changed, _reservation((at_ns, expires_ns, tuple(kept), lapsed, tuple(kept_charged)))
+
+
+def spend(limits: Sequence[Limit], admitted: Admitted, now_s: float) -> dict[str, Level]:
+    """Give the levels that an admission leaves if the call uses all that it holds, now."""
+    return settle(limits, admitted.levels, admitted.reservation, _ALL_THAT_IS_HELD, now_s)[0]
 
 
 def draw(

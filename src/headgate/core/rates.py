@@ -135,6 +135,11 @@ class Rate:
         at_ns, backlog, held, lapse_ns, generation = level
         return (at_ns, backlog, held, max(lapse_ns, expires_ns), generation) if token == generation else level
 
+    def freed(self, level: Level, now_ns: int) -> Level:
+        """Give the level as it would be if all that is held came back unused now."""
+        at_ns, backlog, _held, _lapse_ns, generation = self._drained(level, now_ns)
+        return (at_ns, backlog, 0, 0, generation)
+
     def corrected(self, level: Level | None, least: int, most: int | None, now_ns: int) -> Level | None:
         """Let at least `least` and at most `most` units be in use, counting what is held; None if that is so.
 

@@ -16,7 +16,7 @@ from headgate.core.amounts import Demand
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import FOREVER_NS, Gauge, Level, Limit, Rate, Short
 from headgate.core.planning import Part
-from headgate.core.quota import Admitted, Refused, Wait
+from headgate.core.quota import Admitted, Behind, Refused, Wait
 
 MOST_ASKS = 1_000
 """Instants at which admission is tried out to find the true end of a wait."""
@@ -79,6 +79,20 @@ class Plans:
 NO_PLANS = Plans()
 
 
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A call that asks to go: the limits it meets, what it asks of them, and what is planned beside them."""
+
+    limits: Sequence[Limit]
+    asked: Demand
+    plans: Plans = NO_PLANS
+
+    @property
+    def names(self) -> list[str]:
+        """The levels that its admission asks for."""
+        return [limit.name for limit in (*self.limits, *(part.limit for part in self.plans.parts))]
+
+
 def admit(
     limits: Sequence[Limit],
     levels: Mapping[str, Level],
@@ -87,13 +101,11 @@ def admit(
     *,
     lease_s: float = 600.0,
     plans: Plans = NO_PLANS,
-    own_only: bool = False,
 ) -> Admitted | Wait | Refused:
     """Do as `quota.admit` does, beside what is planned; `levels` has the levels of the parts too.
 
-    With `own_only` a call takes nothing of the common part of a limit that it has a reservation of: such a call may
-    overtake, since nobody else can have what it takes. A Wait tells the truth about reservations and maintenance that
-    begin or end meanwhile; it does not foresee new ones, or one that is cancelled.
+    A Wait tells the truth about reservations and maintenance that begin or end meanwhile; it does not foresee new ones,
+    or one that is cancelled.
     """
     if not plans.parts and not plans.closures:
         return quota.admit(limits, levels, asked, now_s, lease_s=lease_s)
@@ -103,14 +115,57 @@ def admit(
         level = part.level(levels, to_ns(now_s))
         if level is not None:
             known[part.limit.name] = level
-    question = _Question(limits, known, asked, lease_s, plans, own_only)
+    question = _Question(limits, known, asked, lease_s, plans)
     outcome = question.ask(now_s)
     if isinstance(outcome, Admitted):
         return outcome
     plain = quota.admit(limits, levels, asked, now_s, lease_s=lease_s)
     if isinstance(plain, Refused):
         return plain
-    return question.wait(outcome, plain, to_ns(now_s))
+    freed = question.freed(to_ns(now_s))
+    until_s, earliest_s = question.first_s(outcome, now_s), freed.first_s(freed.ask(now_s), now_s)
+    return Wait(until_s, min(earliest_s, until_s), question.binding(outcome))
+
+
+def admit_behind(
+    call: Applicant, heads: Sequence[Applicant], levels: Mapping[str, Level], now_s: float, *, lease_s: float = 600.0
+) -> Admitted | Wait | Refused | Behind:
+    """Admit a call only if that does not delay any of those that wait before it.
+
+    Not delayed: a head is admitted at the same time at the latest, if nothing else is admitted, whether this call uses
+    all that it holds or is still on its way; and at the same time at the earliest. What a call takes of a reservation
+    of its own is no delay: that was promised to it, unless the head has the same reservation.
+    """
+    outcome = admit(call.limits, levels, call.asked, now_s, lease_s=lease_s, plans=call.plans)
+    if not isinstance(outcome, Admitted) or not heads:
+        return outcome
+    every = (*call.limits, *(part.limit for part in call.plans.parts))
+    used = quota.spend(every, outcome, now_s)
+    for head in heads:
+        waits = admit(head.limits, levels, head.asked, now_s, lease_s=lease_s, plans=head.plans)
+        if not isinstance(waits, Wait):  # it may go, or never will: it comes first
+            return Behind(now_s)
+        known = {name: levels[name] for name in head.names if name in levels}
+        promised = _promised(outcome, call.plans, head.plans)
+        for changed in (outcome.levels, outcome.levels | used):
+            after = known | {name: level for name, level in changed.items() if name not in promised}
+            then = admit(head.limits, after, head.asked, now_s, lease_s=lease_s, plans=head.plans)
+            if _is_later(then, waits):
+                return Behind(waits.until_s)
+    return outcome
+
+
+def _is_later(then: Admitted | Wait | Refused, before: Wait) -> bool:
+    if isinstance(then, Wait):
+        return then.until_s > before.until_s or then.earliest_s > before.earliest_s
+    return isinstance(then, Refused)
+
+
+def _promised(outcome: Admitted, plans: Plans, others: Plans) -> set[str]:
+    """Name the levels of what a call takes by a reservation of its own that another has no share in."""
+    taken = {name for name, _units, _token in outcome.reservation.holds} & plans.own - others.own
+    parts = [part for part in plans.parts if part.limit.name in taken]
+    return {name for part in parts for name in (part.limit.name, part.parent.name)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +184,6 @@ class _Question:
     asked: Demand
     lease_s: float
     plans: Plans
-    own_only: bool
 
     def ask(self, now_s: float) -> Admitted | Wait | _Blocked:
         """Ask at an instant."""
@@ -145,42 +199,50 @@ class _Question:
             if own is not None:
                 chosen += (limit, own.limit)
                 continue
-            common = None if self._must_take_own(parts, now_ns) else self._common(limit, parts, now_ns)
+            common = self._common(limit, parts, now_ns)
             if common is None:
                 return _Blocked(limit)
             chosen.append(common)
         outcome = quota.admit(chosen, self.levels, self.asked, now_s, lease_s=self.lease_s)
         return _Blocked(outcome.limit) if isinstance(outcome, Refused) else outcome
 
-    def wait(self, first: Wait | _Blocked, plain: Admitted | Wait, now_ns: int) -> Wait:
-        """Find the earliest instant known at which the answer is yes, by asking at each that may change it."""
-        # What is held of the call's own part may come back at once.
-        eased_ns = [max(each, now_ns) for each in self._own_room_ns(now_ns)] + self._eased_ns(now_ns)
-        candidates = eased_ns + self._begins_ns(now_ns)
-        candidates.append(_until_ns(first))
+    def freed(self, now_ns: int) -> "_Question":
+        """Give the question as it would be if all that is held came back now."""
+        every = (*self.limits, *(part.limit for part in self.plans.parts))
+        return replace(
+            self,
+            levels={
+                limit.name: limit.freed(self.levels[limit.name], now_ns) for limit in every if limit.name in self.levels
+            },
+        )
+
+    def first_s(self, outcome: Admitted | Wait | _Blocked, now_s: float) -> float:
+        """Give the first instant known at which the answer is yes, by asking at each that may change it."""
+        if isinstance(outcome, Admitted):
+            return now_s
+        asked_ns = to_ns(now_s)
+        candidates = [*self._changes_ns(asked_ns), *self._own_room_ns(asked_ns), _until_ns(outcome)]
         heapq.heapify(candidates)
-        until_s, asked_ns = math.inf, now_ns
         for _ in range(MOST_ASKS):
-            if not candidates:
+            if not candidates or candidates[0] >= FOREVER_NS:
                 break
             at_ns = heapq.heappop(candidates)
-            if at_ns >= FOREVER_NS:
-                break
             if at_ns <= asked_ns:
                 continue
             asked_ns = at_ns
             outcome = self.ask(to_s(at_ns))
             if isinstance(outcome, Admitted):
-                until_s = to_s(at_ns)
-                break
+                return to_s(at_ns)
             heapq.heappush(candidates, _until_ns(outcome))
             for each in self._own_room_ns(at_ns):
                 heapq.heappush(candidates, each)
-        earliest_ns = min([*eased_ns, to_ns(first.earliest_s) if isinstance(first, Wait) else FOREVER_NS])
-        earliest_s = to_s(earliest_ns) if earliest_ns < FOREVER_NS else math.inf
-        if isinstance(plain, Wait):
-            earliest_s = max(earliest_s, plain.earliest_s)
-        return Wait(until_s, min(earliest_s, until_s), self._binding(first, now_ns))
+        return math.inf
+
+    def binding(self, outcome: Wait | _Blocked) -> Limit:
+        """Give the limit that binds as it is configured."""
+        name = next((part.parent.name for part in self.plans.parts if part.limit.name == outcome.limit.name), None)
+        found = (each for each in self.limits if each.name == (name or outcome.limit.name))
+        return next(found, outcome.limit)
 
     def _own_with_room(self, parts: Sequence[Part], units: int, now_ns: int) -> Part | None:
         """Give the call's own part that has room for all that it asks, the one that ends first."""
@@ -190,9 +252,6 @@ class _Question:
                 if isinstance(outcome, tuple):
                     return part
         return None
-
-    def _must_take_own(self, parts: Sequence[Part], now_ns: int) -> bool:
-        return self.own_only and any(self._is_own(part, now_ns) for part in parts)
 
     def _is_own(self, part: Part, now_ns: int) -> bool:
         return part.limit.name in self.plans.own and part.is_open(now_ns)
@@ -207,16 +266,15 @@ class _Question:
             return replace(limit, burst=limit.burst - aside, largest=None) if limit.burst > aside else None
         return replace(limit, amount=limit.amount - aside) if limit.amount > aside else None
 
-    def _eased_ns(self, now_ns: int) -> list[int]:
-        """Give the instants at which more may fit."""
-        ends = [part.until_ns for part in self.plans.parts] + [each.ends_ns for each in self.plans.closures]
-        opens = [part.from_ns for part in self.plans.parts if part.limit.name in self.plans.own]
-        return [each for each in ends + opens if each > now_ns]
+    def _changes_ns(self, now_ns: int) -> list[int]:
+        """Give the instants to come at which reservations and maintenance begin or end.
 
-    def _begins_ns(self, now_ns: int) -> list[int]:
-        """Give the instants at which less may fit: what was promised for later must be asked for again there."""
-        begins = [part.begins_ns for part in self.plans.parts] + [each.begins_ns for each in self.plans.closures]
-        return [each for each in begins if each > now_ns]
+        Where less fits from then on, what was promised for later must be asked for again.
+        """
+        instants = {each for part in self.plans.parts for each in (part.begins_ns, part.until_ns)}
+        instants |= {part.from_ns for part in self.plans.parts if part.limit.name in self.plans.own}
+        instants |= {each for closed in self.plans.closures for each in (closed.begins_ns, closed.ends_ns)}
+        return [each for each in instants if each > now_ns]
 
     def _own_room_ns(self, now_ns: int) -> list[int]:
         """Give when the call's own parts have room for it."""
@@ -225,19 +283,8 @@ class _Question:
             if self._is_own(part, now_ns) and (units := quota.units_of(part.parent, self.asked)):
                 outcome = part.limit.hold(self.levels.get(part.limit.name), units, now_ns, now_ns)
                 if isinstance(outcome, Short):
-                    found += [outcome.until_ns, outcome.earliest_ns]
+                    found.append(outcome.until_ns)
         return found
-
-    def _binding(self, first: Wait | _Blocked, now_ns: int) -> Limit:
-        """Name the limit that binds as it was configured.
-
-        One that the call has a part of is named by the part: that makes a lane of its own, in which nobody else waits.
-        """
-        limit = first.limit
-        for part in self.plans.parts:
-            if part.parent.name == limit.name and self._is_own(part, now_ns):
-                return part.limit
-        return next((each for each in self.limits if each.name == limit.name), limit)
 
 
 def _until_ns(outcome: Wait | _Blocked) -> int:

@@ -73,6 +73,11 @@ class Window:
         """Change nothing: a hold in a window does not lapse by time."""
         return level
 
+    def freed(self, level: Level, now_ns: int) -> Level:
+        """Give the level as it would be if all that is held came back unused now."""
+        serial, end_ns, used, _held, pending = self._current(level, now_ns)
+        return (serial, end_ns, used, 0, pending)
+
     def read(self, level: Level | None, now_ns: int) -> Reading:
         """Read the current window; what is pending counts as used."""
         _serial, end_ns, used, held, pending = self._current(level, now_ns)
@@ -169,6 +174,10 @@ class Rolling:
     def renewed(self, level: Level, token: int, expires_ns: int) -> Level:  # noqa: ARG002 - one face for all limits
         """Change nothing: a hold in a window does not lapse by time."""
         return level
+
+    def freed(self, level: Level, now_ns: int) -> Level:
+        """Give the level as it would be if all that is held came back unused now."""
+        return _flat([(index, used, 0, pending) for index, used, _held, pending in self._live(level, now_ns)])
 
     def read(self, level: Level | None, now_ns: int) -> Reading:
         """Read the level; `resets_ns` is when all of it has left."""

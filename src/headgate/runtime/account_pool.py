@@ -9,7 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from headgate.core import quota
+from headgate.core import quota, set_aside
 from headgate.core.accounts import Account, accounts_for
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.instants import NS_PER_S
@@ -19,6 +19,7 @@ from headgate.core.quota import Admitted, Refused
 from headgate.core.retries import Failure
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
+from headgate.core.set_aside import NO_PLANS, Plans
 from headgate.core.spans import OpenedByUse
 from headgate.core.usage import Dialect
 from headgate.ports import Clock
@@ -29,6 +30,8 @@ MOST_CHOICES = 200
 """Choices that are remembered, to be asked why."""
 
 LimitsFor = Callable[[Scopes, str], tuple[Limit, ...]]
+PlansFor = Callable[[Sequence[Limit], Scopes, str], Plans]
+"""What a call meets beside its limits: reservations and maintenance."""
 
 _SIDE_OF_PROVIDER = ("overloaded", "server", "connection", "limited")
 
@@ -59,6 +62,7 @@ class AccountPool:
         seen: Mapping[str, Level],
         waiting_s: Callable[[Sequence[Limit]], float],
         clock: Clock,
+        plans_for: PlansFor = lambda _limits, _scopes, _model: NO_PLANS,
     ) -> None:
         """Read levels from `seen` and queues from `waiting_s` (seconds of their limits that waiting calls take)."""
         self._accounts = tuple(accounts)
@@ -66,6 +70,7 @@ class AccountPool:
         self._seen = seen
         self._waiting_s = waiting_s
         self._clock = clock
+        self._plans_for = plans_for
         self._homes: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._circuits: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
         self.choices: deque[tuple[float, str, Choice]] = deque(maxlen=MOST_CHOICES)
@@ -135,10 +140,12 @@ class AccountPool:
         return 0.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
 
     def _option(self, account: Account, asked: Asked, home: str | None, avoid: Collection[str], now_s: float) -> Option:
-        limits = self._limits_for(asked.scopes._replace(account=account.name), asked.model)
+        scopes = asked.scopes._replace(account=account.name)
+        limits = self._limits_for(scopes, asked.model)
         is_warm = home == account.name
         demand = asked.demand_at(is_warm=home is None or is_warm)
-        outcome = quota.admit(limits, self._seen, demand, now_s)
+        planned = self._plans_for(limits, scopes, asked.model)
+        outcome = set_aside.admit(limits, self._seen, demand, now_s, plans=planned)
         own = [limit for limit in limits if limit.scope == f"account:{account.name}"]
         readings = [(limit, quota.read(limit, self._seen, now_s)) for limit in own]
         plans = [

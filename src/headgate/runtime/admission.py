@@ -1,8 +1,9 @@
 """Admission: calls go now, wait in a lane, or are told that they cannot go.
 
-One rule: nobody overtakes a call that waits for a limit that it meets too, unless the lane's policy says so or it does
-not delay that one. A lane's head is tried when something is settled and at the exact time its wait ends; there is no
-polling. The arithmetic and the order are the core's, the record of what is held is `reservations`'.
+One rule: nobody overtakes a call that waits for a limit that it meets too, unless the lane's policy says so, it delays
+nobody, or goes by what is reserved for it. A lane's head is tried when something is settled and at the exact time its
+wait ends, those that have a reservation also when that opens, is made or cancelled; there is no polling. The arithmetic
+and the order are the core's, the record of what is held is `reservations`'.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.claims import SAY_AGAIN_S
 from headgate.core.errors import DeadlineError, HeadgateError, LimitError, ShuttingDownError, StoreError
 from headgate.core.limits import Gauge, Limit, Rate
-from headgate.core.quota import Admitted, Refused, Wait
+from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import lane_of
 from headgate.core.set_aside import Closure
@@ -24,6 +25,7 @@ from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.lanes import Lane, Ticket, Waiting
+from headgate.runtime.planning import Outcome
 from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, never_fits, too_late
 
@@ -36,7 +38,7 @@ MOST_LANES = 1_000
 """Lanes that are remembered with what their sharers have had; those that nobody waits in leave first."""
 
 MOST_BEHIND = 4
-"""Calls behind a head that are tried when it has to wait."""
+"""Calls behind a head that are tried when it has to wait, and as many of each reservation that somebody there has."""
 
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
@@ -80,6 +82,7 @@ class Admission:
         self._listener: asyncio.Task[None] | None = None
         self._to_give_back: dict[str, Ticket] = {}
         self._giving_back: set[asyncio.Task[None]] = set()
+        reservations.planned.on_changed = self.nudge
 
     async def admit(self, ticket: Ticket, begin: Begin | None = None) -> tuple[Demand, bool]:
         """Return when the attempt may go, with what it asked by then, which is held; the caller has to settle it.
@@ -97,23 +100,25 @@ class Admission:
         if self._draining:
             raise ShuttingDownError("Headgate is shutting down and admits no new call; try again in a moment")
         order = ticket.order or self.next_order()
-        wait = self._wait_behind(ticket)
-        has_own = wait is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
-        if wait is None or has_own:  # what is reserved for it is nobody's to wait for
+        ahead = self._ahead(ticket) if self._waiting else []
+        wait = self._wait_behind(ahead) if ahead else None
+        if wait is None or self._plans_of(ticket):  # what is reserved for it is nobody's to wait for
             asked = ticket.asked_at(self._clock.now_s())
-            outcome, begun = await self._take(ticket, asked, begin, own_only=has_own)
+            outcome, begun = await self._take(ticket, asked, begin, ahead)
             if isinstance(outcome, Admitted):
                 self._charge(ticket, order)
                 return asked, begun
             if isinstance(outcome, Refused):
                 self._tell("refused", ticket, limit=outcome.limit.name)
                 raise never_fits(outcome, ticket)
-            try:
-                self._check_deadline(ticket, outcome)
-            except DeadlineError:
-                self._tell("refused", ticket, limit=outcome.limit.name)
-                raise
-            wait = outcome
+            if isinstance(outcome, Wait):
+                try:
+                    self._check_deadline(ticket, outcome)
+                except DeadlineError:
+                    self._tell("refused", ticket, limit=outcome.limit.name)
+                    raise
+                wait = outcome
+        assert wait is not None, "only those ahead of it can be delayed"
         return await self._wait(ticket, order, wait), False
 
     def next_order(self) -> int:
@@ -157,6 +162,11 @@ class Admission:
         for name in names:
             if name in self._lanes:
                 self._lanes[name].nudged.set()
+        if limits is not None and self._reservations.planned.standing:
+            # Who has a reservation goes when nobody before it is delayed, in whichever lane that one waits.
+            for lane in self._lanes.values():
+                if lane.plans:
+                    lane.nudged.set()
 
     def waiting_s(self, limits: Sequence[Limit]) -> float:
         """Give the seconds of their scarcest limits that calls take which wait for any of these."""
@@ -210,8 +220,8 @@ class Admission:
         await asyncio.gather(*self._giving_back, return_exceptions=True)
 
     async def _take(
-        self, ticket: Ticket, asked: Demand, begin: Begin | None, *, own_only: bool
-    ) -> tuple[Admitted | Wait | Refused, bool]:
+        self, ticket: Ticket, asked: Demand, begin: Begin | None, ahead: Sequence[Waiting]
+    ) -> tuple[Outcome, bool]:
         try:
             return await self._reservations.take_with(
                 begin,
@@ -220,7 +230,7 @@ class Admission:
                 asked,
                 ticket.scopes,
                 ticket.model,
-                own_only=own_only,
+                ahead=ahead,
                 came_s=ticket.queued_s,
             )
         except (asyncio.CancelledError, HeadgateError):
@@ -249,16 +259,27 @@ class Admission:
         self._giving_back.add(task)
         task.add_done_callback(self._giving_back.discard)
 
-    def _wait_behind(self, ticket: Ticket) -> Wait | None:
-        if not self._waiting:
-            return None
+    def _ahead(self, ticket: Ticket, *, than: Waiting | None = None) -> list[Waiting]:
+        """Give the first of each lane that a call would wait in.
+
+        Of one that waits (`than`) those of other lanes, if they came before it.
+        """
         now_s = self._clock.now_s()
-        for limit in ticket.limits:
-            lane = self._lanes.get(lane_of(limit))
-            head = lane.head(now_s) if lane is not None else None
-            if head is not None:
-                return Wait(head.wait.until_s, now_s, head.wait.limit)
-        return None
+        names = dict.fromkeys(lane_of(limit) for limit in ticket.limits)
+        found = []
+        for lane in [self._lanes[name] for name in names if name in self._lanes]:
+            head = lane.head(now_s) if than is None or lane is not than.lane else None
+            if head is not None and (than is None or head.order < than.order):
+                found.append(head)
+        return found
+
+    def _wait_behind(self, ahead: Sequence[Waiting]) -> Wait:
+        return Wait(ahead[0].wait.until_s, self._clock.now_s(), ahead[0].wait.limit)
+
+    def _plans_of(self, ticket: Ticket) -> frozenset[str]:
+        """Give the reservations that a call may go by, now or later."""
+        planned = self._reservations.planned
+        return planned.held_by(ticket.limits, ticket.scopes.path()) if planned.standing else frozenset()
 
     async def _wait(self, ticket: Ticket, order: int, wait: Wait) -> Demand:
         if self._waiting >= self._most_waiting:
@@ -296,16 +317,18 @@ class Admission:
         limit = waiting.wait.limit
         lane = self._lanes.get(lane_of(limit))
         if lane is None:
-            lane = self._lanes[lane_of(limit)] = Lane(limit, self._scheduling)
+            serial = self._reservations.planned.serial
+            lane = self._lanes[lane_of(limit)] = Lane(limit, self._scheduling, self._plans_of, serial)
             self._forget_lanes()
         self._lanes.move_to_end(lane.name)
         lane.enter(waiting)
-        if (late := late_behind(lane, waiting, now_s)) is not None:
+        if not waiting.plans and (late := late_behind(lane, waiting, now_s)) is not None:
             self._fail(waiting, late)
             return
         if lane.pump is None:
             lane.pump = asyncio.create_task(self._pump(lane), name=f"lane {lane.name}")
-        if lane.head(now_s) is waiting or not lane.uniform:
+        head = lane.head(now_s)
+        if head is waiting or waiting.plans or (head is not None and self._may_be_passed(lane, head.wait)):
             lane.nudged.set()
         if self._listener is None or self._listener.done():
             self._listener = asyncio.create_task(self._listen(), name="lanes of other processes")
@@ -337,6 +360,7 @@ class Admission:
     async def _serve(self, lane: Lane, head: Waiting) -> None:
         """Try a lane's head, and wait until it is worth another try."""
         lane.nudged.clear()
+        lane.look_at_plans(self._reservations.planned.serial)
         wait = await self._try(head)
         if wait is None:
             return
@@ -344,69 +368,103 @@ class Admission:
             lane.leave(head)
             self._enter(head)
             return
-        if len(lane) > 1 and not (lane.uniform and isinstance(wait.limit, Rate | Gauge)):
-            await self._backfill(lane, head)
+        until_s = min(wait.until_s, self._reservations.planned.next_change_s())
+        if len(lane) > 1:
+            until_s = min(until_s, await self._backfill(lane, head))
         now_s = self._clock.now_s()
         longest_s = LONGEST_TIMER_S if self._claim_of(head, now_s + CLAIM_AFTER_S) is None else SAY_AGAIN_S
-        delay_s = min(longest_s, max(0.0, wait.until_s - now_s))
+        delay_s = min(longest_s, max(0.0, until_s - now_s))
         timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
         await lane.nudged.wait()
         timer.cancel()
 
-    async def _backfill(self, lane: Lane, head: Waiting) -> None:
-        """Let those behind a head go that do not delay it: they ask nothing of what it waits for, or what it leaves."""
-        for waiting in lane.behind(self._clock.now_s(), MOST_BEHIND):
-            if self._older(waiting, unless=head) is None:
-                await self._try(waiting, ahead=head)
+    async def _backfill(self, lane: Lane, head: Waiting) -> float:
+        """Let those behind a head go that do not delay it; give when one of them is to be tried again.
 
-    async def _try(self, head: Waiting, *, ahead: Waiting | None = None) -> Wait | None:
-        """Try to admit a call, behind one that it must not delay; None when it has left, else how long it waits."""
-        ticket = head.ticket
-        older = self._older(head) if ahead is None else None
-        own_only = older is not None and self._reservations.has_own(ticket.limits, ticket.scopes)
-        now_s = self._clock.now_s()
-        if older is not None and not own_only:
-            head.wait = Wait(older.wait.until_s, now_s, older.wait.limit)
+        They ask nothing of what it waits for, or what it leaves, or what is reserved for them.
+        """
+        until_s = math.inf
+        planned = self._reservations.planned
+        plan_ids = [plan_id for plan_id in lane.plans if planned.is_open(plan_id)]
+        if self._may_be_passed(lane, head.wait):
+            for waiting in lane.behind(self._clock.now_s(), MOST_BEHIND):
+                has_own = not waiting.plans.isdisjoint(plan_ids)
+                if not has_own and not self._ahead(waiting.ticket, than=waiting):
+                    until_s = min(until_s, await self._try_behind(waiting, [head]))
+        for plan_id in plan_ids:
+            ahead = [head]
+            for waiting in lane.holders(plan_id, self._clock.now_s(), MOST_BEHIND):
+                if waiting is not head:
+                    others = self._ahead(waiting.ticket, than=waiting)
+                    until_s = min(until_s, await self._try_behind(waiting, [*ahead, *others]))
+                    if not waiting.admitted.done():
+                        ahead.append(waiting)
+        return until_s
+
+    def _may_be_passed(self, lane: Lane, wait: Wait) -> bool:
+        """Whether one behind a head may go without delaying it: not where all ask for what drains, or comes back."""
+        alike = lane.uniform and isinstance(wait.limit, Rate | Gauge)
+        return not alike or self._reservations.planned.changes_at(wait.until_s)
+
+    async def _try(self, head: Waiting) -> Wait | None:
+        """Try to admit the first of a lane; None when it has left, else how long it waits."""
+        older = self._ahead(head.ticket, than=head)
+        outcome: Wait | Behind | None
+        if older and not head.plans:
+            outcome = Behind(older[0].wait.until_s)
+        else:
+            outcome = await self._ask(head, older, self._claim_of(head, self._clock.now_s()))
+        if outcome is None:
+            return None
+        if isinstance(outcome, Behind):
+            # One of them may have left meanwhile: then its lane goes on with the next.
+            head.wait = self._wait_behind(older)
             return head.wait
-        asked = head.asked_at(now_s)
-        try:
-            if ahead is None:
-                outcome = await self._reservations.take(
-                    ticket.attempt,
-                    ticket.limits,
-                    asked,
-                    ticket.scopes,
-                    ticket.model,
-                    own_only=own_only,
-                    came_s=ticket.queued_s,
-                    claim_of=self._claim_of(head, now_s),
-                )
-            else:
-                outcome = await self._reservations.take_behind(
-                    ticket.attempt, ticket.limits, asked, ahead.ticket.limits, ahead.asked_at(now_s)
-                )
-        except StoreError as broken:
-            self._fail(head, broken)
-            return None
-        if isinstance(outcome, Admitted):
-            if head.admitted.done():  # it gave up while it was tried
-                self._give_back(ticket)
-            else:
-                self._charge(ticket, head.order)
-                head.admitted.set_result(asked)
-            return None
-        if isinstance(outcome, Refused):
-            self._fail(head, never_fits(outcome, ticket))
-            return None
-        if ahead is not None:
-            return outcome
         head.wait = outcome
         if head.admitted.done():
             return None
         try:
-            self._check_deadline(ticket, outcome)
+            self._check_deadline(head.ticket, outcome)
         except DeadlineError as late:
             self._fail(head, late)
+            return None
+        return outcome
+
+    async def _try_behind(self, waiting: Waiting, ahead: Sequence[Waiting]) -> float:
+        """Try to admit one behind others that it must not delay; give when to try again, infinite when it has left."""
+        outcome = await self._ask(waiting, ahead)
+        # One ahead that may go now is its own lane's to try, which nudges this one.
+        return outcome.until_s if outcome is not None and outcome.until_s > self._clock.now_s() else math.inf
+
+    async def _ask(
+        self, waiting: Waiting, ahead: Sequence[Waiting], claim_of: str | None = None
+    ) -> Wait | Behind | None:
+        """Take what a waiting call asks for, if that delays nobody ahead of it; None when it has left its lane."""
+        asked = waiting.asked_at(self._clock.now_s())
+        ticket = waiting.ticket
+        try:
+            outcome = await self._reservations.take(
+                ticket.attempt,
+                ticket.limits,
+                asked,
+                ticket.scopes,
+                ticket.model,
+                ahead=ahead,
+                came_s=ticket.queued_s,
+                claim_of=claim_of,
+            )
+        except StoreError as broken:
+            self._fail(waiting, broken)
+            return None
+        if isinstance(outcome, Admitted):
+            if waiting.admitted.done():  # it gave up while it was tried
+                self._give_back(ticket)
+            else:
+                self._charge(ticket, waiting.order)
+                waiting.admitted.set_result(asked)
+            return None
+        if isinstance(outcome, Refused):
+            self._fail(waiting, never_fits(outcome, ticket))
             return None
         return outcome
 
@@ -415,18 +473,6 @@ class Admission:
         others_work = now_s - self._others_seen_s < OTHERS_WORK_S
         waits_long = now_s - head.ticket.queued_s >= CLAIM_AFTER_S
         return head.lane.name if others_work and waits_long and head.lane is not None else None
-
-    def _older(self, head: Waiting, *, unless: Waiting | None = None) -> Waiting | None:
-        """Give the first of another lane that came before this one and waits for a limit that it meets too."""
-        now_s = self._clock.now_s()
-        for limit in head.ticket.limits:
-            lane = self._lanes.get(lane_of(limit))
-            if lane is None or lane is head.lane:
-                continue
-            first = lane.head(now_s)
-            if first is not None and first is not unless and first.order < head.order:
-                return first
-        return None
 
     def _too_late(self, waiting: Waiting) -> None:
         lane = waiting.lane

@@ -2,6 +2,8 @@
 
 One rule: a lane knows who goes next, not whether it may: trying is `admission`'s. The order is the core's (`ordering`);
 here costs are measured in the lane's own limits, and shares are charged when a call is admitted, waiting or not.
+
+Who has a planned reservation stands in its lane as everybody does, and beside that in a line of the reservation's.
 """
 
 import asyncio
@@ -51,7 +53,10 @@ class Ticket:
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A ticket in a lane; `wait` is what the core said last. It has left when `admitted` is done, however it ended."""
+    """A ticket in a lane; `wait` is what the core said last. It has left when `admitted` is done, however it ended.
+
+    `plans` names the reservations that it may go by, now or later.
+    """
 
     ticket: Ticket
     order: int
@@ -59,6 +64,7 @@ class Waiting:
     admitted: asyncio.Future[Demand]
     lane: "Lane | None" = None
     place: Waiter | None = None
+    plans: frozenset[str] = frozenset()
     estimated_s: float = -math.inf
 
     def asked_at(self, now_s: float) -> Demand:
@@ -71,10 +77,20 @@ class Waiting:
         return ticket.asked_at(now_s)
 
 
+PlansOf = Callable[[Ticket], frozenset[str]]
+"""The reservations that a call has, by their ids."""
+
+
 class Lane:
     """The calls that wait for the limits of one scope and pool of models."""
 
-    def __init__(self, limit: Limit, scheduling: Scheduling) -> None:
+    def __init__(
+        self,
+        limit: Limit,
+        scheduling: Scheduling,
+        plans_of: PlansOf = lambda _ticket: frozenset(),
+        plans_serial: int = 0,
+    ) -> None:
         """Start empty, for the limits that share a scope and pool with `limit`."""
         self.name = lane_of(limit)
         self.scope = limit.scope
@@ -87,6 +103,9 @@ class Lane:
         self._scheduling = scheduling
         self._waiting: dict[int, Waiting] = {}
         self._shape: tuple[str, ...] | None = None
+        self._plans_of = plans_of
+        self._plans_serial = plans_serial
+        self._of_plans: dict[str, Line] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -99,12 +118,18 @@ class Lane:
         """The name of the policy in force."""
         return self.line.policy.name
 
+    @property
+    def plans(self) -> list[str]:
+        """The reservations that somebody here has."""
+        return list(self._of_plans)
+
     def set_scheduling(self, scheduling: Scheduling) -> None:
         """Go by another configuration from now on; what its sharers have had stays counted."""
         self._scheduling = scheduling
         policy = scheduling.policy_of(self.scope, self.models or "*")
         if policy != self.policy:
-            self.line.set_policy(POLICIES[policy]())
+            for line in (self.line, *self._of_plans.values()):
+                line.set_policy(POLICIES[policy]())
 
     def enter(self, waiting: Waiting) -> None:
         """Take a place."""
@@ -113,6 +138,7 @@ class Lane:
         self._waiting[waiting.order] = waiting
         self.line.add(waiting.place)
         self.waiting_cost_s += waiting.place.cost_s
+        self._join_plans(waiting)
         shape = tuple(limit.name for limit in waiting.ticket.limits if _units(limit, waiting.ticket.asked))
         if len(self._waiting) == 1:
             self._shape, self.uniform = shape, True
@@ -123,6 +149,7 @@ class Lane:
         """Give up a place; one that has left already changes nothing."""
         if self._waiting.pop(waiting.order, None) is not None and waiting.place is not None:
             self.line.remove(waiting.place)
+            self._leave_plans(waiting)
             self._gone(waiting.place)
 
     def head(self, now_s: float) -> Waiting | None:
@@ -148,7 +175,27 @@ class Lane:
             place = self.place_of(ticket, order)
         else:
             self._gone(place)
+        if waiting is not None:
+            self._leave_plans(waiting, now_s)
         return place, self.line.admitted(place, now_s)
+
+    def look_at_plans(self, serial: int) -> None:
+        """Ask anew who has a reservation, if something was reserved or cancelled since: the serial is another one."""
+        if serial != self._plans_serial:
+            self._plans_serial = serial
+            self._of_plans.clear()
+            for waiting in self:
+                self._join_plans(waiting)
+
+    def holders(self, plan_id: str, now_s: float, most: int) -> list[Waiting]:
+        """Give the first of those that have a reservation, in the order of the lane's policy."""
+        line = self._of_plans.get(plan_id)
+        first = line.head(now_s) if line is not None else None
+        if line is None or first is None:
+            return []
+        places = (first, *line.next_few(now_s, most - 1))
+        found = (self._waiting[place.order] for place in places)
+        return [waiting for waiting in found if not waiting.admitted.done()]
 
     def place_of(self, ticket: Ticket, order: int) -> Waiter:
         """Say what a call stands for in this lane."""
@@ -181,6 +228,27 @@ class Lane:
                 else:
                     share = max(share, units / limit.amount)
         return most_s or share
+
+    def _join_plans(self, waiting: Waiting) -> None:
+        waiting.plans = self._plans_of(waiting.ticket)
+        assert waiting.place is not None
+        for plan_id in waiting.plans:
+            if plan_id not in self._of_plans:
+                self._of_plans[plan_id] = Line(POLICIES[self.policy]())
+            self._of_plans[plan_id].add(waiting.place)
+
+    def _leave_plans(self, waiting: Waiting, admitted_s: float | None = None) -> None:
+        assert waiting.place is not None
+        for plan_id in waiting.plans:
+            line = self._of_plans.get(plan_id)
+            if line is None:
+                continue
+            if admitted_s is None:
+                line.remove(waiting.place)
+            else:
+                line.admitted(waiting.place, admitted_s)
+            if not len(line):
+                del self._of_plans[plan_id]
 
     def _gone(self, place: Waiter) -> None:
         self.waiting_cost_s = self.waiting_cost_s - place.cost_s if self._waiting else 0.0

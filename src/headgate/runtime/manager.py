@@ -23,7 +23,7 @@ from headgate.core.planning import Denied, Plan, Planned, Wanted
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule, Scopes
-from headgate.core.set_aside import Closure
+from headgate.core.set_aside import NO_PLANS, Closure, Plans
 from headgate.core.usage import Dialect, Usage
 from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool
@@ -119,7 +119,12 @@ class Manager:
             accounts=parts.accounts,
         )
         self.pool = AccountPool(
-            parts.accounts, self._rules.limits_for, self._reservations.seen, self._admission.waiting_s, parts.clock
+            parts.accounts,
+            self._rules.limits_for,
+            self._reservations.seen,
+            self._admission.waiting_s,
+            parts.clock,
+            self._plans_for,
         )
         self._estimator = Estimator()
         self._warming = Warming(parts.clock)
@@ -368,6 +373,12 @@ class Manager:
     async def _admit_as_ruled(self, call: Call) -> AsyncIterator[Grant]:
         async with self._calls.admit(call.as_ruled(await self.model_for(call))) as grant:
             yield grant
+
+    def _plans_for(self, limits: Sequence[Limit], scopes: Scopes, model: str) -> Plans:
+        if not self._planned.standing and not self._maintenance.rules:
+            return NO_PLANS
+        path = scopes.path()
+        return self._planned.met(limits, path, self._maintenance.met(path, model))
 
     def _rule(self, key: HashedKey) -> None:
         if key.fleet:  # they are many, and limited by run and agent

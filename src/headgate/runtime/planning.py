@@ -4,9 +4,11 @@ One rule: a call is admitted under exactly the reservations that stand at that m
 all of them with what this process knows, and asks again if it has changed. The arithmetic is the core's.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 from headgate.core import set_aside
 from headgate.core.amounts import Demand
@@ -14,8 +16,8 @@ from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.limits import Limit
 from headgate.core.planning import Denied, Part, Plan, Planned, Wanted, part_of, plan
-from headgate.core.quota import Admitted, Refused, Wait
-from headgate.core.set_aside import Closure, Plans, closure, closures_met
+from headgate.core.quota import Admitted, Behind, Refused, Wait
+from headgate.core.set_aside import Applicant, Closure, Plans, closure, closures_met
 from headgate.ports import Clock, LevelStore, Record
 
 PLANS = "plans"
@@ -48,6 +50,21 @@ class PlanView:
     free: int
 
 
+Outcome = Admitted | Wait | Refused | Behind
+
+Mind = Callable[[Mapping[str, Record], Outcome], tuple[Outcome, Mapping[str, Record | None]]]
+"""What else decides in the step of an admission: another outcome, and records to keep."""
+
+
+class Meeting(NamedTuple):
+    """A call with the limits that it meets, its scopes and the maintenance windows that match it."""
+
+    limits: Sequence[Limit]
+    asked: Demand
+    path: Sequence[str] = ()
+    closures: tuple[Closure, ...] = ()
+
+
 class PlannedReservations:
     """What one process knows of the planned reservations in a store that others share."""
 
@@ -58,6 +75,8 @@ class PlannedReservations:
         self._serial = 0
         self.standing: tuple[Plan, ...] = ()
         """What stands, as far as this process knows."""
+        self.on_changed: Callable[[], None] = lambda: None
+        """Told when something was reserved or cancelled, here or elsewhere."""
 
     @property
     def serial(self) -> int:
@@ -67,7 +86,10 @@ class PlannedReservations:
     async def refresh(self) -> None:
         """Take up what stands in the store."""
         record = await self._store.transact([PLANS], lambda records: ({}, records.get(PLANS)))
+        before = self._serial
         self._serial, self.standing = _read(record)
+        if self._serial != before:
+            self.on_changed()
 
     def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
         """Give what a call of the scopes on `path` meets beside its limits."""
@@ -84,42 +106,79 @@ class PlannedReservations:
         parts = [part.limit for part in self._resolved(limits_named) if part.limit.name in asked]
         return (*limits_named(tuple(names)), *parts)
 
+    def held_by(self, limits: Sequence[Limit], path: Sequence[str]) -> frozenset[str]:
+        """Give the reservations of these limits, open or to come, that a call of the scopes on `path` has."""
+        if not self.standing:
+            return frozenset()
+        now_s, names = self._clock.now_s(), {limit.name for limit in limits}
+        return frozenset(
+            each.id for each in self.standing if each.scope in path and each.limit in names and each.until_s > now_s
+        )
+
+    def is_open(self, plan_id: str) -> bool:
+        """Whether the holder of a reservation may use it now."""
+        now_s = self._clock.now_s()
+        return any(each.id == plan_id and each.from_s <= now_s < each.until_s for each in self.standing)
+
+    def next_change_s(self) -> float:
+        """Give the next instant at which a reservation opens or is over; infinite if there is none."""
+        now_s = self._clock.now_s()
+        instants = (at_s for each in self.standing for at_s in (each.from_s, each.until_s) if at_s > now_s)
+        return min(instants, default=math.inf)
+
+    def changes_at(self, instant_s: float) -> bool:
+        """Whether a reservation opens or is over at an instant."""
+        return any(instant_s in (each.from_s, each.until_s) for each in self.standing)
+
+    def is_planned(self, wait: Wait) -> bool:
+        """Whether a wait ends when a reservation or a maintenance window does."""
+        return isinstance(wait.limit, Closure) or self.changes_at(wait.until_s)
+
+    def common(self, limits: Sequence[Limit], admitted: Admitted) -> Sequence[Limit]:
+        """Give the limits of which an admission takes what is everybody's, not what is reserved for it."""
+        if not self.standing:
+            return limits
+        names = [name for name, _units, _token in admitted.reservation.holds]
+        own = {each.limit for each in self.standing if any(name.endswith(f" plan-{each.id}") for name in names)}
+        return [limit for limit in limits if limit.name not in own]
+
     async def take(
         self,
         hold_name: str,
-        limits: Sequence[Limit],
-        asked: Demand,
+        call: Meeting,
+        ahead: Sequence[Meeting] = (),
         *,
         lease_s: float,
-        path: Sequence[str] = (),
-        closures: tuple[Closure, ...] = (),
-        own_only: bool = False,
-    ) -> Admitted | Wait | Refused:
-        """Admit an attempt now or say when; what is admitted is held under `hold_name`."""
+        reads: Sequence[str] = (),
+        mind: Mind = lambda _records, outcome: (outcome, _UNCHANGED),
+    ) -> Outcome:
+        """Admit an attempt now if that delays nobody who is `ahead` of it; what is admitted is held under its name."""
         for _ in range(MOST_TRIES):
-            plans, serial = self.met(limits, path, closures), self._serial
+            serial, asking, heads = self._serial, self._applicant(call), [self._applicant(each) for each in ahead]
 
             def step(
                 records: Mapping[str, Record],
-                plans: Plans = plans,
                 serial: int = serial,
-            ) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused | None]:
+                asking: Applicant = asking,
+                heads: Sequence[Applicant] = heads,
+            ) -> tuple[Mapping[str, Record | None], Outcome | None]:
                 if serial_of(records) != serial:
                     return _UNCHANGED, None
-                now_s = self._clock.now_s()
-                outcome = set_aside.admit(
-                    limits, records, asked, now_s, lease_s=lease_s, plans=plans, own_only=own_only
-                )
+                outcome = set_aside.admit_behind(asking, heads, records, self._clock.now_s(), lease_s=lease_s)
+                outcome, changes = mind(records, outcome)
                 if not isinstance(outcome, Admitted):
-                    return _UNCHANGED, outcome
-                return {**outcome.levels, hold_name: outcome.reservation}, outcome
+                    return changes, outcome
+                return {**changes, **outcome.levels, hold_name: outcome.reservation}, outcome
 
-            names = chain((PLANS,), _names(limits), (part.limit.name for part in plans.parts))
-            outcome = await self._store.transact(names, step)
+            met = (name for each in (asking, *heads) for name in each.names)
+            outcome = await self._store.transact(chain((PLANS, *reads), met), step)
             if outcome is not None:
                 return outcome
             await self.refresh()
         raise _never_still()
+
+    def _applicant(self, call: Meeting) -> Applicant:
+        return Applicant(call.limits, call.asked, self.met(call.limits, call.path, call.closures))
 
     async def reserve(self, wanted: Wanted, limit: Limit | None) -> Planned | Denied:
         """Set capacity aside, or say why that cannot be honoured."""
@@ -216,26 +275,30 @@ class Maintenance:
         self.rules = tuple(rules)
         self._clock = clock
         self._looked_s = float("-inf")
-        self._closures: tuple[Closure, ...] = ()
+        self._of_rules: list[tuple[Closure, ...]] = []
 
     def met(self, path: Sequence[str], model: str) -> tuple[Closure, ...]:
         """Give the maintenance windows that match a call: those that last, and those to come."""
-        return closures_met(self.known(), path, model)
+        if not self.rules:
+            return ()
+        # All of one rule match, or none does.
+        return tuple(each for of_rule in self._known() if closures_met(of_rule[:1], path, model) for each in of_rule)
 
     def known(self) -> tuple[Closure, ...]:
         """Give every maintenance window that lasts or begins within a week."""
-        if not self.rules:
-            return ()
+        return tuple(chain.from_iterable(self._known()))
+
+    def _known(self) -> list[tuple[Closure, ...]]:
         now_s = self._clock.now_s()
         if not 0 <= now_s - self._looked_s < LOOK_EVERY_S:
-            self._closures = tuple(self._ahead(now_s))
+            self._of_rules = [_closures_of(rule, now_s) for rule in self.rules]
             self._looked_s = now_s
-        return self._closures
+        return self._of_rules
 
-    def _ahead(self, now_s: float) -> Iterable[Closure]:
-        for rule in self.rules:
-            for span_s in rule.spans(now_s, now_s + CLOSURES_AHEAD_S)[:MOST_CLOSURES]:
-                yield closure(rule.name, rule.scope, rule.models, span_s, refuses=rule.refuses)
+
+def _closures_of(rule: MaintenanceRule, now_s: float) -> tuple[Closure, ...]:
+    spans = rule.spans(now_s, now_s + CLOSURES_AHEAD_S)[:MOST_CLOSURES]
+    return tuple(closure(rule.name, rule.scope, rule.models, span_s, refuses=rule.refuses) for span_s in spans)
 
 
 def choose_limit(

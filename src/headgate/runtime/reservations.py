@@ -16,10 +16,11 @@ from typing import NamedTuple
 from headgate.core import claims, quota
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.limits import Level, Limit
-from headgate.core.quota import Admitted, Refused, Reservation, Wait
+from headgate.core.quota import Admitted, Reservation, Wait
 from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.ports import Clock, LevelStore, Record
-from headgate.runtime.planning import PLANS, Maintenance, PlannedReservations, serial_of
+from headgate.runtime.lanes import Waiting
+from headgate.runtime.planning import PLANS, Maintenance, Meeting, Outcome, PlannedReservations, serial_of
 
 HOLD_PREFIX = "hold/"
 
@@ -85,9 +86,10 @@ class Reservations:
         self._reviving = asyncio.Lock()
         self._late_from_s = clock.now_s() + lease_s / 2  # a living process renews each sixth of it
 
-    def has_own(self, limits: Sequence[Limit], scopes: Scopes) -> bool:
-        """Whether something of these limits is reserved for a call of these scopes."""
-        return bool(self._planned.standing and self._planned.met(limits, scopes.path()).own)
+    @property
+    def planned(self) -> PlannedReservations:
+        """What is reserved for a time, as this process knows it."""
+        return self._planned
 
     async def take(
         self,
@@ -97,32 +99,44 @@ class Reservations:
         scopes: Scopes = NO_SCOPES,
         model: str = "",
         *,
-        own_only: bool = False,
+        ahead: Sequence[Waiting] = (),
         came_s: float = math.inf,
         claim_of: str | None = None,
-    ) -> Admitted | Wait | Refused:
+    ) -> Outcome:
         """Admit an attempt now or say when; what is admitted is held under the attempt's id.
 
-        With `own_only` it takes nothing but what is reserved for its `scopes`. It goes behind the heads of other
-        processes' lanes that came before `came_s`, and these behind it while it waits as the head of `claim_of`.
+        It goes only if that delays nobody who is `ahead` of it, but for what is reserved for its `scopes`. It goes
+        behind the heads of other processes' lanes that came before `came_s`, and these behind it while it waits as the
+        head of `claim_of`.
         """
         if self._clock.now_s() > self._late_from_s:
             await self.catch_up()
-        if not self._planned.standing and not self._maintenance.rules:
+        if not ahead and not self._planned.standing and not self._maintenance.rules:
             outcome = await self._take(attempt, limits, asked, came_s, claim_of)
             if outcome is not None:
                 return outcome
             await self._planned.refresh()  # another process has planned
-        path = scopes.path()
-        return await self._planned.take(
+        now_s = self._clock.now_s()
+        call = self._meeting(limits, asked, scopes, model)
+        held = await self._planned.take(
             self._hold_prefix + attempt,
-            limits if self._in_force is None else self._in_force(limits),
-            asked,
+            call,
+            [
+                self._meeting(each.ticket.limits, each.asked_at(now_s), each.ticket.scopes, each.ticket.model)
+                for each in ahead
+            ],
             lease_s=self._lease_s,
-            path=path,
-            closures=self._maintenance.met(path, model),
-            own_only=own_only,
+            reads=(CLAIMS,),
+            mind=lambda records, outcome: self._mind_claims(records, outcome, call.limits, asked, came_s, claim_of),
         )
+        if isinstance(held, Admitted) and self._in_force is not None:
+            self._see(held.levels)
+        return held
+
+    def _meeting(self, limits: Sequence[Limit], asked: Demand, scopes: Scopes, model: str) -> Meeting:
+        path = scopes.path()
+        in_force = limits if self._in_force is None else self._in_force(limits)
+        return Meeting(in_force, asked, path, self._maintenance.met(path, model))
 
     async def take_with(
         self,
@@ -133,15 +147,15 @@ class Reservations:
         scopes: Scopes,
         model: str,
         *,
-        own_only: bool,
+        ahead: Sequence[Waiting],
         came_s: float,
-    ) -> tuple[Admitted | Wait | Refused, bool]:
+    ) -> tuple[Outcome, bool]:
         """As `take`, with what `begin` asks of the store in one transaction; False if that was not kept with it.
 
         After an error either of the two may be there.
         """
         is_plain = not self._planned.standing and not self._maintenance.rules and not self._is_late
-        if begin is not None and is_plain and not own_only:
+        if begin is not None and is_plain and not ahead:
             taking = _Taking()
             taking.kept = self._take(attempt, limits, asked, came_s, taking=taking)
             beginning = begin(taking.is_held)
@@ -151,8 +165,7 @@ class Reservations:
                     return outcome, await beginning
             finally:
                 let_be(beginning)
-        outcome = await self.take(attempt, limits, asked, scopes, model, own_only=own_only, came_s=came_s)
-        return outcome, False
+        return await self.take(attempt, limits, asked, scopes, model, ahead=ahead, came_s=came_s), False
 
     def _take(
         self,
@@ -162,7 +175,7 @@ class Reservations:
         came_s: float,
         claim_of: str | None = None,
         taking: "_Taking | None" = None,
-    ) -> Awaitable[Admitted | Wait | Refused | None]:
+    ) -> Awaitable[Outcome | None]:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
@@ -172,7 +185,8 @@ class Reservations:
 
         known = self._planned.serial
 
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused | None]:
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Outcome | None]:
+            outcome: Outcome | None
             if PLANS in records and serial_of(records) != known:
                 outcome = None
             else:
@@ -195,50 +209,32 @@ class Reservations:
     def _mind_claims(
         self,
         records: Mapping[str, Record],
-        outcome: Admitted | Wait | Refused,
+        outcome: Outcome,
         limits: Sequence[Limit],
         asked: Demand,
         came_s: float,
         claim_of: str | None,
-    ) -> tuple[Admitted | Wait | Refused, Mapping[str, Record | None]]:
-        """Let a call go behind the heads of other processes that came before it; say or take back its own claim."""
+    ) -> tuple[Outcome, Mapping[str, Record | None]]:
+        """Let a call go behind the heads of other processes that came before it; say or take back its own claim.
+
+        What is reserved for it nobody else can claim; and one that waits for a reservation or maintenance to end claims
+        nothing, since it needs nothing until then.
+        """
+        if claim_of is None and CLAIMS not in records:
+            return outcome, _UNCHANGED
         now_s = self._clock.now_s()
         record = records.get(CLAIMS)
         known = claims.read(record or ())
-        outcome = claims.beside(outcome, limits, claims.wanted_before(known, self._owner, came_s, now_s), now_s)
+        if isinstance(outcome, Admitted):
+            common = self._planned.common(limits, outcome)
+            outcome = claims.beside(outcome, common, claims.wanted_before(known, self._owner, came_s, now_s), now_s)
         if claim_of is None:
             return outcome, _UNCHANGED if claims.any_holds(known, now_s) else {CLAIMS: None}
-        if isinstance(outcome, Wait):
+        if isinstance(outcome, Wait) and not self._planned.is_planned(outcome):
             said = claims.said(known, claims.claim(self._owner, claim_of, limits, asked, came_s, now_s), now_s)
             return outcome, _UNCHANGED if said is None else {CLAIMS: said}
         left = claims.without(known, self._owner, claim_of)
         return outcome, _UNCHANGED if left == known else {CLAIMS: left or None}
-
-    async def take_behind(
-        self,
-        attempt: str,
-        limits: Sequence[Limit],
-        asked: Demand,
-        head_limits: Sequence[Limit],
-        head_asked: Demand,
-    ) -> Admitted | Wait | Refused:
-        """As `take`, but only if that does not delay another that waits; nobody does where something is planned."""
-        await self.catch_up()
-        if self._planned.standing or self._maintenance.rules:
-            now_s = self._clock.now_s()
-            return Wait(now_s, now_s, limits[0])
-        hold_name = self._hold_prefix + attempt
-        if self._in_force is not None:
-            limits, head_limits = self._in_force(limits), self._in_force(head_limits)
-
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
-            now_s = self._clock.now_s()
-            outcome = quota.admit_behind(limits, records, asked, head_limits, head_asked, now_s, lease_s=self._lease_s)
-            if not isinstance(outcome, Admitted):
-                return _UNCHANGED, outcome
-            return {**outcome.levels, hold_name: outcome.reservation}, outcome
-
-        return await self._store.transact(chain(map(_name_of, limits), map(_name_of, head_limits)), step)
 
     def settle(
         self, attempt: str, limits: Sequence[Limit], actual: Amounts, dimensions: Collection[Dimension] | None = None
@@ -379,7 +375,7 @@ class _Taking:
 
     __slots__ = ("is_admitted", "kept")
 
-    kept: Awaitable[Admitted | Wait | Refused | None]
+    kept: Awaitable[Outcome | None]
 
     def __init__(self) -> None:
         self.is_admitted = False

@@ -2,12 +2,15 @@
 
 import asyncio
 
+import pytest
 from small_house import budget, open_small_house, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
+from headgate.core.planning import Planned, Wanted
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
+from headgate.runtime.planning import MaintenanceRule
 from headgate.runtime.reservations import CLAIMS
 from headgate.testing.virtual_time import run
 
@@ -50,12 +53,12 @@ async def use(here, what, *, holds_s=0.0):
     return waited_s
 
 
-def two_processes(*rules):
+def two_processes(*rules, **parts):
     one = SharedLevels()
     two = SharedLevels(one)
     ledger = MemoryLedgerStore()
-    return open_small_house(*rules, stores=(one, ledger), owner="one"), open_small_house(
-        *rules, stores=(two, ledger), owner="two"
+    return open_small_house(*rules, stores=(one, ledger), owner="one", **parts), open_small_house(
+        *rules, stores=(two, ledger), owner="two", **parts
     )
 
 
@@ -64,16 +67,27 @@ async def loop_of(here, tokens, **facts):
         await use(here, call(tokens, **facts))
 
 
+async def reserve(here, units, *, in_s=0, for_s=60):
+    from_s = int(here.clock.now_s()) + in_s
+    (limit,) = here.manager.limits_met(Scopes(account="main"), "claude-test")
+    return await here.manager.reserve(Wanted("p1", "key:mine", units, from_s, from_s + for_s), limit)
+
+
 async def end(tasks):
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_a_large_call_is_not_starved_by_another_process():
+@pytest.mark.parametrize("beside", ["nothing", "maintenance", "a reservation"])
+def test_a_large_call_is_not_starved_by_another_process(beside):
     async def main():
-        first, second = two_processes(rate("input_tokens", 60_000, burst=1_000))
+        later = MaintenanceRule("later", lambda from_s, _until_s: [(from_s + 90_000, from_s + 90_060)])
+        maintenance = [later] if beside == "maintenance" else []
+        first, second = two_processes(rate("input_tokens", 60_000, burst=1_000), maintenance=maintenance)
         async with first as one, second as two:
+            if beside == "a reservation":
+                assert isinstance(await reserve(two, 100, in_s=90_000), Planned)
             loops = [asyncio.create_task(loop_of(two, 50)) for _ in range(20)]
             await asyncio.sleep(5)
             waited_s = await use(one, call(900, max_wait_s=10))
@@ -139,5 +153,20 @@ def test_a_claim_of_a_process_that_died_lapses():
                 dying.cancel()  # nothing takes its claim back
             await end(loops)
             assert await use(two, call(50)) < 4
+
+    run(main())
+
+
+def test_what_is_reserved_for_a_call_is_no_other_processs_to_claim():
+    async def main():
+        first, second = two_processes(rate("input_tokens", 60_000, burst=1_000))
+        async with first as one, second as two:
+            assert isinstance(await reserve(one, 27_000, for_s=60), Planned)  # 450 a second, 450 at once
+            loops = [asyncio.create_task(loop_of(two, 50)) for _ in range(20)]
+            head = asyncio.create_task(use(one, call(540)))
+            await asyncio.sleep(0.7)
+            waits = [await use(two, call(200, scopes=Scopes(key="mine"))) for _ in range(10)]
+            assert sum(waits) <= 10 * 200 / 450 + 0.5
+            await end([*loops, head])
 
     run(main())

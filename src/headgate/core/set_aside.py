@@ -132,9 +132,9 @@ def admit_behind(
 ) -> Admitted | Wait | Refused | Behind:
     """Admit a call only if that does not delay any of those that wait before it.
 
-    Not delayed: a head is admitted at the same time at the latest, if nothing else is admitted, whether this call uses
-    all that it holds or is still on its way; and at the same time at the earliest. What a call takes of a reservation
-    of its own is no delay: that was promised to it, unless the head has the same reservation.
+    Not delayed: a head may go now as it might before, or is admitted at the same time at the latest, if nothing else
+    is, whether this call uses all that it holds or is still on its way; and at the same time at the earliest. What a
+    call takes of a reservation of its own is no delay: that was promised to it, unless the head has the same one.
     """
     outcome = admit(call.limits, levels, call.asked, now_s, lease_s=lease_s, plans=call.plans)
     if not isinstance(outcome, Admitted) or not heads:
@@ -142,23 +142,21 @@ def admit_behind(
     every = (*call.limits, *(part.limit for part in call.plans.parts))
     used = quota.spend(every, outcome, now_s)
     for head in heads:
-        waits = admit(head.limits, levels, head.asked, now_s, lease_s=lease_s, plans=head.plans)
-        if not isinstance(waits, Wait):  # it may go, or never will: it comes first
-            return Behind(now_s)
+        before = admit(head.limits, levels, head.asked, now_s, lease_s=lease_s, plans=head.plans)
         known = {name: levels[name] for name in head.names if name in levels}
         promised = _promised(outcome, call.plans, head.plans)
         for changed in (outcome.levels, outcome.levels | used):
             after = known | {name: level for name, level in changed.items() if name not in promised}
             then = admit(head.limits, after, head.asked, now_s, lease_s=lease_s, plans=head.plans)
-            if _is_later(then, waits):
-                return Behind(waits.until_s)
+            if _is_delayed(before, then):
+                return Behind(before.until_s if isinstance(before, Wait) else now_s)
     return outcome
 
 
-def _is_later(then: Admitted | Wait | Refused, before: Wait) -> bool:
-    if isinstance(then, Wait):
+def _is_delayed(before: Admitted | Wait | Refused, then: Admitted | Wait | Refused) -> bool:
+    if isinstance(before, Wait) and isinstance(then, Wait):
         return then.until_s > before.until_s or then.earliest_s > before.earliest_s
-    return isinstance(then, Refused)
+    return not isinstance(then, Admitted) and not isinstance(before, Refused)
 
 
 def _promised(outcome: Admitted, plans: Plans, others: Plans) -> set[str]:

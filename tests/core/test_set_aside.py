@@ -306,10 +306,6 @@ class PlannedMachine(RuleBasedStateMachine):
                 plans=met(self.plans, who, self.limits),
             )
             assert not isinstance(early, Admitted), f"admitted before {wait.earliest_s}"
-        if wait.earliest_s != float("inf"):
-            plans = met(self.plans, who, self.limits)
-            then = admit(self.limits, freed, asked, wait.earliest_s, lease_s=LEASE_S, plans=plans)
-            assert isinstance(then, Admitted), f"not at {wait.earliest_s}, though all came back"
 
 
 def test_laws_hold_beside_reservations():

@@ -225,3 +225,48 @@ def test_who_cannot_make_its_deadline_is_told_at_once_when_it_could_run(house):
             await asyncio.gather(*tasks)
 
     run(main())
+
+
+def test_a_call_that_goes_first_in_two_lanes_does_not_move_between_them_for_ever(house):
+    """A person's call waits for its account and its key, in both of which another came before it."""
+    rules = (rate("requests", 60, burst=1), rate("input_tokens", 60, burst=60, scope="key:ci"))
+
+    async def main():
+        async with house(*rules, scheduling=Scheduling(policy="priority")) as here:
+
+            async def use(what, name, log):
+                async with here.manager.admit(what) as grant:
+                    grant.settle(Usage(what.input_tokens))
+                log.append(name)
+
+            def call(key, priority, tokens):
+                return Call(
+                    "claude-test",
+                    input_tokens=tokens,
+                    max_output_tokens=0,
+                    scopes=Scopes(key=key),
+                    standing=Standing(priority=priority),
+                    max_wait_s=600,
+                )
+
+            log = []
+            await use(call("ci", 0, 60), "both full", [])
+            of_account = asyncio.create_task(use(call("other", 0, 1), "account", log))
+            await asyncio.sleep(0.1)
+            of_key = asyncio.create_task(use(call("ci", 0, 50), "key", log))
+            await asyncio.sleep(0.1)
+            first = asyncio.create_task(use(call("ci", 5, 30), "first", log))
+            moves = 0
+            entered = here.manager._admission._enter
+
+            def counted(waiting):
+                nonlocal moves
+                moves += 1
+                assert moves < 100, "it moves from lane to lane"
+                entered(waiting)
+
+            here.manager._admission._enter = counted
+            await asyncio.gather(of_account, of_key, first)
+            assert log.index("first") < log.index("key")
+
+    run(main())

@@ -97,6 +97,14 @@ class Line:
         picked = self._pick(now_s)
         return picked[0].waiter if picked is not None else None
 
+    def would_lead(self, waiter: Waiter, now_s: float) -> bool:
+        """Whether a call that waits elsewhere would go next if it waited here."""
+        self.add(waiter)
+        leads = self.head(now_s) is waiter
+        self.remove(waiter)
+        self._pick(now_s)
+        return leads
+
     def next_few(self, now_s: float, most: int) -> list[Waiter]:
         """Give those behind the head that may go before it where they do not delay it, the best first.
 

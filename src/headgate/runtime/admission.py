@@ -262,14 +262,17 @@ class Admission:
     def _ahead(self, ticket: Ticket, *, than: Waiting | None = None) -> list[Waiting]:
         """Give the first of each lane that a call would wait in.
 
-        Of one that waits (`than`) those of other lanes, if they came before it.
+        Of one that waits (`than`) those of other lanes that came before it and would go before it there as well: one
+        that their lane's policy lets it overtake would let it back to the lane it came from, and so on for ever.
         """
         now_s = self._clock.now_s()
         names = dict.fromkeys(lane_of(limit) for limit in ticket.limits)
         found = []
         for lane in [self._lanes[name] for name in names if name in self._lanes]:
             head = lane.head(now_s) if than is None or lane is not than.lane else None
-            if head is not None and (than is None or head.order < than.order):
+            if head is None:
+                continue
+            if than is None or (head.order < than.order and not lane.would_lead(than, now_s)):
                 found.append(head)
         return found
 

@@ -161,6 +161,10 @@ class Lane:
             self.leave(waiting)
         return None
 
+    def would_lead(self, waiting: Waiting, now_s: float) -> bool:
+        """Whether a call that waits in another lane would go next if it waited here."""
+        return self.line.would_lead(self.place_of(waiting.ticket, waiting.order), now_s)
+
     def behind(self, now_s: float, most: int) -> list[Waiting]:
         """Give the first `most` behind the head, in order."""
         places = self.line.next_few(now_s, most)

@@ -2,7 +2,8 @@
 
 One rule: each call is estimated before it is learned from, once, in the order of its trace; all rivals see the same.
 A prompt stands in for its text by four bytes a token. Calls before there is a quantile (the first 19) are held at the
-prior and counted apart: no trace says anything of them.
+prior and counted apart: no trace says anything of them. Beside it, without a rival: how often and how far calls exceed
+what limits with `hold = "likely"` hold of their output.
 """
 
 from collections.abc import Callable, Sequence
@@ -111,12 +112,22 @@ class Calibration(NamedTuple):
         return abs(self.covered - PROMISE) * 100
 
 
+class Exceeded(NamedTuple):
+    """How many of the calls that were held at what is likely wrote more, how much more at the most, the mean hold."""
+
+    calls: int
+    exceeded: int
+    most_beyond: int
+    mean_hold: float
+
+
 def run(options: Options) -> Result:
     missing = missing_traces(options.data)
     if missing or options.data is None:
         return Result(None, None, None, met=False, note=missing)
     ours: dict[str, Calibration] = {}
     theirs: dict[str, dict[str, Calibration]] = {name: {} for name in RIVALS}
+    likely: dict[str, Exceeded] = {}
     options.say(f"    {'':12}{'':18}{'covered':>9}{'mean hold':>11}{'of all':>9}   promised {PROMISE:.0%}")
     for trace in TRACES:
         calls = read_trace(options.data, trace)
@@ -125,8 +136,13 @@ def run(options: Options) -> Result:
         for name, rival in RIVALS.items():
             theirs[name][trace] = calibrate(calls, rival())
             show("", name, theirs[name][trace], options)
+        likely[trace] = found = exceeded_likely(calls)
+        options.say(
+            f'    {"":12}hold = "likely": {found.exceeded} of {found.calls:,} calls wrote more, at the most by '
+            f"{found.most_beyond:,} tokens; mean hold {found.mean_hold:,.0f}"
+        )
     return Result(
-        headgate=figures(ours),
+        headgate={**figures(ours), "likely": {trace: each._asdict() for trace, each in likely.items()}},
         rival={name: figures(each) for name, each in theirs.items()},
         target={"within_points": WITHIN_POINTS, "mean_hold": MEAN_HOLD},
         met=all(
@@ -144,6 +160,21 @@ def calibrate(calls: Sequence[RecordedCall], rule: Estimating) -> Calibration:
     warm = list(zip(holds, calls, strict=True))[WARM_UP:]
     covered = fmean(call.output_tokens <= hold for hold, call in warm)
     return Calibration(covered, fmean(hold for hold, _call in warm), fmean(holds))
+
+
+def exceeded_likely(calls: Sequence[RecordedCall]) -> Exceeded:
+    estimator = Estimator()
+    estimator.keep_longest()
+    holds: list[int] = []
+    beyond: list[int] = []
+    for call in calls:
+        size = size_of(call)
+        likely = estimator.estimate(size, call.came_s).output_likely
+        if likely is not None:
+            holds.append(likely)
+            beyond += [call.output_tokens - likely] if call.output_tokens > likely else []
+        estimator.observe(size, Usage(call.input_tokens, output_tokens=call.output_tokens), call.came_s)
+    return Exceeded(len(holds), len(beyond), max(beyond, default=0), round(fmean(holds or [0]), 1))
 
 
 def size_of(call: RecordedCall) -> CallSize:

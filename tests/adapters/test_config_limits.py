@@ -12,6 +12,7 @@ from headgate.adapters.config import limit_rules, limits_in_words
 from headgate.adapters.config.limits import LIMIT_WORDS
 from headgate.core.errors import ConfigError
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.scopes import level_name
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
 
 SCOPE = "run:*"
@@ -81,6 +82,25 @@ def test_fixed_windows_are_counted_from_an_anchor_however_it_is_said(anchor: obj
     assert isinstance(week, Window)
     assert isinstance(day, Window)
     assert (day.span, week.span) == (Fixed(604_800, 4 * 86_400 + 21_600), Fixed(86_400, 21_600))
+
+
+def test_windows_hold_what_is_likely_where_their_owner_says_so() -> None:
+    def said(**words: object) -> dict[tuple[str, str], bool]:
+        found = limits(usd_per_day=1, usd_per_rolling_hour=1, usd_per_lifetime=5, usd_per_5h=2, **words)
+        return {(limit.dimension, limit.name or level_name(SCOPE, limit)): limit.holds_likely for limit in found}
+
+    bound, likely = said(), said(hold="likely")
+    assert list(bound) == list(likely), "a level goes on whatever its calls hold"
+    assert set(bound.values()) == set(said(hold="bound").values()) == {False}
+    assert set(likely.values()) == {True}
+    mixed = limits(
+        requests_per_day=9, input_tokens_per_day=9, tokens_per_day=9, slots=1, tokens_per_minute=9, hold="likely"
+    )
+    assert {limit.dimension: limit.holds_likely for limit in mixed if isinstance(limit, Window)} == {
+        "requests": False,
+        "input_tokens": False,
+        "tokens": True,
+    }
 
 
 @pytest.mark.parametrize(("burst_s", "burst"), [(60, 600), (1, 10), (2.55, 25), (0.001, 1)])
@@ -153,6 +173,11 @@ def test_only_requests_are_quantised() -> None:
         ({"usd_per_day": 1, "timezone": "x" * 300}, "expected a time zone"),
         ({"usd_per_day": 1, "timezone": ""}, "expected a time zone"),
         ({"usd_per_day": 1, "timezone": "\0"}, "expected a time zone"),
+        ({"usd_per_day": 1, "hold": "p99"}, 'hold = "p99": expected "bound" or "likely"'),
+        ({"usd_per_day": 1, "hold": True}, 'hold = true: expected "bound" or "likely"'),
+        ({"requests_per_day": 1, "hold": "likely"}, "hold: changes nothing here; expected a window of dollars, tokens"),
+        ({"tokens_per_minute": 1, "hold": "likely"}, "hold: changes nothing here; expected a window of dollars"),
+        ({"input_tokens_per_day": 1, "hold": "bound"}, "hold: changes nothing here; expected a window of dollars"),
         ({"slots": 1, "models": "a b"}, 'models = "a b": expected a model or a pattern such as "claude-sonnet-*"'),
         ({"slots": 1, "models": "[ab]"}, "expected a model or a pattern"),
         ({"slots": 1, "models": ["a"]}, "models = [...]: expected a model or a pattern"),

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from headgate.adapters.sqlite.stores import open_database
+from headgate.cli.budgets import show_budgets
 from headgate.cli.keys import KeyWishes, create_key, list_keys, revoke_key
 from headgate.cli.questions import show_limits, show_usage
-from headgate.core.errors import CallerError
+from headgate.core.errors import CallerError, ConfigError
 from headgate.core.ledger import Attempt
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
@@ -92,3 +93,35 @@ def test_keys_are_listed_with_all_that_they_say(store, capsys):
     assert first[:6] == ["ci", "in", "force", "usd_per_day=5", "search", "stage=test"]
     assert second[:5] == ["old", "revoked", "-", "-", "-"]
     assert "never" in second
+
+
+def test_a_keys_limits_are_one_entry_and_may_say_how_they_work(store, capsys):
+    said = ("usd_per_day=0.5", "hold=likely", "requests_per_minute=60", "burst_s=5")
+    create_key(None, KeyWishes("ci", said), as_json=False)
+    capsys.readouterr()
+    list_keys(None, as_json=True)
+    (key,) = json.loads(capsys.readouterr().out)["keys"]
+    assert key["limits"] == [{"usd_per_day": 0.5, "hold": "likely", "requests_per_minute": 60, "burst_s": 5}]
+    with pytest.raises(CallerError, match=r"usd_per_day=9': usd_per_day is there already, with 0.5; say it once"):
+        create_key(None, KeyWishes("cd", ("usd_per_day=0.5", "usd_per_day=9")), as_json=False)
+    with pytest.raises(ConfigError, match="hold: changes nothing here"):
+        create_key(None, KeyWishes("cd", ("slots=2", "hold=likely")), as_json=False)
+
+
+def test_limits_that_hold_what_is_likely_are_marked(store, capsys):
+    with (store.parent / "headgate.toml").open("a") as file:
+        file.write('[[limit]]\nscope = "team:a"\nusd_per_day = 1\nhold = "likely"\n')
+        file.write('[[limit]]\nscope = "team:b"\nusd_per_day = 1\nslots = 2\n')
+    show_limits(None, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["$1.00/day, likely" in line for line in lines] == ["team:a" in line for line in lines]
+    show_budgets(None, "", None, check=False, as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["$1.00, likely" in line for line in lines] == ["team:a" in line for line in lines]
+    show_limits(None, as_json=True)
+    shown = json.loads(capsys.readouterr().out)["limits"]
+    assert {(each["scope"], each["dimension"]): each["hold"] for each in shown} == {
+        ("team:a", "micro_usd"): "likely",
+        ("team:b", "micro_usd"): "bound",
+        ("team:b", "slots"): None,
+    }

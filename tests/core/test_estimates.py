@@ -185,12 +185,13 @@ def test_the_pace_of_output_is_learned_from_answers_that_were_streamed():
 
 def test_what_is_remembered_is_bounded():
     estimator = Estimator(max_models=5, max_keys=7, max_sessions=9)
+    estimator.keep_longest()
     for number in range(200):
         size = CallSize(f"m{number}", 2**number, session=f"s{number}", endpoint=f"e{number}", kind=f"k{number}")
         for _ in range(2):
             estimator.observe(size, used(1_000, 100, cache_read_tokens=500), NOW_S, streamed_s=2.0)
     kept = {name: len(value) for name, value in vars(estimator).items() if hasattr(value, "__len__")}
-    assert kept == {"_ratios": 5, "_missed": 5, "_paces": 5, "_outputs": 7, "_anchors": 9}
+    assert kept == {"_ratios": 5, "_missed": 5, "_paces": 5, "_outputs": 7, "_longest": 7, "_anchors": 9}
 
 
 @pytest.mark.parametrize(

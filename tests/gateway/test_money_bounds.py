@@ -10,8 +10,17 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
+from standing_keys import a_standing_key, bearing
 
 PDF = b64encode(b"%PDF-1.7\n" + zlib.compress(b"BT (word) Tj ET " * 9_999)).decode()
+_PNG = (
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    + (1120).to_bytes(4, "big")
+    + (560).to_bytes(4, "big")
+    + b"\x08\2\0\0\0"
+    + bytes(200)
+)
+PICTURE = {"type": "base64", "media_type": "image/png", "data": b64encode(_PNG).decode()}  # 40 x 20 tokens
 DOLLAR = 1_000_000
 SONNET, GPT = "claude-sonnet-4-5", "gpt-4.1"
 # claude-sonnet-4-5: $3 and $15 a million, above 200,000 of input $6 and $22.50; gpt-4.1: $2 and $8.
@@ -150,6 +159,49 @@ def test_a_model_of_unknown_reach_is_refused_only_where_a_budget_needs_a_bound(w
     with_stack(refused, limits=budget(1, priced))
     with_stack(admitted, limits=budget(1, priced + "context_window = 50_000\nmax_output_tokens = 1_000\n"))
     with_stack(admitted, limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 60\n' + priced)
+
+
+def test_a_budget_that_holds_what_is_likely_holds_the_bound_of_what_a_request_does_not_tell(with_stack):
+    async def test(stack):
+        estimator = stack.house.manager._estimator
+        for model in (SONNET, GPT):
+            estimator.recall_longest(model, [50] * 999)
+        words = {"type": "text", "text": "word " * 10_000}
+        for call, least, most in (
+            (message(words, max_tokens=64_000), 20_000 * 3, 30_000 * 3),
+            (message(words, document(BY_URL)), SONNET_WINDOW, SONNET_WINDOW + 2_000),
+            (response(previous_response_id="resp_1"), GPT_WINDOW, GPT_WINDOW + 2_000),
+            (message(tools=[{"type": "web_search_20260209", "name": "web_search"}]), 10 * SONNET_WINDOW, 20 * 10**6),
+            (message({"type": "image", "source": PICTURE}), 800 * 3, 2_000 * 3 + 50 * 15),
+        ):
+            sending = asyncio.create_task(send(stack, call))
+            while not (in_flight := stack.house.manager.in_flight()):
+                assert not sending.done(), await sending
+                await asyncio.sleep(0)
+            assert least <= in_flight[0].asked.likely.micro_usd <= most, call
+            assert in_flight[0].attempt.held_micro_usd == in_flight[0].asked.likely.micro_usd
+            await sending
+
+    with_stack(test, limits=budget(1_000, 'hold = "likely"\n'))
+
+
+def test_a_key_that_came_later_can_have_a_budget_that_holds_what_is_likely(with_stack):
+    async def test(stack):
+        limits = json.dumps([{"usd_per_lifetime": 0.5, "hold": "likely"}])
+        key = await a_standing_key(stack, "ci", limits=limits)
+        path, body = message(max_tokens=64_000)
+
+        async def ask() -> tuple[int, bytes]:
+            status, _, answer = await stack.send("POST", path, json.dumps(body).encode(), bearing(key.secret))
+            return status, answer
+
+        status, answer = await ask()
+        assert status == 429
+        assert b"what is likely is held once 999 answers" in answer
+        stack.house.manager._estimator.recall_longest(SONNET, [50] * 999)
+        assert (await ask())[0] == 200
+
+    with_stack(test)
 
 
 def test_a_call_that_meets_no_budget_is_not_looked_at(with_stack, monkeypatch):

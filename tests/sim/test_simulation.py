@@ -163,3 +163,13 @@ def test_quantiles_and_fairness():
     assert jain([1, 1, 1]) == 1
     assert jain([1, 0]) == 0.5
     assert jain([]) is None
+
+
+@pytest.mark.parametrize(("hold", "served"), [("bound", 1_000), ("likely", 1_500)])
+def test_a_budget_that_holds_what_is_likely_lets_calls_go_that_state_more_than_is_left(tmp_path, hold, served):
+    limit = f'scope = "account:main"\noutput_tokens_per_lifetime = 60_000\nhold = "{hold}"'
+    modest = [Round(100, 20, at_s=float(number), max_output_tokens=100) for number in range(1_000)]
+    stating = [Round(100, 20, at_s=1_100.0 + number, max_output_tokens=50_000) for number in range(500)]
+    played = play(calls(*modest, *stating), config(tmp_path, limit))
+    assert played.tally.served == served
+    assert played.tally.usage.output_tokens == served * 20

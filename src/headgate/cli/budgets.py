@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headgate.cli.questions import ask, print_json
 from headgate.cli.tables import print_table
-from headgate.cli.wording import amount_text, level_text, share_text, span_text
+from headgate.cli.wording import amount_text, hold_text, level_text, share_text, span_text
 from headgate.compose import WallClock
 from headgate.core.errors import CallerError, LimitError
 from headgate.gateway.budgets import budgets_json, budgets_of, spent_share, standing, verdict
@@ -69,7 +69,7 @@ def _cells(view: LimitView, now_s: float) -> list[str]:
         share_text(spent_share(view)),
         amount(view.used - view.pending),
         amount(view.free),
-        amount(view.amount),
+        amount(view.amount) + hold_text(view.hold),
         _resets_in(view, now_s),
         amount(view.held),
         amount(view.pending),

@@ -6,7 +6,7 @@ One rule: a secret is printed once, when it is made, and is nowhere else.
 import asyncio
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
     """
     if scope_name(wishes.name) != wishes.name:
         raise CallerError(f"key name {wishes.name!r}: use up to 200 letters, digits and . : @ / # + = - _")
-    limits = [_limit(text) for text in wishes.limits]
+    limits = _limits(wishes.limits)
     limit_rules(f"key:{wishes.name}", limits)
     scopes = {"team": wishes.team, "tags": dict(_pair("--tag", text) for text in wishes.tags)}
     said = {name: value for name, value in scopes.items() if value}
@@ -140,14 +140,24 @@ def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def _limit(text: str) -> dict[str, object]:
-    word, value = _pair("--limit", text)
-    if value.replace("_", "").isdigit():
-        return {word: int(value)}
+def _limits(texts: Sequence[str]) -> list[dict[str, object]]:
+    """Give one entry of all words, as the key's own table in a configuration would be."""
+    entry: dict[str, object] = {}
+    for text in texts:
+        word, value = _pair("--limit", text)
+        if word in entry:
+            raise CallerError(f"--limit {text!r}: {word} is there already, with {entry[word]}; say it once")
+        entry[word] = _value(value)
+    return [entry] if entry else []
+
+
+def _value(text: str) -> object:
+    if text.replace("_", "").isdigit():
+        return int(text)
     try:
-        return {word: float(value)}
+        return float(text)
     except ValueError:
-        return {word: value}
+        return text
 
 
 def _pair(option: str, text: str) -> tuple[str, str]:

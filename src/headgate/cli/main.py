@@ -322,7 +322,10 @@ def keys_create(
     config: ConfigOption = None,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="WORD=VALUE", help="word=value in the configuration's words, such as usd_per_day=5."),
+        typer.Option(
+            metavar="WORD=VALUE",
+            help="word=value in the configuration's words, such as usd_per_day=5; may be repeated.",
+        ),
     ] = None,
     team: Annotated[str | None, typer.Option(metavar="TEAM", help="Whose calls they are.")] = None,
     tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="name=value; may be repeated.")] = None,

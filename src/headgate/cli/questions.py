@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 from headgate.adapters.config import Config
 from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
-from headgate.cli.wording import amount_text, limit_text, per_text, usd_text
+from headgate.cli.wording import amount_text, hold_text, limit_text, per_text, usd_text
 from headgate.compose import WallClock, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
@@ -82,7 +82,7 @@ def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     rows = [
         [
             limit_text(view["scope"], view["models"], view["dimension"]),
-            amount_text(view["dimension"], view["amount"]) + per_text(view["per"]),
+            amount_text(view["dimension"], view["amount"]) + per_text(view["per"]) + hold_text(view["hold"]),
             *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),

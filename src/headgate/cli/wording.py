@@ -143,6 +143,11 @@ def level_text(name: str) -> str:
     return limit_text(scope, models, dimension) + per_text(per)
 
 
+def hold_text(hold: str | None) -> str:
+    """Mark a window that may be exceeded, because it holds what is likely: `, likely`."""
+    return ", likely" if hold == "likely" else ""
+
+
 def per_text(per: str) -> str:
     """Write what an amount is for: `/min`, `/5 h`, `/month`, ` in all`."""
     if per in _PERIODS:

@@ -36,13 +36,15 @@ class Demand(NamedTuple):
     """What a call asks for: rates hold what it will probably use, windows and gauges what it can use at the most.
 
     A rate forgives a guess that was too low, because the excess is debt that drains; a budget does not, so it holds a
-    bound. `output_tokens_per_s` is the pace of an answer that is charged as it goes by (0: of none): of it rates hold
-    only what comes next (`rates.Rate.ahead_of_stream`).
+    bound, or `likely` where its owner prefers that: more than 99.9 % of such calls use. None: nobody knows yet, and the
+    bound is held. `output_tokens_per_s` is the pace of an answer that is charged as it goes by (0: of none): of it
+    rates hold only what comes next (`rates.Rate.ahead_of_stream`).
     """
 
     expected: Amounts
     at_most: Amounts
     output_tokens_per_s: int = 0
+    likely: Amounts | None = None
 
 
 def demand(amounts: Amounts) -> Demand:

@@ -49,10 +49,15 @@ class Reach(NamedTuple):
 
 
 class Most(NamedTuple):
-    """The most tokens that a call can be charged for."""
+    """The most tokens that a call can be charged for.
+
+    `beside_text` is how many of its input are not for text: media and the provider's own words, or None where the
+    request does not tell all that will be read.
+    """
 
     input_tokens: int
     output_tokens: int
+    beside_text: int | None = None
 
 
 class Unbounded(NamedTuple):
@@ -88,4 +93,5 @@ def most_used(prompt: PromptBound, max_output_tokens: int | None, reach: Reach) 
         output_tokens = most * prompt.choices
     if window is not None:
         output_tokens = min(output_tokens, window * prompt.choices)
-    return Most(input_tokens * turns, output_tokens * turns)
+    beside_text = prompt.extra_tokens if unknown is None else None
+    return Most(input_tokens * turns, output_tokens * turns, beside_text)

@@ -27,6 +27,15 @@ CLASS_SAMPLES = 400
 """From so many on, a class of prompt sizes does. It is a guess of ours, and a noisy quantile costs more than it tells:
 on Azure's code and Mooncake's trace the mean hold falls until 400 (1.1 points of spread), see decision 0015."""
 
+RARE = 0.999
+RARE_SAMPLES = 999
+MOST_RARE_SAMPLES = 1_998
+"""What limits that hold the likely hold of output: the p99.9 of so many samples. Of fewer than 999 there is none, and
+of 999 to 1,998 it is the largest. It was exceeded by 4 of 23,822 calls (decision 0020)."""
+
+MOST_RARE_KEYS = 200
+"""Keys with such samples: a few entries each, at the worst (each answer shorter than the one before) 1,998."""
+
 PRIOR_TOKENS_PER_BYTE = 0.4
 """Before anything is learned. Code and English run at 0.25 to 0.35 tokens a byte (context-and-caches.md section 2)."""
 
@@ -100,6 +109,32 @@ class RollingQuantile:
         return self._sorted[max(rank, 1) - 1]
 
 
+class LongestSeen:
+    """The p99.9 of the last 1,998 observations, which is their largest; observing and asking cost O(1) on average.
+
+    Kept are only those that no later one reaches: about 8 of observations in random order.
+    """
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._seen = 0
+        self._falling: deque[tuple[int, int]] = deque()
+
+    def observe(self, value: int) -> None:
+        """Add an observation; the oldest leaves when there are too many."""
+        falling = self._falling
+        while falling and falling[-1][1] <= value:
+            falling.pop()
+        self._seen += 1
+        falling.append((self._seen, value))
+        if falling[0][0] <= self._seen - MOST_RARE_SAMPLES:
+            falling.popleft()
+
+    def value(self) -> int | None:
+        """Give what 99.9 % of a new observation's likes stay under at least, or None without enough data."""
+        return self._falling[0][1] if self._seen >= RARE_SAMPLES else None
+
+
 class CallSize(NamedTuple):
     """What is known of a call's size before it is sent: text in bytes, media parts, stated output bound.
 
@@ -122,6 +157,8 @@ class Estimate(NamedTuple):
     `cached_tokens` of the input are read from the provider's prompt cache if the call goes before `warm_until_s`; later
     it would be `cold_cached_tokens` (a part may live longer). Where nothing is predicted, `warm_until_s` is None.
     `output_tokens_per_s` is how fast its output comes at the most, if it is streamed; 0: nobody knows yet.
+    `output_likely` is what 99.9 % of such calls stay under, at most the stated bound; None: it is not asked for, or
+    nobody knows yet.
     """
 
     input_tokens: int
@@ -132,6 +169,7 @@ class Estimate(NamedTuple):
     cold_cached_tokens: int = 0
     warm_until_s: float | None = None
     output_tokens_per_s: int = 0
+    output_likely: int | None = None
 
     @property
     def warm_usage(self) -> Usage:
@@ -185,6 +223,7 @@ class Estimator:
         self._outputs: OrderedDict[_OutputKey, RollingQuantile] = OrderedDict()
         self._missed: OrderedDict[str, RollingQuantile] = OrderedDict()
         self._paces: OrderedDict[str, RollingQuantile] = OrderedDict()
+        self._longest: OrderedDict[_OutputKey, LongestSeen] | None = None
         self._anchors: OrderedDict[_Conversation, _Anchor] = OrderedDict()
         self._max_models = max_models
         self._max_keys = max_keys
@@ -199,8 +238,8 @@ class Estimator:
         bound = size.max_output_tokens if size.max_output_tokens is not None else UNSTATED_OUTPUT_TOKENS
         cached, cold_cached, warm_until_s = self._cached(size, expected, now_s)
         output = min(bound, self._output(size))
-        pace = self._pace(size.model)
-        return Estimate(expected, at_most, output, bound, cached, cold_cached, warm_until_s, pace)
+        pace, likely = self._pace(size.model), self._likely(size) if self._longest else None
+        return Estimate(expected, at_most, output, bound, cached, cold_cached, warm_until_s, pace, likely)
 
     def observe(self, size: CallSize, usage: Usage, sent_s: float, *, streamed_s: float | None = None) -> None:
         """Learn from what a call really used that was sent at `sent_s`: its cache lives from then on.
@@ -217,6 +256,24 @@ class Estimator:
         if usage.output_tokens > 0:
             for key, _least in _output_keys(size):
                 _of(self._outputs, key, self._max_keys).observe(usage.output_tokens)
+            if self._longest is not None:
+                for key in _rare_keys(size):
+                    self._longest_of(key).observe(usage.output_tokens)
+
+    @property
+    def keeps_longest(self) -> bool:
+        """Whether it says what is likely (`Estimate.output_likely`)."""
+        return self._longest is not None
+
+    def keep_longest(self) -> None:
+        """Say what is likely from now on, as soon as there are samples enough."""
+        if self._longest is None:
+            self._longest = OrderedDict()
+
+    def recall_longest(self, model: str, output_tokens: Iterable[int]) -> None:
+        """Learn what is likely from outputs, oldest first, that came before what is seen from now on."""
+        for tokens in output_tokens:
+            self._longest_of((model,)).observe(tokens)
 
     def recall(self, model: str, output_tokens: Iterable[int]) -> None:
         """Learn from outputs, oldest first, that came before all that was observed here."""
@@ -234,6 +291,19 @@ class Estimator:
                 if usual is not None:
                     return ceil(usual)
         return PRIOR_OUTPUT_TOKENS
+
+    def _likely(self, size: CallSize) -> int | None:
+        """Give what the finest key says that has seen enough."""
+        assert self._longest is not None
+        for key in _rare_keys(size):
+            longest = self._longest.get(key)
+            if longest is not None and (found := longest.value()) is not None:
+                return found if size.max_output_tokens is None else min(found, size.max_output_tokens)
+        return None
+
+    def _longest_of(self, key: _OutputKey) -> LongestSeen:
+        assert self._longest is not None
+        return _put(self._longest, key, self._longest.get(key) or LongestSeen(), min(self._max_keys, MOST_RARE_KEYS))
 
     def _pace(self, model: str) -> int:
         paces = self._paces.get(model)
@@ -317,6 +387,14 @@ def _output_keys(size: CallSize) -> Iterator[tuple[_OutputKey, int]]:
         yield (size.model, size.endpoint, size.kind), NAMED_SAMPLES
     yield (size.model, size.endpoint), NAMED_SAMPLES
     yield (size.model,), 0
+
+
+def _rare_keys(size: CallSize) -> Iterator[_OutputKey]:
+    """Give the keys that the longest outputs are learned under, fine to coarse: what was told apart on purpose."""
+    if size.kind is not None:
+        yield size.model, size.endpoint, size.kind
+    yield size.model, size.endpoint
+    yield (size.model,)
 
 
 def _of(table: OrderedDict[_K, RollingQuantile], key: _K, most: int) -> RollingQuantile:

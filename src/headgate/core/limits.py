@@ -46,6 +46,7 @@ class Gauge:
     place: int = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "gauge"
+    holds_likely: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))

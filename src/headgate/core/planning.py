@@ -125,7 +125,15 @@ def part_of(plan: Plan, parent: Limit) -> Part:
         slots = Gauge(name, plan.scope, parent.dimension, plan.units, parent.models)
         return Part(slots, parent, from_ns, from_ns, until_ns)
     if not isinstance(parent, Rate):
-        whole = Window(name, plan.scope, parent.dimension, plan.units, Lifetime(), parent.models)
+        whole = Window(
+            name,
+            plan.scope,
+            parent.dimension,
+            plan.units,
+            Lifetime(),
+            parent.models,
+            holds_likely=parent.holds_likely,
+        )
         return Part(whole, parent, 0, from_ns, until_ns)
     duration_s = plan.until_s - plan.from_s
     # As deep, compared with its pace, as the whole bucket.

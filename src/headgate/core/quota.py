@@ -79,12 +79,13 @@ def admit(  # noqa: C901 - one loop over the limits, on the way of every call
 ) -> Admitted | Wait | Refused:
     """Hold what a call asks of every limit, or say when it fits, or that it never will.
 
-    Rates hold the expected amounts (of a guess, at most what the limit can give), windows and gauges the upper bounds.
-    The hold counts as lost `lease_s` after `now_s`. Cost: one pass over the limits.
+    Rates hold the expected amounts (of a guess, at most what the limit can give), windows and gauges the upper bounds,
+    but windows whose owner prefers that (`holds_likely`) what is likely, where it is known. The hold counts as lost
+    `lease_s` after `now_s`. Cost: one pass over the limits.
     """
     now_ns = round(now_s * NS_PER_S)
     expires_ns = now_ns + round(lease_s * NS_PER_S)
-    expected, at_most, stream_per_s = asked
+    expected, at_most, stream_per_s, likely = asked
     changed: dict[str, Level] = {}
     holds: list[Hold] = []
     binding: Limit | None = None
@@ -98,7 +99,7 @@ def admit(  # noqa: C901 - one loop over the limits, on the way of every call
             if stream_per_s and units and limit.is_drawn and units > (ahead := limit.ahead_of_stream(stream_per_s)):
                 units = ahead
         else:
-            units = at_most[limit.place]
+            units = (likely if likely is not None and limit.holds_likely else at_most)[limit.place]
         if not units:
             if units is None:
                 return Refused(limit, None, limit.read(levels.get(limit.name), now_ns).free)
@@ -127,7 +128,7 @@ def wait_for(limit: Limit, until_ns: int, earliest_ns: int) -> Wait:
 def units_of(limit: Limit, asked: Demand) -> int | None:
     """Give what a call asks of a limit; None: nobody knows."""
     if not isinstance(limit, Rate):
-        return asked.at_most[limit.place]
+        return (asked.likely if asked.likely is not None and limit.holds_likely else asked.at_most)[limit.place]
     units = asked.expected[limit.place]
     if units is None:
         return None

@@ -50,6 +50,7 @@ class Rate:
     is_drawn: bool = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "rate"
+    holds_likely: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))

@@ -23,7 +23,8 @@ class Window:
     The level is `(serial, end_ns, used, held, pending)`; the serial is the instant at which the window opened, for two
     plan windows in a row may have the same end of their own when a provider moves the first one's. A hold belongs to
     the window in which it was taken, whenever it is settled. A lost hold stays pending at its estimate until it is
-    reconciled.
+    reconciled. With `holds_likely` calls hold of it what is likely, not a bound (`amounts.Demand`): what one uses
+    beyond is used all the same, and can take the window over its amount.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Window:
     span: Span
     models: str | None = None
     closed_until_ns: int = 0
+    holds_likely: bool = False
     place: int = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "window"
@@ -118,7 +120,8 @@ class Rolling:
     """At most `amount` units in any stretch of `period_s`.
 
     The level is a run of `(slice, used, held, pending)`, oldest first; a slice is a sixtieth of the period and leaves
-    when even its last instant is a whole period old, so a stretch never holds more than `amount`.
+    when even its last instant is a whole period old, so a stretch never holds more than `amount`. `holds_likely` as
+    of a `Window`.
     """
 
     name: str
@@ -127,6 +130,7 @@ class Rolling:
     amount: int
     period_s: int
     models: str | None = None
+    holds_likely: bool = False
     place: int = field(init=False, repr=False, compare=False)
 
     SLICES: ClassVar[int] = 60

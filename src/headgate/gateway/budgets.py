@@ -63,6 +63,7 @@ def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
                 "share": spent_share(view),
                 "spent": view.name in spent,
                 "resets_at": rfc3339(view.resets_s),
+                "hold": view.hold,
             }
             for view in views
         ],

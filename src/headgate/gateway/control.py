@@ -183,6 +183,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
                 "learned_from": view.learned_from,
                 "learned_since": rfc3339(view.learned_since_s),
                 "closed_until": rfc3339(view.closed_until_s),
+                "hold": view.hold,
             }
             for view in views
         ],

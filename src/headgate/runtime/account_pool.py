@@ -49,7 +49,7 @@ class Asked:
     def demand_at(self, *, is_warm: bool) -> Demand:
         """Give what it asks of an account that has its prompt cache, or has not."""
         cold = self.standing.cold
-        return self.demand if is_warm or cold is None else Demand(cold, self.demand.at_most)
+        return self.demand if is_warm or cold is None else self.demand._replace(expected=cold)
 
 
 class AccountPool:

@@ -1,7 +1,8 @@
 """Asking: what a call asks of the limits, from the estimate of what it will use.
 
 One rule: what is expected is held by rates, and what it may be at the most, at the dearest price that it may be charged
-at, by budgets. The estimate is the core's; what each provider counts is one of `core.usage.CHARGES`.
+at, by budgets, or what is likely where their owner prefers that. The estimate is the core's; what each provider counts
+is one of `core.usage.CHARGES`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -133,10 +134,34 @@ def demand_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float, mos
 
     Money is asked for `most`, if that is given: what cannot be exceeded, where the estimate's bound is only likely.
     """
+    expected = _expected(call, estimate.warm_usage, prices, now_s)
     most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
-    most = most or Most(estimate.input_at_most, estimate.output_at_most)
+    most = most or Most(estimate.input_at_most, estimate.output_at_most, 0)
     at_most = CHARGES[call.dialect](most_usage, _most_micro_usd(call, most, prices, now_s))
-    return Demand(_expected(call, estimate.warm_usage, prices, now_s), Amounts(*at_most[:-1], 1))
+    asked = Demand(expected, Amounts(*at_most[:-1], 1))
+    if estimate.output_likely is None:
+        return asked
+    likely = _likely(estimate, most)
+    likely_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_likely)
+    amounts = CHARGES[call.dialect](likely_usage, _most_micro_usd(call, likely, prices, now_s))
+    # What a provider charges at the start, whatever is written, is not less likely.
+    return asked._replace(likely=amounts._replace(slots=1, tokens=max(amounts.tokens, expected.tokens)))
+
+
+def _likely(estimate: Estimate, most: Most) -> Most:
+    """Give what a call uses at the most, but for one of a thousand: what the request does not tell stays bounded."""
+    assert estimate.output_likely is not None
+    input_tokens = most.input_tokens
+    if most.beside_text is not None:
+        input_tokens = min(input_tokens, estimate.input_at_most + most.beside_text)
+    return Most(input_tokens, min(most.output_tokens, estimate.output_likely))
+
+
+def held_micro_usd(limits: Iterable[Limit], asked: Demand) -> int | None:
+    """Give the most that one of the limits holds of a call in money; the bound where none is on money."""
+    on_money = [limit.holds_likely for limit in limits if limit.dimension == "micro_usd"]
+    holds_likely = asked.likely is not None and on_money and all(on_money)
+    return (asked.likely if holds_likely and asked.likely is not None else asked.at_most).micro_usd
 
 
 @dataclass(frozen=True, slots=True)

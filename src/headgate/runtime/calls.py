@@ -6,7 +6,7 @@ completed once, also when the caller is cancelled. How to wait is `admission`'s 
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
@@ -22,7 +22,7 @@ from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Answer, Clock, Cost, LedgerStore, Passage, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool, Asked
 from headgate.runtime.admission import Admission
-from headgate.runtime.asking import Question, demand_of, estimate_of, size_of, standing_of
+from headgate.runtime.asking import Question, demand_of, estimate_of, held_micro_usd, size_of, standing_of
 from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
@@ -136,7 +136,7 @@ class Calls:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
         deadline_s = came_s + call.max_wait_s
         usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
-        row = self._row(call, attempt, scopes, queued_s, usage, asked)
+        row = self._row(call, attempt, scopes, queued_s, usage, asked, limits)
         ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
         grant, begun = await self._granted(call, ticket, row)
         grant.choice = choice
@@ -235,7 +235,14 @@ class Calls:
         return list(self._in_flight.values())
 
     def _row(
-        self, call: Call, attempt: int, scopes: Scopes, queued_s: float, usage: Usage, asked: Demand | None = None
+        self,
+        call: Call,
+        attempt: int,
+        scopes: Scopes,
+        queued_s: float,
+        usage: Usage,
+        asked: Demand | None = None,
+        limits: Sequence[Limit] = (),
     ) -> Attempt:
         return Attempt(
             id=f"{call.id}.{attempt}",
@@ -248,7 +255,7 @@ class Calls:
             queued_s=queued_s,
             admitted_s=self._clock.now_s(),
             usage=usage,
-            held_micro_usd=asked.at_most.micro_usd if asked is not None else None,
+            held_micro_usd=held_micro_usd(limits, asked) if asked is not None else None,
             # What it is thought to cost, until it is known.
             cost_micro_usd=asked.expected.micro_usd if asked is not None else 0,
             asked_model=call.ruled.asked_model if call.ruled is not None else None,
@@ -328,7 +335,7 @@ class Calls:
                 await self._note_refused(unheld, error.limit)
             raise
         if not begun:  # it has waited, and may ask for something else by now
-            held, expected = asked.at_most.micro_usd, asked.expected.micro_usd
+            held, expected = held_micro_usd(limits, asked), asked.expected.micro_usd
             row = replace(row, admitted_s=self._clock.now_s(), held_micro_usd=held, cost_micro_usd=expected)
         if turn is not None:
             turn.went()

@@ -51,6 +51,9 @@ LEASE_S = 120.0
 MOST_RECALLED = 1_000
 """Rows of the ledger that a start learns from, read in a thread in 20 ms; an estimator keeps 500 for each model."""
 
+MOST_LONGEST_RECALLED = 10_000
+"""Rows that are read where a limit holds what is likely, in 0.2 s: that needs 999 outputs of a model."""
+
 FORGET_EVERY_S = 3_600.0
 """How often the levels that say nothing any more are looked for."""
 
@@ -184,6 +187,7 @@ class Manager:
     async def start(self) -> Recovered:
         """Clean up after processes that died, and begin the housekeeping."""
         await self.know_keys()
+        await self._see_likely()
         await self._planned.refresh()
         await self._learning.take_up()
         recovered = await self._recovery.sweep()
@@ -268,6 +272,7 @@ class Manager:
             limited = key if key.parent is None else await self.keys.parent_of(key) or key
             if self._ruled.get(limited.id) != limited:
                 self._rule(limited)
+                await self._see_likely()
         return key
 
     async def needs_key(self) -> bool:
@@ -403,12 +408,26 @@ class Manager:
 
     async def _recall(self) -> None:
         """Learn from the ledger how long answers are: a new estimator would hold too much until it has seen some."""
+        for model, tokens in (await self._outputs(MOST_RECALLED)).items():
+            self._estimator.recall(model, tokens)
+
+    async def _see_likely(self) -> None:
+        """Learn what is likely from the first limit on that holds it; before its calls, which would hold bounds."""
+        if self._rules.hold_likely and not self._estimator.keeps_longest:
+            self._estimator.keep_longest()
+            await self._try(self._recall_longest)
+
+    async def _recall_longest(self) -> None:
+        for model, tokens in (await self._outputs(MOST_LONGEST_RECALLED)).items():
+            self._estimator.recall_longest(model, tokens)
+
+    async def _outputs(self, most: int) -> dict[str, list[int]]:
+        """Give the outputs of each model in the newest rows of the ledger, oldest first."""
         outputs: defaultdict[str, list[int]] = defaultdict(list)
-        for row in await self._ledger.attempts(None, MOST_RECALLED):
-            if row.state == "done" and row.usage.reported:
+        for row in await self._ledger.attempts(None, most):
+            if row.state == "done" and row.usage.reported and row.usage.output_tokens:
                 outputs[row.model].append(row.usage.output_tokens)
-        for model, tokens in outputs.items():
-            self._estimator.recall(model, [count for count in tokens if count])
+        return outputs
 
     async def _learn_to_forecast(self) -> None:
         """Read what windows used in the past weeks: who asks first need not wait for that."""

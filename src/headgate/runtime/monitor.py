@@ -34,7 +34,7 @@ class LimitView:
     `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
     `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
     that the provider was found to give, by `learned_from` (header, 429, latency, plan) since `learned_since_s`; nothing
-    is let through until `closed_until_s`.
+    is let through until `closed_until_s`. `hold` says of a window what it holds of calls: "bound" or "likely".
     """
 
     name: str
@@ -55,6 +55,7 @@ class LimitView:
     learned_from: str | None = None
     learned_since_s: float | None = None
     closed_until_s: float | None = None
+    hold: str | None = None
 
     @property
     def share(self) -> float:
@@ -167,6 +168,7 @@ class Monitor:
                     resets_s=to_s(reading.resets_ns) if reading.resets_ns is not None else None,
                     pending=now.pending(records.get(now.name), now_ns) if isinstance(now, Window | Rolling) else 0,
                     configured=self._rules.configured(limit.name) is not None,
+                    hold=("likely" if now.holds_likely else "bound") if isinstance(now, Window | Rolling) else None,
                     **self._told_of(limit, now_s),
                 )
             )

@@ -75,6 +75,12 @@ class Rules:
                 return limit
         return None
 
+    @property
+    def hold_likely(self) -> bool:
+        """Whether one of them holds what is likely."""
+        every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
+        return any(rule.template.holds_likely for rule in every)
+
     def standing(self) -> tuple[Limit, ...]:
         """Give the limits whose scope is no pattern: they are there before anything was used."""
         every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))

@@ -4,6 +4,7 @@ One rule: the limit that binds, how much it is, and the way out; never a promise
 """
 
 from headgate.core.errors import BudgetError, DeadlineError, UnpricedError
+from headgate.core.estimates import RARE_SAMPLES
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.planning import amount_in_words
 from headgate.core.quota import Refused, Wait
@@ -72,9 +73,16 @@ def never_fits(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
     asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
     message = (
         f"limit reached: {describe(limit)}; the call may use {asked}, and at most {free} can be had; "
-        "ask for less (max_tokens, a shorter prompt) or raise the limit"
+        f"ask for less (max_tokens, a shorter prompt) or raise the limit{_of_the_likely(limit, ticket)}"
     )
     return BudgetError(message, limit=limit.name, retry_after_s=None)
+
+
+def _of_the_likely(limit: Limit, ticket: Ticket) -> str:
+    """Say why a limit that is to hold what is likely holds the bound still."""
+    if not limit.holds_likely or ticket.asked.likely is not None:
+        return ""
+    return f"; what is likely is held once {RARE_SAMPLES} answers of {ticket.model!r} have been seen"
 
 
 def describe(limit: Limit) -> str:

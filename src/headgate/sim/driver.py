@@ -127,6 +127,8 @@ class _Driver:
             predicts_cache=stage.predicts_cache,
             cache_boost=stage.cache_boost,
         )
+        if any(rule.template.holds_likely for rule in stage.config.limits):
+            self.foresight.keep_longest()
         self.caches = Caches(stage.cache_life_s)
         self.meters = Meters()
         self.pools: dict[tuple[Limit, ...], Pool] = {}

@@ -65,6 +65,10 @@ class Foresight:
         self._predicts_cache = predicts_cache
         self._cache_boost = cache_boost
 
+    def keep_longest(self) -> None:
+        """Say what is likely, too."""
+        self._estimator.keep_longest()
+
     def of(self, asked: Round, session: str, agent: str, model: str, stated: Standing, now_s: float) -> Foreseen:
         """Estimate a call that goes now."""
         text_bytes = asked.prompt_tokens * BYTES_PER_TOKEN if asked.text_bytes is None else asked.text_bytes

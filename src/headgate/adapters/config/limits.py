@@ -12,7 +12,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from headgate.adapters.config.lines import TomlPath
-from headgate.adapters.config.tables import Problems, Table, Unfit, dollars, number, unknown_hint, whole
+from headgate.adapters.config.tables import Problems, Table, Unfit, choice, dollars, number, unknown_hint, whole
 from headgate.adapters.config.values import model_glob
 from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
@@ -119,6 +119,11 @@ _BURST_NUMERATOR, _BURST_DENOMINATOR = 5, 6
 # (wire.md section 3).
 _CERTAIN_AT_START: Collection[Dimension] = ("requests", "tokens")
 
+_GUESSED: Collection[Dimension] = ("micro_usd", "tokens", "output_tokens")
+"""Of these a window can hold what is likely: of input it holds no more in any case, unless it is money."""
+
+_HOLDS_LIKELY: Mapping[str, bool] = {"bound": False, "likely": True}
+
 _burst_s = number(0.001, HOUR_S, "a number of seconds such as 50")
 
 
@@ -149,12 +154,13 @@ def limit_rules(scope: str, entries: Iterable[Mapping[str, object]]) -> tuple[Li
 
 
 def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[ReadRule]:
-    """Read every limit word of a table, and the words that say how: burst_s, quantum_s, timezone, anchor."""
+    """Read every limit word of a table, and the words that say how: burst_s, quantum_s, timezone, anchor, hold."""
     said = _Qualifiers(
         burst_s=table.take("burst_s", _burst_s, None),
         quantum_s=table.take("quantum_s", _quantum, None),
         zone=table.take("timezone", read_timezone, _UTC),
         anchor_s=table.take("anchor", _anchor, A_MONDAY_S),
+        holds_likely=table.take("hold", choice(_HOLDS_LIKELY), default=False),
     )
     templates: list[tuple[str, Limit]] = []
     for word, (dimension, span) in LIMIT_WORDS.items():
@@ -169,6 +175,8 @@ def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[
     _expect(table, "quantum_s", "requests_per_minute", table.has("requests_per_minute"))
     _expect(table, "timezone", "a calendar span such as usd_per_day", any(_spans(limits, Calendar)))
     _expect(table, "anchor", "a fixed span such as usd_per_fixed_day", any(_spans(limits, Fixed)))
+    guessed = (isinstance(each, Window | Rolling) and each.dimension in _GUESSED for each in limits)
+    _expect(table, "hold", "a window of dollars, tokens or output_tokens such as usd_per_day", any(guessed))
     return [ReadRule(LimitRule(scope, limit), word, (*table.path, word)) for word, limit in templates]
 
 
@@ -239,6 +247,7 @@ class _Qualifiers:
     quantum_s: int | None
     zone: tzinfo
     anchor_s: int
+    holds_likely: bool
 
 
 def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
@@ -250,19 +259,25 @@ def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
                 rates.append(_quantum_rate(shape, period_s, quantum_s))
             return rates
         case _Sliding(period_s):
-            return [Rolling("", shape.scope, shape.dimension, shape.amount, period_s, shape.models)]
+            likely = _holds_likely(shape, said)
+            return [Rolling("", shape.scope, shape.dimension, shape.amount, period_s, shape.models, likely)]
         case _EndToEnd(period_s):
-            return [_window(shape, Fixed.anchored(period_s, said.anchor_s))]
+            return [_window(shape, Fixed.anchored(period_s, said.anchor_s), said)]
         case OpenedByUse() | Lifetime():
-            return [_window(shape, manner)]
+            return [_window(shape, manner, said)]
         case "hour" | "day" | "week" | "month":
-            return [_window(shape, Calendar(manner, said.zone))]
+            return [_window(shape, Calendar(manner, said.zone), said)]
         case _:
             assert_never(manner)
 
 
-def _window(shape: _Shape, span: Span) -> Window:
-    return Window("", shape.scope, shape.dimension, shape.amount, span, shape.models)
+def _window(shape: _Shape, span: Span, said: _Qualifiers) -> Window:
+    likely = _holds_likely(shape, said)
+    return Window("", shape.scope, shape.dimension, shape.amount, span, shape.models, holds_likely=likely)
+
+
+def _holds_likely(shape: _Shape, said: _Qualifiers) -> bool:
+    return said.holds_likely and shape.dimension in _GUESSED
 
 
 def _rate(shape: _Shape, period_s: int, burst_s: float | None) -> Rate:

@@ -33,6 +33,7 @@ def test_the_words_of_a_rule():
         "budget_below": 0.2,
         "budget_of": "run:*",
         "wait_over_s": 30,
+        "sticky_s": 60,
     }
     rule = read(**conditions, between="22:00-06:30", timezone="Europe/Berlin", **USE, effort="low")
     between = Between(22 * 3600, 6 * 3600 + 1800, ZoneInfo("Europe/Berlin"))
@@ -48,6 +49,9 @@ def test_a_rule_without_a_name_is_called_by_its_number_and_holds_for_all():
     [
         ({"wait_over_s": 3}, "headgate.toml:7: [[model_rule]]: does nothing; expected use, effort, or then"),
         (USE | {"then": "wait"}, "8: [[model_rule]] then: a rule does one thing, and this one has use; write another"),
+        ({"then": "wait", "sticky_s": 60}, "8: [[model_rule]] sticky_s: changes nothing beside then"),
+        (USE | {"sticky_s": True}, "sticky_s = true: expected a number of seconds such as 300"),
+        (USE | {"sticky_s": -1}, "sticky_s = -1: expected at least 0"),
         ({"use": "claude-*"}, 'use = "claude-*": expected the name of a model'),
         ({"use": "gpt-5"}, 'use = "gpt-5": no account serves it'),
         ({"effort": "max"}, 'effort = "max": expected "low" or "medium" or "high"'),

@@ -17,6 +17,7 @@ from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import Calendar
 from headgate.core.usage import Usage
 from headgate.ports import Request
+from headgate.runtime.asking import size_of
 from headgate.runtime.calls import Call
 from headgate.runtime.planning import MaintenanceRule
 from headgate.testing.scripted import FlatPrices, Reply, ScriptedProvider
@@ -204,5 +205,107 @@ def test_a_rule_turns_a_call_down_and_that_is_recorded(house):
             assert (row.state, row.error_type, row.rule, row.model) == ("refused", "model_rule:closed", "closed", BIG)
             async with here.manager.admit(call(scopes=Scopes(key="else"))) as grant:
                 assert grant.model == BIG
+
+    run(main())
+
+
+# -- conversations that stay with what a rule chose
+
+
+SIZE = ModelRule("short", models=BIG, max_input_tokens=20_000, use=SMALL)
+
+
+def said_in(session: str | None, tokens: int, **scopes) -> Call:
+    """One call of a conversation whose prompt has so many tokens."""
+    return replace(call(scopes=Scopes(session=session, **scopes)), input_tokens=tokens, text_bytes=4 * tokens)
+
+
+async def sent_to(here, session: str | None, tokens: int, **scopes) -> str:
+    """Send a call and let its provider write the whole prompt to its cache; give the model."""
+    async with here.manager.admit(said_in(session, tokens, **scopes)) as grant:
+        grant.settle(Usage(10, cache_write_5m_tokens=tokens - 10, output_tokens=5))
+    await asyncio.sleep(20)
+    return grant.model
+
+
+def test_a_session_at_the_border_of_a_size_stays_with_its_model_and_another_goes_by_the_rule(house):
+    async def main():
+        async with house(model_rules=(SIZE,)) as here:
+            went = [await sent_to(here, "s", tokens) for tokens in (19_900, 20_050, 20_050, 20_100)]
+            assert went == [SMALL] * 4
+            assert await sent_to(here, "another", 20_050) == BIG
+            assert await sent_to(here, "s", 20_100, agent="sub") == BIG
+            assert await sent_to(here, "s", 20_100, key="k") == BIG
+            assert [await sent_to(here, None, tokens) for tokens in (19_900, 20_050)] == [SMALL, BIG]
+            rules = await groups(here, "model", "rule")
+            assert {(row["model"], row["rule"]) for row in rules} == {(SMALL, "short"), (BIG, None)}
+
+    run(main())
+
+
+def test_a_session_whose_cache_has_died_goes_by_the_rules_again(house):
+    async def main():
+        async with house(model_rules=(replace(SIZE, sticky_s=3_600.0),)) as here:
+            assert await sent_to(here, "s", 19_900) == SMALL
+            await asyncio.sleep(270)
+            assert await sent_to(here, "s", 20_050) == SMALL
+            await asyncio.sleep(281)
+            assert await sent_to(here, "s", 20_050) == BIG
+
+    run(main())
+
+
+def test_a_session_without_a_prompt_cache_has_nothing_to_stay_for(house):
+    async def main():
+        async with house(model_rules=(SIZE,)) as here:
+            for tokens, model in ((19_900, SMALL), (20_050, BIG), (19_990, SMALL)):
+                async with here.manager.admit(said_in("s", tokens)) as grant:
+                    grant.settle(Usage(tokens, output_tokens=5))
+                assert grant.model == model
+
+    run(main())
+
+
+def test_at_the_border_of_a_budget_a_session_stays_and_is_refused_at_once(house):
+    async def main():
+        rules = (
+            ModelRule("last", budget_below=0.1, then="refuse"),
+            replace(SMALLER, budget_below=0.5),
+        )
+        async with house(budget(100_000), model_rules=rules) as here:
+            asked = said_in("s", 1_000, run="r")
+
+            async def spend(micro_usd: int) -> None:
+                async with here.manager.admit(call(scopes=Scopes(run="r"), input_tokens=1)) as grant:
+                    grant.settle(Usage(micro_usd // 3))
+
+            assert await sent_to(here, "s", 1_000, run="r") == BIG
+            await spend(45_000)
+            holding = here.manager.admit(replace(asked, id="held", may_degrade=False))
+            async with holding as grant:  # what is held counts, and comes back
+                assert (await here.manager.model_for(asked)).model == SMALL
+                grant.settle(Usage(1, output_tokens=1))
+            here.manager._estimator.observe(
+                size_of(replace(asked, model=SMALL)), Usage(1, cache_write_5m_tokens=999), here.clock.now_s()
+            )
+            assert (await here.manager.model_for(said_in("new", 1_000, run="r"))).model == BIG
+            assert await here.manager.model_for(asked) == ModelChoice(SMALL, "small", asked_model=BIG)
+            await spend(45_000)
+            with pytest.raises(RuledOutError, match="model rule last"):
+                await here.manager.model_for(asked)
+
+    run(main())
+
+
+def test_what_is_remembered_of_conversations_is_bounded(house, monkeypatch):
+    monkeypatch.setattr("headgate.runtime.model_choice.MOST_KEPT", 3)
+
+    async def main():
+        async with house(model_rules=(SIZE,)) as here:
+            for number in range(9):
+                await here.manager.model_for(said_in(f"s{number}", 100))
+                await here.manager.model_for(said_in(f"b{number}", 90_000))
+            kept = here.manager._model_choosing.kept
+            assert [conversation[2] for conversation in kept] == ["s6", "s7", "s8"]
 
     run(main())

@@ -260,6 +260,19 @@ class Estimator:
                 for key in _rare_keys(size):
                     self._longest_of(key).observe(usage.output_tokens)
 
+    def cached_part(self, size: CallSize, now_s: float, *, unasked: bool) -> float:
+        """Give which part of a prompt stands in its model's cache, as the conversation's last answer told.
+
+        With `unasked` a provider caches what it reads without being asked, and does not tell.
+        """
+        anchor = self._anchor(size)
+        if anchor is None or not size.text_bytes:
+            return 0.0
+        cached, _left, _until_s = anchor.cached(now_s)
+        if unasked and now_s < anchor.used_s + SHORT_LIFE_S:
+            cached = anchor.prompt_tokens
+        return min(1.0, cached / max(1, anchor.prompt_tokens)) * anchor.text_bytes / size.text_bytes
+
     @property
     def keeps_longest(self) -> bool:
         """Whether it says what is likely (`Estimate.output_likely`)."""

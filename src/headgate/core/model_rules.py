@@ -14,6 +14,14 @@ from typing import Literal, NamedTuple, Protocol
 
 DAY_S = 86_400
 
+STICKY_S = 240.0
+"""For so long after it fitted last a conversation goes on with what a rule chose. A prompt cache lives a minute longer:
+one that left its model for a single call comes back while its prompt is still cached there."""
+
+NEARLY = 1.25
+"""So many times its `max_input_tokens` a prompt may have meanwhile: one that has really grown goes back while it is not
+much that is read anew."""
+
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 """The vendors' words for how much a model reasons, least first (OpenAI `reasoning_effort`, Anthropic `output_config`,
 2026). Each vendor knows some of them; `Effort` has those that both do."""
@@ -47,7 +55,8 @@ class ModelRule:
     meets, in a scope like `budget_of` if that is said. `wait_over_s`: it would wait longer.
 
     It is sent with the model `use`, with no more than `effort`, or with both; or `then` says what becomes of it as it
-    is: "wait" leaves it alone, whatever later rules say, and "refuse" turns it down.
+    is: "wait" leaves it alone, whatever later rules say, and "refuse" turns it down. A conversation whose prompt is
+    cached there by then goes on with what the rule chose for `sticky_s` after it fitted last.
     """
 
     name: str
@@ -62,6 +71,7 @@ class ModelRule:
     use: str | None = None
     effort: Effort | None = None
     then: Literal["wait", "refuse"] | None = None
+    sticky_s: float = STICKY_S
 
     @property
     def asks_limits(self) -> bool:
@@ -107,6 +117,14 @@ class Facts(Protocol):
         """Whether there is an account for a model, and it reaches as far as the call."""
         ...
 
+    def cached_part(self, model: str) -> float:
+        """Which part of the call's prompt stands in a model's prompt cache."""
+        ...
+
+    def cost_micro_usd(self, model: str) -> int | None:
+        """What the call would cost with a model; None where no price is known."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
@@ -121,6 +139,18 @@ class ModelChoice:
     effort: Effort | None = None
     asked_model: str | None = None
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether a rule changes something of the call."""
+        return self.asked_model is not None or self.effort is not None
+
+
+class Kept(NamedTuple):
+    """The rule whose choice a conversation goes on with, and when that rule fitted last."""
+
+    rule: ModelRule
+    fitted_s: float
+
 
 @dataclass(frozen=True, slots=True)
 class RuledOut:
@@ -133,15 +163,18 @@ class RuledOut:
 
 def may_fit(rule: ModelRule, asking: Asking, now_s: float) -> bool:
     """Whether what the call says of itself, and the time of day, let a rule fit."""
+    return _is_meant(rule, asking) and (rule.between is None or rule.between.left_s(now_s) is not None)
+
+
+def _is_meant(rule: ModelRule, asking: Asking) -> bool:
+    """Whether a rule is for calls that say this of themselves."""
     if rule.models is not None and not fnmatchcase(asking.model, rule.models):
         return False
     if rule.scope is not None and not any(fnmatchcase(each.partition("|")[0], rule.scope) for each in asking.path):
         return False
     # Unknown is not small.
     stated = math.inf if asking.max_output_tokens is None else asking.max_output_tokens
-    if rule.max_output_tokens is not None and stated > rule.max_output_tokens:
-        return False
-    return rule.between is None or rule.between.left_s(now_s) is not None
+    return rule.max_output_tokens is None or stated <= rule.max_output_tokens
 
 
 def choose_model(rules: Iterable[ModelRule], asking: Asking, facts: Facts, now_s: float) -> ModelChoice | RuledOut:
@@ -162,6 +195,40 @@ def choose_model(rules: Iterable[ModelRule], asking: Asking, facts: Facts, now_s
         if changed is not None:
             return changed
     return ModelChoice(asking.model)
+
+
+def stay(
+    kept: Kept, chosen: ModelChoice | RuledOut, asking: Asking, facts: Facts, now_s: float
+) -> ModelChoice | RuledOut:
+    """Give what becomes of a call whose conversation went by a rule before, where `choose_model` has `chosen` now.
+
+    A conversation goes down the ladder at once: to a refusal, and from one rule's model to a cheaper one's. Up it goes
+    when its rule has not fitted for `sticky_s`, or when there is no prompt cache to be lost (it has died, or much more
+    of the prompt is cached there: then it was another conversation of the session). So it cannot go to and fro, for
+    that would take a step up within that time. What a call says of itself (its model, its scopes, its longest answer)
+    decides at once in any case.
+    """
+    rule = kept.rule
+    if isinstance(chosen, RuledOut) or chosen.rule == rule.name or now_s >= kept.fitted_s + rule.sticky_s:
+        return chosen
+    if not _is_meant(rule, asking):
+        return chosen
+    if rule.max_input_tokens is not None and facts.input_tokens() > NEARLY * rule.max_input_tokens:
+        return chosen
+    same = _changed(rule, asking, facts)
+    if same is None or (chosen.is_changed and _is_as_far_down(chosen, same, facts)):
+        return chosen
+    here, there = facts.cached_part(same.model), facts.cached_part(chosen.model)
+    return same if here and here >= there / 2 else chosen
+
+
+def _is_as_far_down(one: ModelChoice, other: ModelChoice, facts: Facts) -> bool:
+    """Whether a choice costs no more than another; where that is unknown it does not, so that nothing is delayed."""
+    cost, other_cost = facts.cost_micro_usd(one.model), facts.cost_micro_usd(other.model)
+    if cost is None or other_cost is None:
+        return True
+    least = EFFORTS.index(one.effort or "max"), EFFORTS.index(other.effort or "max")
+    return cost < other_cost or (cost == other_cost and least[0] <= least[1])
 
 
 def _holds(rule: ModelRule, asking: Asking, facts: Facts) -> bool:

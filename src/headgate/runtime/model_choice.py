@@ -1,13 +1,14 @@
 """The model that a call is sent with: the facts that the owner's model rules ask for, as this process knows them now.
 
 One rule: nothing is held and nothing promised: a choice goes by the levels at that moment, and the admission of what
-was chosen is exact whatever they become. Which rule fits is the core's (`core.model_rules`); without rules this costs
-nothing.
+was chosen is exact whatever they become. Which rule fits, and when a conversation stays with one that does not, is the
+core's (`core.model_rules`); without rules this costs nothing.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 
@@ -16,17 +17,23 @@ from headgate.core.accounts import Account
 from headgate.core.estimates import Estimate, Estimator
 from headgate.core.instants import NS_PER_S
 from headgate.core.limits import Level, Limit, Rolling, Window
-from headgate.core.model_rules import Asking, Left, ModelChoice, ModelRule, RuledOut, choose_model, may_fit
+from headgate.core.model_rules import Asking, Kept, Left, ModelChoice, ModelRule, RuledOut, choose_model, may_fit, stay
 from headgate.core.quota import Admitted, Refused
 from headgate.core.scopes import Scopes, fit
+from headgate.core.usage import Usage
 from headgate.ports import Clock, LevelStore, Prices
 from headgate.runtime.account_pool import AccountPool
-from headgate.runtime.asking import demand_of, estimate_of
+from headgate.runtime.asking import demand_of, estimate_of, size_of
 from headgate.runtime.grants import Call
 from headgate.runtime.planning import Maintenance, PlannedReservations
 from headgate.runtime.rules import Rules
 
 _NO_BUDGET = Left(1.0)
+
+MOST_KEPT = 20_000
+"""Conversations that a rule has changed and that are remembered, those that were forgotten longest first."""
+
+_Conversation = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,7 @@ class ModelChoosing:
     prices: Prices
     estimator: Estimator
     clock: Clock
+    kept: OrderedDict[_Conversation, Kept] = field(default_factory=OrderedDict)
 
     async def choose(self, call: Call) -> ModelChoice | RuledOut:
         """Give what becomes of a call; one that may not degrade stays as it is.
@@ -55,13 +63,31 @@ class ModelChoosing:
         now_s, scopes = self.clock.now_s(), fit(call.scopes)
         asking = Asking(call.model, scopes.path(), call.max_output_tokens)
         rules = [rule for rule in self.rules if may_fit(rule, asking, now_s)]
-        if not rules:
+        conversation = _conversation(scopes, call.model)
+        kept = self.kept.get(conversation) if conversation is not None else None
+        asked = rules if kept is None else [*rules, kept.rule]
+        if not asked:
             return ModelChoice(call.model)
         levels: Mapping[str, Level] = {}
-        if any(rule.asks_limits for rule in rules):
-            models = {call.model, *(rule.use for rule in rules if rule.use is not None)}
+        if any(rule.asks_limits for rule in asked):
+            models = {call.model, *(rule.use for rule in asked if rule.use is not None)}
             levels = await self._read(call, scopes, models)
-        return choose_model(rules, asking, _Facts(self, call, scopes, levels, now_s), now_s)
+        facts = _Facts(self, call, scopes, levels, now_s)
+        chosen = choose_model(rules, asking, facts, now_s)
+        if kept is not None and (same := stay(kept, chosen, asking, facts, now_s)) is not chosen:
+            return same
+        if conversation is not None and isinstance(chosen, ModelChoice):
+            self._keep(conversation, chosen, now_s)
+        return chosen
+
+    def _keep(self, conversation: _Conversation, chosen: ModelChoice, now_s: float) -> None:
+        """Remember a choice that a rule made anew for a conversation."""
+        self.kept.pop(conversation, None)
+        if chosen.is_changed:
+            rule = next(rule for rule in self.rules if rule.name == chosen.rule)
+            self.kept[conversation] = Kept(rule, now_s)
+            if len(self.kept) > MOST_KEPT:
+                self.kept.popitem(last=False)
 
     def met(self, call: Call, scopes: Scopes, model: str) -> list[tuple[Account, tuple[Limit, ...]]]:
         """Give each account that serves a model to the call, and the limits that it would meet there."""
@@ -74,6 +100,13 @@ class ModelChoosing:
         return await self.levels.transact(
             names, lambda found: ({}, {name: found[name] for name in names if name in found})
         )
+
+
+def _conversation(scopes: Scopes, model: str) -> _Conversation | None:
+    """Name a conversation of whoever calls; None where the call is none of one."""
+    if scopes.session is None:
+        return None
+    return scopes.key, scopes.run, scopes.session, scopes.agent, model
 
 
 @dataclass(frozen=True)
@@ -111,6 +144,15 @@ class _Facts:
         if reach.max_output_tokens is not None and stated is not None and stated > reach.max_output_tokens:
             return False
         return reach.context_window is None or self.input_tokens() <= reach.context_window
+
+    def cached_part(self, model: str) -> float:
+        size = size_of(replace(self.call, model=model))
+        # OpenAI's models write their prompt cache unasked, and do not say so.
+        return self.here.estimator.cached_part(size, self.now_s, unasked=self.call.dialect == "openai")
+
+    def cost_micro_usd(self, model: str) -> int | None:
+        usage = Usage(self._estimate.input_tokens, output_tokens=self._estimate.output_tokens)
+        return self.here.prices.cost(model, usage, self.now_s).micro_usd
 
     @cached_property
     def _estimate(self) -> Estimate:

@@ -12,7 +12,7 @@ from headgate.adapters.config.limits import read_models, read_timezone, scope_pa
 from headgate.adapters.config.tables import Reader, Table, Unfit, choice, number, text, whole
 from headgate.adapters.config.values import name
 from headgate.core.accounts import Account
-from headgate.core.model_rules import Between, Effort, ModelRule
+from headgate.core.model_rules import STICKY_S, Between, Effort, ModelRule
 
 __all__ = ["read_model_rule"]
 
@@ -44,12 +44,15 @@ def read_model_rule(table: Table, number_of_rule: int, accounts: Sequence[Accoun
         use=table.take("use", _served_by(accounts), None),
         effort=table.take("effort", choice(_EFFORTS), None),
         then=table.take("then", choice(_THEN), None),
+        sticky_s=table.take("sticky_s", number(0, WEEK_S, "a number of seconds such as 300"), STICKY_S),
     )
     changes = [word for word in ("use", "effort") if table.has(word)]
     if not changes and not table.has("then"):
         table.problem(None, "does nothing; expected use, effort, or then")
     elif changes and table.has("then"):
         table.problem("then", f"a rule does one thing, and this one has {changes[0]}; write another rule after it")
+    elif table.has("then") and table.has("sticky_s"):
+        table.problem("sticky_s", "changes nothing beside then; it is for rules with use or effort")
     for word, needed in (("timezone", "between"), ("budget_of", "budget_below")):
         if table.has(word) and not table.has(needed):
             table.problem(word, f"changes nothing without {needed}")

@@ -60,7 +60,7 @@ class AccountPool:
         accounts: Sequence[Account],
         limits_for: LimitsFor,
         seen: Mapping[str, Level],
-        waiting_s: Callable[[Sequence[Limit]], float],
+        waiting_s: Callable[[Sequence[Limit], Limit | None], float],
         clock: Clock,
         plans_for: PlansFor = lambda _limits, _scopes, _model: NO_PLANS,
     ) -> None:
@@ -169,8 +169,9 @@ class AccountPool:
         )
 
     def _wait_s(self, outcome: Admitted | quota.Wait, limits: Sequence[Limit], now_s: float) -> float:
-        own_s = 0.0 if isinstance(outcome, Admitted) else max(0.0, outcome.earliest_s - now_s)
-        return own_s + self._waiting_s(limits)
+        if isinstance(outcome, Admitted):
+            return self._waiting_s(limits, None)
+        return max(0.0, outcome.earliest_s - now_s) + self._waiting_s(limits, outcome.limit)
 
 
 def _home_of(asked: Asked) -> tuple[str, str]:

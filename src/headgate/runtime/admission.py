@@ -24,7 +24,8 @@ from headgate.core.set_aside import Closure
 from headgate.core.shares import Waiter
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.feed import Feed, Kind
-from headgate.runtime.lanes import Lane, Ticket, Waiting
+from headgate.runtime.hold_times import HoldTimes
+from headgate.runtime.lanes import GUESSED_HOLD_S, Lane, Ticket, Waiting
 from headgate.runtime.planning import Outcome
 from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, never_fits, too_late
@@ -74,6 +75,7 @@ class Admission:
         self._feed = feed or Feed(clock)
         self._most_waiting = most_waiting
         self._lanes: OrderedDict[str, Lane] = OrderedDict()
+        self._held = HoldTimes()
         self._charged: dict[str, list[tuple[Lane, Waiter, float]]] = {}
         self._order = 0
         self._waiting = 0
@@ -144,9 +146,13 @@ class Admission:
 
     def settled(self, attempt: str, limits: Sequence[Limit], actual: Amounts | None) -> None:
         """Let the lanes look, and the shares follow what an attempt used in all (None: it goes on)."""
-        if actual is not None and attempt in self._charged:
-            for lane, place, cost_s in self._charged.pop(attempt):
-                lane.line.settled(place, cost_s, lane.cost_s(limits, actual))
+        if actual is not None:
+            was_sent = actual.requests > 0
+            held_s = self._held.ended(attempt, limits, self._clock.now_s(), counts=was_sent)
+            if attempt in self._charged:
+                used = actual._replace(slots=int(was_sent))
+                for lane, place, cost_s in self._charged.pop(attempt):
+                    lane.line.settled(place, cost_s, lane.cost_s(limits, used, held_s))
         self.nudge(limits)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
@@ -168,12 +174,28 @@ class Admission:
                 if lane.plans:
                     lane.nudged.set()
 
-    def waiting_s(self, limits: Sequence[Limit]) -> float:
-        """Give the seconds of their scarcest limits that calls take which wait for any of these."""
-        if not self._waiting:
-            return 0.0
-        lanes = (self._lanes.get(name) for name in {lane_of(limit) for limit in limits})
-        return max((lane.waiting_cost_s for lane in lanes if lane is not None), default=0.0)
+    def waiting_s(self, limits: Sequence[Limit], binding: Limit | None = None) -> float:
+        """Give the seconds of their scarcest limits that calls take which wait for any of these.
+
+        Where slots are `binding`, with the time until one of those that hold them ends. It is a guess as long as no
+        call has told how long it holds them (`known_waiting_s`).
+        """
+        return self._waiting_s(limits, binding, GUESSED_HOLD_S) or 0.0
+
+    def known_waiting_s(self, limits: Sequence[Limit], binding: Limit | None = None) -> float | None:
+        """Give the same as far as it is known; None: nobody knows."""
+        return self._waiting_s(limits, binding, None)
+
+    def _waiting_s(self, limits: Sequence[Limit], binding: Limit | None, unknown_hold_s: float | None) -> float | None:
+        lanes = [self._lanes.get(name) for name in {lane_of(limit) for limit in limits}] if self._waiting else []
+        waits = [lane.waiting_s(unknown_hold_s) for lane in lanes if lane is not None and len(lane)]
+        next_s: float | None = 0.0
+        if binding is not None and type(binding) is Gauge:
+            hold_s = self._held.mean_s(lane_of(binding))
+            hold_s = unknown_hold_s if hold_s is None else hold_s
+            next_s = None if hold_s is None else hold_s / binding.amount
+        wait_s = max((each for each in waits if each is not None), default=0.0) + (next_s or 0.0)
+        return None if not wait_s and (None in waits or next_s is None) else wait_s
 
     @property
     def scheduling(self) -> Scheduling:
@@ -321,7 +343,7 @@ class Admission:
         lane = self._lanes.get(lane_of(limit))
         if lane is None:
             serial = self._reservations.planned.serial
-            lane = self._lanes[lane_of(limit)] = Lane(limit, self._scheduling, self._plans_of, serial)
+            lane = self._lanes[lane_of(limit)] = Lane(limit, self._scheduling, self._held, self._plans_of, serial)
             self._forget_lanes()
         self._lanes.move_to_end(lane.name)
         lane.enter(waiting)
@@ -499,9 +521,10 @@ class Admission:
     def _charge(self, ticket: Ticket, order: int) -> None:
         """Count an admission in each lane that the call meets and that keeps shares."""
         self._tell("admitted", ticket)
+        now_s = self._clock.now_s()
+        self._held.began(ticket.attempt, ticket.limits, now_s)
         if not self._lanes:
             return
-        now_s = self._clock.now_s()
         found = {lane_of(limit): limit for limit in ticket.limits}
         lanes = [self._lanes[name] for name in found if name in self._lanes]
         if lanes:

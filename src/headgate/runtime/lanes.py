@@ -13,12 +13,17 @@ from dataclasses import dataclass, field, replace
 
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.choosing import POLICIES
-from headgate.core.limits import Limit, Rate
+from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.ordering import Line
 from headgate.core.quota import Wait
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
+from headgate.runtime.hold_times import HoldTimes
+
+GUESSED_HOLD_S = 10.0
+"""How long calls are taken to hold a slot until some have ended: for their order and between accounts, which need some
+number of seconds, never for what is told or ruled."""
 
 ASK_AGAIN_S = 5.0
 """A call that is tried so long after it was estimated is estimated anew: calls that ended meanwhile taught more."""
@@ -88,10 +93,11 @@ class Lane:
         self,
         limit: Limit,
         scheduling: Scheduling,
+        held: HoldTimes,
         plans_of: PlansOf = lambda _ticket: frozenset(),
         plans_serial: int = 0,
     ) -> None:
-        """Start empty, for the limits that share a scope and pool with `limit`."""
+        """Start empty, for the limits that share a scope and pool with `limit`; `held` learns of its slots."""
         self.name = lane_of(limit)
         self.scope = limit.scope
         self.models = limit.models
@@ -101,6 +107,9 @@ class Lane:
         self.uniform = True
         self.waiting_cost_s = 0.0
         self._scheduling = scheduling
+        self._held = held
+        self._has_rate = False
+        self._slots: int | None = None
         self._waiting: dict[int, Waiting] = {}
         self._shape: tuple[str, ...] | None = None
         self._plans_of = plans_of
@@ -139,6 +148,10 @@ class Lane:
         self.line.add(waiting.place)
         self.waiting_cost_s += waiting.place.cost_s
         self._join_plans(waiting)
+        for limit in waiting.ticket.limits:
+            if limit.scope == self.scope and limit.models == self.models:
+                self._has_rate = self._has_rate or isinstance(limit, Rate)
+                self._slots = limit.amount if isinstance(limit, Gauge) else self._slots
         shape = tuple(limit.name for limit in waiting.ticket.limits if _units(limit, waiting.ticket.asked))
         if len(self._waiting) == 1:
             self._shape, self.uniform = shape, True
@@ -151,6 +164,19 @@ class Lane:
             self.line.remove(waiting.place)
             self._leave_plans(waiting)
             self._gone(waiting.place)
+
+    def waiting_s(self, unknown_hold_s: float | None) -> float | None:
+        """Give the seconds of the lane's scarcest rate or slots that those who wait take; None: nobody knows.
+
+        Calls hold a slot as long as others did; where none has ended yet, for `unknown_hold_s`. What waits for a window
+        waits for its end, however many they are.
+        """
+        by_rates_s = self.waiting_cost_s if self._has_rate else None
+        hold_s = self._held.mean_s(self.name)
+        hold_s = unknown_hold_s if hold_s is None else hold_s
+        if self._slots is None or hold_s is None:
+            return by_rates_s
+        return max(by_rates_s or 0.0, len(self._waiting) * hold_s / self._slots)
 
     def head(self, now_s: float) -> Waiting | None:
         """Give the call that goes next; those that gave up leave on the way."""
@@ -221,17 +247,23 @@ class Lane:
             standing.interactive,
         )
 
-    def cost_s(self, limits: Sequence[Limit], amounts: Amounts) -> float:
-        """Give the seconds of this lane's scarcest rate that amounts take; the share of its limits if it has none."""
-        most_s = share = 0.0
+    def cost_s(self, limits: Sequence[Limit], amounts: Amounts, held_s: float | None = None) -> float:
+        """Give the seconds of this lane's scarcest rate that amounts take.
+
+        If it has none, those of its slots, which are held for `held_s`, or as long as by others; of windows the share.
+        """
+        most_s = slots_s = share = 0.0
         for limit in limits:
             if limit.scope == self.scope and limit.models == self.models:
                 units = amounts[limit.place] or 0
                 if isinstance(limit, Rate):
                     most_s = max(most_s, units * limit.period_s / limit.amount)
+                elif isinstance(limit, Gauge):
+                    hold_s = self._held.mean_s(self.name) if held_s is None else held_s
+                    slots_s = units * (GUESSED_HOLD_S if hold_s is None else hold_s) / limit.amount
                 else:
                     share = max(share, units / limit.amount)
-        return most_s or share
+        return most_s or slots_s or share
 
     def _join_plans(self, waiting: Waiting) -> None:
         waiting.plans = self._plans_of(waiting.ticket)

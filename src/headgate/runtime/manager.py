@@ -155,7 +155,7 @@ class Manager:
             planned=self._planned,
             maintenance=self._maintenance,
             pool=self.pool,
-            waiting_s=self._admission.waiting_s,
+            waiting_s=self._admission.known_waiting_s,
             prices=parts.prices,
             estimator=self._estimator,
             clock=parts.clock,

@@ -47,7 +47,7 @@ class ModelChoosing:
     planned: PlannedReservations
     maintenance: Maintenance
     pool: AccountPool
-    waiting_s: Callable[[Sequence[Limit]], float]
+    waiting_s: Callable[[Sequence[Limit], Limit | None], float | None]
     prices: Prices
     estimator: Estimator
     clock: Clock
@@ -178,5 +178,7 @@ class _Facts:
         outcome = set_aside.admit(here.limits.in_force(limits), self.levels, asked, self.now_s, plans=plans)
         if isinstance(outcome, Refused):
             return math.inf
+        binding = None if isinstance(outcome, Admitted) else outcome.limit
         own_s = 0.0 if isinstance(outcome, Admitted) else max(0.0, outcome.earliest_s - self.now_s)
-        return max(own_s + here.waiting_s(limits), here.pool.closed_s(account.name, model))
+        # What nobody knows is not waited for: a rule must not fire by a guess.
+        return max(own_s + (here.waiting_s(limits, binding) or 0.0), here.pool.closed_s(account.name, model))

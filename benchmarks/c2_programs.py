@@ -130,10 +130,7 @@ class Headgate:
         if head is None:
             return None
         self.line.admitted(head, now_s)
-        each = self.waiting.pop(head.order)
-        if each.done == len(each.costs) - 1:
-            self.line.program_ended(each.number)
-        return each
+        return self.waiting.pop(head.order)
 
 
 ORDERS: dict[str, Callable[[], Order]] = {

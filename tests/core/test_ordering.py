@@ -87,7 +87,7 @@ CALLS = st.fixed_dictionaries(
     optional={"warm_until_s": WARM_S, "cold_cost_s": COSTS},
 )
 ACTS = st.tuples(
-    st.sampled_from(["serve", "serve", "cancel", "cancel", "return", "return", "backfill", "settle", "end"]),
+    st.sampled_from(["serve", "serve", "cancel", "cancel", "return", "return", "backfill", "settle"]),
     st.integers(0, 30),
 )
 CHANGES = st.one_of(
@@ -138,8 +138,6 @@ def disturb(stage: Stage, step: str, value: int) -> None:
     elif step == "settle" and stage.running:
         waiter, charged_s = stage.running.popleft()
         stage.line.settled(waiter, charged_s, charged_s * value / 10)
-    elif step == "end":
-        stage.line.program_ended(value % 3)
 
 
 @every_policy
@@ -325,8 +323,20 @@ def test_ever_new_programs_do_not_starve_a_large_one() -> None:
         stage.add(program=number, program_cost_s=0.5, cost_s=0.5)
         if stage.serve_one() is large:
             break
-        stage.line.program_ended(stage.running[-1][0].program)
-        assert number < 2 * 40.0 * 3 / 0.5
+        assert number < 16 * 40.0 * 2 / 0.5
+
+
+def test_ever_new_programs_do_not_starve_one_that_has_had_much_without_a_guess() -> None:
+    stage = Stage("program")
+    for _ in range(8):
+        stage.add(program="old", cost_s=1.0)
+        stage.serve_one()
+    old = stage.add(program="old", cost_s=1.0)
+    for number in count():
+        stage.add(program=number, cost_s=0.5)
+        if stage.serve_one() is old:
+            break
+        assert number < 16 * 8.0 * 2 / 0.5
 
 
 def test_programs_go_by_what_is_left_of_them_and_running_ones_before_new() -> None:

@@ -143,10 +143,6 @@ class Line:
         self.shares.correct(waiter, actual_s - charged_s)
         self._rekey(waiter)
 
-    def program_ended(self, program: Hashable) -> None:
-        """Forget a program that makes no more calls; one that waits all the same keeps its place."""
-        self.shares.end_program(program)
-
     def cost_ahead_s(self, waiter: Waiter) -> float:
         """Give the seconds of the limit that those before a waiting call take, as things stand; O(n).
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
-from headgate.core.shares import Shares, Waiter
+from headgate.core.shares import Program, Shares, Waiter
 
 MOST_PRIORITY = 10
 """Priorities beyond it, up or down, count as this much."""
@@ -166,14 +166,16 @@ def fair() -> Policy:
 def program() -> Policy:
     """Whole programs by their virtual finish time, where a guess is known; by least attained service where none is.
 
-    A program that came at virtual time v and needs c in all would finish at v + c if all were served at once; what it
-    has had already counts for it, so one that runs goes before a new one of its size. Without a guess, or past it, its
-    attained service counts instead, in levels that double. Bound: nobody goes before a program who comes after virtual
-    time v + c, and that passes within 2 x c x (programs that have not ended) of service.
+    A program that came at virtual time v, has c left and asks for a call of cost k goes at v + sqrt(c x k): between
+    its virtual finish (c, which keeps small calls of large programs waiting long) and that of the call alone (k, which
+    forgets whose it is). What it has had counts for it, so one that runs goes before a new one of its size.
+    Without a guess it is thought to need as much as it has had, past a guess half of that: tails of program sizes are
+    heavy (arXiv 2502.13965, Autellix, orders by attained service for the same reason). Bound: nobody goes before a
+    program who comes after virtual time v + c, and that passes within 16 x c x (programs that wait) of service.
     """
     return Policy(
         name="program",
-        bound="nobody goes before a program who comes after all that wait could have had what it needs",
+        bound="nobody goes before a program who comes after all that wait could have had 16 times what it needs",
         rank=_arrival,
         reason=_program_in_words,
         group_of=lambda waiter: ("call", waiter.order) if waiter.program is None else waiter.program,
@@ -226,16 +228,18 @@ def _all_before_s(_shares: Shares, other: Group, mine: Group, _ahead_s: float, _
 
 
 def _virtual_finish_s(shares: Shares, group: Group) -> float:
+    cost_s = group.first.cost_s
     known = shares.program(group.name)
     if known is None:
-        return shares.virtual_s + group.first.cost_s
-    if known.guess_s is not None and known.had_s < known.guess_s:
-        return known.came_s + known.guess_s - known.had_s
-    return known.came_s + _level_s(known.had_s)
+        return shares.virtual_s + cost_s
+    return known.came_s + math.sqrt(max(_left_s(known), cost_s) * cost_s)
 
 
-def _level_s(had_s: float) -> float:
-    return math.ldexp(1.0, math.frexp(had_s)[1]) if had_s >= 1.0 else 1.0
+def _left_s(known: Program) -> float:
+    """Give what a program is thought to need still; one past its guess, or without, as much as it has had."""
+    if known.guess_s is None:
+        return known.had_s
+    return max(known.guess_s - known.had_s, known.had_s / 2)
 
 
 def _program_in_words(shares: Shares, entry: Entry) -> str:
@@ -247,4 +251,4 @@ def _program_in_words(shares: Shares, entry: Entry) -> str:
             f"its program is guessed to need {known.guess_s:.3g} s of the limit in all, has had {known.had_s:.3g} s "
             "and would so finish first"
         )
-    return f"its program has had {known.had_s:.3g} s of the limit, and for when it came no other has had less"
+    return f"its program has had {known.had_s:.3g} s of the limit, and may need as much again"

@@ -18,9 +18,10 @@ MOST_IDLE = 10_000
 CREEP = 1 / 16
 """The floor's pace as a part of the fair pace: without it, ever new sharers at the floor would starve an old one."""
 
-VIRTUAL_PACE = 1 / 2
-"""The pace of virtual time as a part of what serving all programs at once would give. It matters without a guess:
-at 1, 1/2, 1/4 row C2 has a mean of 368, 353, 352 s and a 99th percentile of 5,660, 6,170, 6,370 s."""
+VIRTUAL_PACE = 1 / 16
+"""The pace of virtual time as a part of what serving all programs that wait at once would give. Slower is better for
+the mean and worse for the longest: at 1/4, 1/8, 1/16, 1/32 row C2 (--quick, a noisy guess) has a mean of 300, 288, 281,
+279 s, and a longest of 7,720, 7,820, 8,320, 10,440 s."""
 
 CARRIED_S = 60.0
 """How far one may be behind the most served when `fair` comes into force."""
@@ -121,7 +122,7 @@ class Shares:
         lowest_s = begins_s if least_served_s is None else min(begins_s, least_served_s)
         creeping_s = self.floor_s + CREEP * cost_s / max(self._weights, waiter.weight)
         self.floor_s = max(creeping_s, lowest_s)
-        self.virtual_s += VIRTUAL_PACE * cost_s / max(1, len(self._programs))
+        self.virtual_s += VIRTUAL_PACE * cost_s / max(1, len(self._waiting_programs))
         if waiter.program is not None:
             self._know(waiter).had_s += cost_s
 
@@ -132,10 +133,6 @@ class Shares:
         if waiter.program in self._programs:
             program = self._programs[waiter.program]
             program.had_s = max(0.0, program.had_s + more_s)
-
-    def end_program(self, name: Hashable) -> None:
-        """Forget a program that makes no more calls."""
-        self._programs.pop(name, None)
 
     def carry(self) -> None:
         """Let nobody who waits begin more than CARRIED_S behind the most served of them; O(n)."""

@@ -19,7 +19,7 @@ from benchmarks.recorded_calls import TRACES, RecordedCall, missing_traces, read
 from headgate.adapters.memory import MemoryLevelStore
 from headgate.core.amounts import NOTHING, Amounts, Demand, demand
 from headgate.core.estimates import CallSize, Estimator
-from headgate.core.limits import Level, Rate
+from headgate.core.limits import Level, Limit, Rate
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
@@ -253,7 +253,9 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
     stage.rule.learn(call, stage.clock.now_s())
 
 
-def _ask(stage: Stage, call: RecordedCall, now_s: float) -> tuple[Demand, Standing]:
+def _ask(
+    stage: Stage, call: RecordedCall, now_s: float, _limits: Sequence[Limit] = ()
+) -> tuple[Demand, Standing]:
     asked = stage.rule.hold(call, now_s)
     if not stage.rule.draws:  # what is charged at the start has to fit the bucket; the rival would refuse these calls
         held = min(asked.expected.output_tokens, stage.limit.largest or MAX_TOKENS)

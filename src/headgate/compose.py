@@ -23,6 +23,7 @@ from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, HashedKey, Headers, Provider
 from headgate.runtime.manager import Manager, Parts
+from headgate.runtime.orders import Orders
 from headgate.runtime.planning import MaintenanceRule
 from headgate.runtime.recovery import Recovered
 
@@ -52,6 +53,7 @@ class House:
     client: HttpClient
     clock: Clock
     owner: str
+    prices: GenaiPrices
 
     def post(self, gateway: str, path: str, headers: Headers, body: bytes) -> AbstractAsyncContextManager[Reply]:
         """Post a body to a gateway, as an agent does; raises ProviderError where there is no answer."""
@@ -161,7 +163,7 @@ async def open_house(
                 recovered.reconciled,
             )
         try:
-            yield House(manager, stores, config, client, clock, owner)
+            yield House(manager, stores, config, client, clock, owner, prices)
         finally:
             await manager.close()
             await client.close()
@@ -170,6 +172,17 @@ async def open_house(
 def open_stores(config: Config) -> AbstractAsyncContextManager[SqliteStores]:
     """Open the store that the configuration names."""
     return open_database(config.store.path, synchronous="FULL" if config.store.synchronous == "full" else "NORMAL")
+
+
+def orders_of(config: Config) -> Orders:
+    """Give what a manager goes by that may change while it runs."""
+    return Orders(
+        rules=config.limits,
+        retries=config.retries,
+        scheduling=config.scheduling,
+        maintenance=[maintenance_rule(each) for each in config.maintenance],
+        model_rules=config.model_rules,
+    )
 
 
 def maintenance_rule(configured: ConfiguredMaintenance) -> MaintenanceRule:

@@ -88,6 +88,9 @@ class Process:
     def terminate(self) -> None:
         self.popen.terminate()
 
+    def hang_up(self) -> None:
+        self.popen.send_signal(signal.SIGHUP)
+
     def ended(self, within_s: float = WITHIN_S) -> int:
         return self.popen.wait(within_s)
 

@@ -114,3 +114,21 @@ def test_a_provider_that_is_not_there_is_told_in_its_own_shape_and_costs_nothing
 def opened_by(process: Process) -> set[str]:
     """Give the names of the files that a process has open."""
     return {Path(file.path).name for file in psutil.Process(process.popen.pid).open_files()}
+
+
+def test_sighup_puts_the_configuration_in_force_as_it_is_now_or_nothing_of_it(bench):
+    provider = bench.provider("--first-token-s", "0.01", "--tokens-per-second", "600")
+    bench.configure(provider.url, ONE_SLOT)
+    gateway = bench.serve()
+    bench.configure(provider.url, ONE_SLOT.replace("1", "3") + "\nrequests_per_day = 1")
+    gateway.hang_up()
+    wait_until(lambda: "reloaded, 2 changes" in gateway.said)
+    assert "limit account:main: 3 calls at once instead of 1 call at once" in gateway.said
+    assert send(gateway.url, "POST", "/v1/messages", json.dumps(CALL).encode(), HEADERS).status == 200
+    bench.configure(provider.url, "requests_per_day = 5")
+    gateway.hang_up()
+    wait_until(lambda: "not reloaded, nothing has changed" in gateway.complained)
+    late = {**HEADERS, "x-headgate-max-wait": "0"}
+    assert send(gateway.url, "POST", "/v1/messages", json.dumps(CALL).encode(), late).status == 429
+    gateway.terminate()
+    assert gateway.ended() == 0, gateway.complained

@@ -13,6 +13,7 @@ import pytest
 from headgate.adapters.config import load_config
 from headgate.adapters.providers.http import HttpClient, parse_url
 from headgate.adapters.server import run, serve
+from headgate.cli.reloading import Reloading
 from headgate.cli.serving import gateway_of
 from headgate.compose import House, open_house
 from headgate.testing.provider import Latency, ProviderSettings, SimulatedProvider
@@ -84,8 +85,12 @@ async def open_stack(
     async with serve(app or simulated, "127.0.0.1", 0, drain_s=1.0) as upstream:
         address = f"http://127.0.0.1:{upstream.address[1]}"
         path.write_text(CONFIG.format(provider=address, limits=limits, server=server))
-        config = load_config(path, {"PROVIDER_KEY": PROVIDER_KEY})
-        async with open_house(config) as house, gateway_of(house, "127.0.0.1", 0) as gateway:
+        environ = {"PROVIDER_KEY": PROVIDER_KEY}
+        config = load_config(path, environ)
+        async with (
+            open_house(config) as house,
+            gateway_of(house, "127.0.0.1", 0, reloading=Reloading(house, environ)) as gateway,
+        ):
             http = HttpClient()
             try:
                 yield Stack(house, simulated, f"http://127.0.0.1:{gateway.address[1]}", http)

@@ -106,12 +106,19 @@ class GenaiPrices:
     """
 
     def __init__(self, overrides: Sequence[PriceOverride] = (), windows: Sequence[WindowOverride] = ()) -> None:
-        self._overrides = tuple((override.model, _override_priced(override)) for override in overrides)
-        self._windows = tuple(windows)
         # On the instance, so that its overrides and its cache die with it.
         self._find = lru_cache(maxsize=MOST_MODELS_KEPT)(self._look_up)
         self._reach = lru_cache(maxsize=MOST_MODELS_KEPT)(self._look_up_reach)
         self._warned: set[str] = set()
+        self.configure(overrides, windows)
+
+    def configure(self, overrides: Sequence[PriceOverride], windows: Sequence[WindowOverride]) -> None:
+        """Let these overrides hold from now on, instead of others."""
+        self._overrides = tuple((override.model, _override_priced(override)) for override in overrides)
+        self._windows = tuple(windows)
+        self._find.cache_clear()
+        self._reach.cache_clear()
+        self._warned.clear()
 
     def load(self) -> None:
         """Read the price list now, so that the first call does not wait for it."""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headgate.adapters.config import Config
 from headgate.cli.questions import ask, print_json
-from headgate.cli.serving import said_of_keys
+from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import open_console, print_table
 from headgate.cli.wording import amount_text, level_text, span_text
 from headgate.core.accounts import Account

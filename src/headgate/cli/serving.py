@@ -15,10 +15,10 @@ from pathlib import Path
 
 from headgate.adapters.config import Config
 from headgate.adapters.server import App, RunningServer, run, serve
+from headgate.cli.reloading import Reloading, said_of_keys
 from headgate.compose import House, open_house, read_config
-from headgate.core.errors import ConfigError
+from headgate.core.errors import ConfigError, HeadgateError
 from headgate.gateway.application import Gateway, GatewaySettings
-from headgate.gateway.callers import KeyScopes
 
 
 def serve_gateway(config_path: Path | None, listen: str | None) -> None:
@@ -42,10 +42,11 @@ async def gateway_of(
     *,
     open_to_all: bool | None = None,
     around: Callable[[App], App] = lambda gateway: gateway,
+    reloading: Reloading | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serve the gateway of a house until the block is left; open on loopback, unless `open_to_all` says otherwise.
 
-    What is served is what `around` makes of it.
+    What is served is what `around` makes of it. `reloading` puts its configuration in force anew when it is asked to.
 
     Raises:
         ConfigError: it would be open to more than this machine without any key.
@@ -67,8 +68,11 @@ async def gateway_of(
             open_to_all=loopback if open_to_all is None else open_to_all,
             admin_token=token,
             keys=said_of_keys(house.config),
+            reload=None if reloading is None else reloading.reload,
         ),
     )
+    if reloading is not None:
+        reloading.take_keys = gateway.take_keys
     async with serve(around(gateway), host, port, drain_s=settings.drain_s) as server:
         yield server
 
@@ -82,14 +86,6 @@ def calm_garbage_collection() -> None:
     """Look for garbage seldom, and never again among what is there now: modules, settings, the price list."""
     gc.freeze()
     gc.set_threshold(LOOK_FOR_GARBAGE_EVERY, *gc.get_threshold()[1:])
-
-
-def said_of_keys(config: Config) -> dict[str, KeyScopes]:
-    """Give what the configuration says of keys, by their names."""
-    return {
-        key.name: KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
-        for key in config.keys
-    }
 
 
 def is_loopback(host: str) -> bool:
@@ -124,19 +120,37 @@ def require_accounts(config: Config) -> None:
 
 
 async def _serve(config: Config, host: str, port: int) -> None:
-    stopped = asyncio.Event()
+    stopped, hung_up = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with open_house(config, warm=True) as house, gateway_of(house, host, port) as server:
-        calm_garbage_collection()
-        bound_host, bound_port = server.address
-        accounts = ", ".join(f"{entry.account.name} ({entry.account.dialect})" for entry in config.accounts)
-        _say(f"headgate: serving http://{_in_url(bound_host)}:{bound_port} for {accounts}; {len(config.limits)} limits")
-        await stopped.wait()
-        _say(f"headgate: draining, up to {config.server.drain_s:.0f} s for calls on their way")
-        # What waits in a lane is told at once; what was sent may end.
-        await asyncio.gather(house.manager.drain(), server.stop(config.server.drain_s))
+    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
+    async with open_house(config, warm=True) as house:
+        reloading = Reloading(house)
+        async with gateway_of(house, host, port, reloading=reloading) as server:
+            calm_garbage_collection()
+            address = f"http://{_in_url(server.address[0])}:{server.address[1]}"
+            accounts = ", ".join(f"{entry.account.name} ({entry.account.dialect})" for entry in config.accounts)
+            _say(f"headgate: serving {address} for {accounts}; {len(config.limits)} limits")
+            reloads = asyncio.create_task(_reload_on(hung_up, reloading), name="reload on SIGHUP")
+            await stopped.wait()
+            reloads.cancel()
+            _say(f"headgate: draining, up to {config.server.drain_s:.0f} s for calls on their way")
+            # What waits in a lane is told at once; what was sent may end.
+            await asyncio.gather(house.manager.drain(), server.stop(config.server.drain_s))
+
+
+async def _reload_on(hung_up: asyncio.Event, reloading: Reloading) -> None:
+    """Read the configuration again each time the signal comes; those that come meanwhile are one."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            changed = await reloading.reload()
+        except HeadgateError as error:
+            print(f"headgate: not reloaded, nothing has changed:\n{error}", file=sys.stderr, flush=True)  # noqa: T201 - the command speaks
+        else:
+            _say("\n  ".join([f"headgate: reloaded, {len(changed) or 'no'} changes", *changed]))
 
 
 def _in_url(host: str) -> str:

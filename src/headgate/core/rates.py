@@ -136,6 +136,10 @@ class Rate:
         at_ns, backlog, held, lapse_ns, generation = level
         return (at_ns, backlog, held, max(lapse_ns, expires_ns), generation) if token == generation else level
 
+    def drained(self, level: Level, now_ns: int) -> Level:
+        """Give the level as it is now: what is to happen to it from now on may follow another pace."""
+        return self._drained(level, now_ns)
+
     def freed(self, level: Level, now_ns: int) -> Level:
         """Give the level as it would be if all that is held came back unused now."""
         at_ns, backlog, _held, _lapse_ns, generation = self._drained(level, now_ns)

@@ -6,7 +6,7 @@ One rule: every answer that is Headgate's own has the shape of the endpoint's pr
 import logging
 import secrets
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from headgate.core.errors import (
     UnknownModelError,
 )
 from headgate.core.scopes import Scopes
-from headgate.gateway.asked import NothingThereError
+from headgate.gateway.asked import NothingThereError, Reload
 from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of, standing_of
 from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
@@ -47,7 +47,8 @@ _JSON = [(b"content-type", b"application/json")]
 class GatewaySettings:
     """How the gateway meets the world.
 
-    `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is.
+    `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is. `reload`
+    reads the configuration again and says what has changed; None where nothing can be.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -55,6 +56,7 @@ class GatewaySettings:
     open_to_all: bool = True
     admin_token: str | None = field(default=None, repr=False)
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
+    reload: Reload | None = None
 
 
 class Gateway:
@@ -64,6 +66,10 @@ class Gateway:
         """Serve `manager`; the caller starts and closes it."""
         self._manager = manager
         self._settings = settings
+
+    def take_keys(self, keys: Mapping[str, KeyScopes]) -> None:
+        """Go by what the configuration says of keys now."""
+        self._settings = replace(self._settings, keys=keys)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -90,7 +96,7 @@ class Gateway:
                 raise NoKeyError("this needs the admin token, or a Headgate key, which sees its own")
             if exchange.method not in methods:
                 raise WrongMethodError(exchange, methods[0])
-            await answer_control(exchange, self._manager, caller, self._settings.keys)
+            await answer_control(exchange, self._manager, caller, self._settings.keys, self._settings.reload)
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
         else:

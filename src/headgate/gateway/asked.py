@@ -4,7 +4,7 @@ One rule: a key's bearer sees its own and nobody else's: what was called with th
 under it. What is answered is the paths' own affair.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headgate.core.errors import CallerError
@@ -22,9 +22,16 @@ class NothingThereError(CallerError):
     """What the path names is not there, or not the caller's."""
 
 
+Reload = Callable[[], Awaitable[Sequence[str]]]
+"""Puts the configuration in force as it is now, and gives what has changed, a line each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question or order: `named` has the words of its path, `keys` what the configuration says of keys."""
+    """One question or order: `named` has the words of its path, `keys` what the configuration says of keys.
+
+    `reload` reads the configuration again; None where there is nothing to read.
+    """
 
     exchange: HttpExchange
     manager: Manager
@@ -32,6 +39,7 @@ class Asked:
     view: "View"
     named: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
+    reload: Reload | None = None
 
     @property
     def text(self) -> str:

@@ -17,7 +17,7 @@ from headgate.core.instants import to_ns, to_s
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
 from headgate.core.scopes import fit, scope_name
 from headgate.core.set_aside import Closure
-from headgate.gateway.asked import Asked, View
+from headgate.gateway.asked import Asked, Reload, View
 from headgate.gateway.budgets import BUDGETS_PATH, tell_budgets
 from headgate.gateway.callers import Caller, KeyScopes, own_scopes
 from headgate.gateway.events import EVENTS_PATH, stream_events
@@ -25,6 +25,7 @@ from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.lending import end_key, lend_keys
 from headgate.gateway.outlook import CAPACITY_PATH, FORECAST_PATH, tell_capacity, tell_forecast
 from headgate.gateway.parameters import count, instant_s, parameters, rfc3339, scopes_wanted
+from headgate.gateway.reloading import RELOAD_PATH, reload
 from headgate.gateway.reserving import RESERVATIONS_PATH, end_reservation, make_reservation, tell_reservations
 from headgate.gateway.run_books import MOST_ROWS, attempt_json, limit_json, limits_met
 from headgate.gateway.steering import MOST_CHANGE_BYTES, SCHEDULER_PATH, change_scheduling, show_scheduling
@@ -60,11 +61,15 @@ def methods_of(path: str) -> tuple[str, ...]:
 
 
 async def answer_control(
-    exchange: HttpExchange, manager: Manager, caller: Caller, keys: Mapping[str, KeyScopes]
+    exchange: HttpExchange,
+    manager: Manager,
+    caller: Caller,
+    keys: Mapping[str, KeyScopes],
+    reload_config: Reload | None = None,
 ) -> None:
     """Answer a caller who was identified, at a path and with a method that `methods_of` has.
 
-    `keys` is what the configuration says of keys, by name.
+    `keys` is what the configuration says of keys, by name; `reload_config` reads it again.
 
     Raises:
         CallerError: what was sent cannot be understood, or is not the caller's to ask.
@@ -74,8 +79,9 @@ async def answer_control(
     route, named = found
     view = View(caller, fit(own_scopes(caller, keys)))
     method = "GET" if exchange.method == "HEAD" else exchange.method
-    shape = await route.answers[method](Asked(exchange, manager, caller, view, named, keys))
-    await exchange.answer(201 if method == "POST" else 200, _HEADERS, msgspec.json.encode(shape))
+    shape = await route.answers[method](Asked(exchange, manager, caller, view, named, keys, reload_config))
+    makes = method == "POST" and route.path != RELOAD_PATH
+    await exchange.answer(201 if makes else 200, _HEADERS, msgspec.json.encode(shape))
 
 
 async def _usage(asked: Asked) -> dict[str, Any]:
@@ -260,6 +266,7 @@ _ROUTES = (
     _Route(f"{RESERVATIONS_PATH}/ID", {"DELETE": end_reservation}),
     _Route(EVENTS_PATH, {"GET": _events}),
     _Route(SCHEDULER_PATH, {"GET": _show_scheduler, "PUT": _change_scheduler}),
+    _Route(RELOAD_PATH, {"POST": reload}),
     _Route("/api/v1/keys", {"POST": lend_keys}),
     _Route("/api/v1/keys/ID", {"DELETE": end_key}),
     _Route("/api/v1/runs/RUN/attempts", {"GET": _run_attempts}),

@@ -175,13 +175,12 @@ class Question:
     call: Sized
     estimator: Estimator
     prices: Prices
-    limits: Sequence[Limit]
     stated: Standing
     is_warm: bool
     is_drawn: bool
 
-    def ask(self, now_s: float, estimate: Estimate | None = None) -> tuple[Demand, Standing]:
-        """Give what the call asks for if it goes now, and how it stands among others.
+    def ask(self, now_s: float, limits: Sequence[Limit], estimate: Estimate | None = None) -> tuple[Demand, Standing]:
+        """Give what the call asks of the limits it meets if it goes now, and how it stands among others.
 
         Raises:
             UnboundedError: it meets a budget of money, and nothing bounds what it may cost.
@@ -189,7 +188,7 @@ class Question:
         call, prices = self.call, self.prices
         if estimate is None:
             estimate = estimate_of(call, self.estimator, now_s)
-        asked = demand_of(call, estimate, prices, now_s, most_of(call, self.limits, prices, now_s))
+        asked = demand_of(call, estimate, prices, now_s, most_of(call, limits, prices, now_s))
         if self.is_drawn:
             asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
         standing = standing_of(call, self.stated, estimate, prices, now_s)

@@ -67,7 +67,7 @@ class Calls:
         self._pool = pool
         self._providers = providers
         self._limits_for = limits_for
-        self._retries = retries
+        self.retries = retries
         self._chooser = chooser
         self._learning = learning
         self._estimator = estimator or Estimator()
@@ -129,8 +129,8 @@ class Calls:
             scopes = scopes._replace(account=choice.account)
         limits = self._limits_for(scopes, call.model)
         is_drawn = is_read_here and call.is_streamed and call.dialect == "anthropic"
-        ask = Question(call, self._estimator, self._prices, limits, call.standing, is_warm, is_drawn).ask
-        asked, standing = ask(now_s, estimate)
+        ask = Question(call, self._estimator, self._prices, call.standing, is_warm, is_drawn).ask
+        asked, standing = ask(now_s, limits, estimate)
         attempt_id = f"{call.id}.{attempt}"
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
@@ -298,7 +298,7 @@ class Calls:
 
     def _delay_s(self, grant: Grant, failure: Failure, attempt: int, deadline_s: float) -> float | None:
         left_s = deadline_s - self._clock.now_s()
-        delay_s = retry_delay_s(self._retries, failure, attempt, left_s, self._chooser.random())
+        delay_s = retry_delay_s(self.retries, failure, attempt, left_s, self._chooser.random())
         if delay_s is None or failure.kind == "limited" or self._learning.may_retry(grant.account):
             return delay_s
         return None
@@ -345,7 +345,7 @@ class Calls:
         return grant, begun
 
     async def _held(self, ticket: Ticket, row: Attempt) -> tuple[tuple[Limit, ...], Demand, bool]:
-        """Admit under the limits that are met when it goes: some may have been learned while it waited.
+        """Admit under the limits that are met when it goes: some may be new since it waits, learned or configured.
 
         Give them, what it asked by then, and whether the row was begun with the hold, in one transaction, as it is
         where a call goes at once.
@@ -368,7 +368,11 @@ class Calls:
                 await asyncio.shield(
                     self._settlements.go_on(self._admission.give_back(ticket), f"back {ticket.attempt}")
                 )
-                ticket = replace(ticket, limits=self._limits_for(ticket.scopes, ticket.model))
+                limits = self._limits_for(ticket.scopes, ticket.model)
+                if ticket.again is not None:  # a budget of money holds a bound, and there may have been none
+                    asked, standing = ticket.again(self._clock.now_s(), limits)
+                    ticket = replace(ticket, asked=asked, standing=standing)
+                ticket = replace(ticket, limits=limits)
                 asked, _ = await self._admission.admit(ticket)
         except BaseException:
             is_over = True

@@ -29,6 +29,10 @@ ASK_AGAIN_S = 5.0
 """A call that is tried so long after it was estimated is estimated anew: calls that ended meanwhile taught more."""
 
 
+Again = Callable[[float, Sequence[Limit]], tuple[Demand, Standing]]
+"""An instant and the limits that a call meets in, what it asks of them by then and how it stands out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait.
@@ -45,7 +49,7 @@ class Ticket:
     queued_s: float
     deadline_s: float
     standing: Standing = ORDINARY
-    again: Callable[[float], tuple[Demand, Standing]] | None = field(default=None, repr=False, compare=False)
+    again: Again | None = field(default=None, repr=False, compare=False)
     order: int | None = None
 
     def asked_at(self, now_s: float) -> Demand:
@@ -76,7 +80,7 @@ class Waiting:
         """Give what it asks for by now, estimated anew if that was long ago."""
         ticket = self.ticket
         if ticket.again is not None and now_s >= max(self.estimated_s, ticket.queued_s) + ASK_AGAIN_S:
-            asked, standing = ticket.again(now_s)
+            asked, standing = ticket.again(now_s, ticket.limits)
             self.ticket = ticket = replace(ticket, asked=asked, standing=standing)
             self.estimated_s = now_s
         return ticket.asked_at(now_s)

@@ -87,6 +87,10 @@ class LearnedLimits:
             table.pop(key, None)
         self.bounding.discard(key)
 
+    def forget_ceilings(self) -> None:
+        """Know nothing of what is configured over the keys until calls meet it again: they meet it itself as well."""
+        self._ceilings.clear()
+
     def restate(self, *, growth: bool = True) -> list[Limit]:
         """Put in force what bounds now, without `growth` only what is less; give the limits that changed."""
         before = self._limits

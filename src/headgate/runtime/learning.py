@@ -202,6 +202,11 @@ class Learning:
         self._restate()
         self._begin()
 
+    def configured(self) -> None:
+        """Reckon anew with what is configured: that was changed."""
+        self.limits.forget_ceilings()
+        self._restate()
+
     async def take_up(self) -> None:
         """Take up what was learned before, here or elsewhere; writes nothing."""
         await self.limits.take_up()

@@ -10,7 +10,7 @@ import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError, RuledOutError, UnknownModelError
@@ -37,6 +37,7 @@ from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
 from headgate.runtime.model_choice import ModelChoosing
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
+from headgate.runtime.orders import Orders, bring_rates_up_to_date
 from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
 from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
@@ -107,6 +108,7 @@ class Manager:
             parts.owner,
             lease_s=parts.lease_s,
             in_force=self._rules.in_force,
+            met=self._rules.met,
             planned=self._planned,
             maintenance=self._maintenance,
         )
@@ -311,6 +313,24 @@ class Manager:
     def queue(self) -> list[WaitView]:
         """Give every call that waits in this process."""
         return self._monitor.queue()
+
+    async def configure(self, orders: Orders) -> None:
+        """Go by other orders from now on, all of them at once, also for the calls that wait.
+
+        What is used and held stays counted: a limit goes on from its level. What is reserved of a limit that is no more
+        is kept, and counts again if the limit comes back.
+
+        Raises:
+            StoreError: the store cannot be used; nothing has changed.
+        """
+        await bring_rates_up_to_date(self._levels, self._rules, orders.rules, self.clock)
+        # Nothing from here on waits or fails.
+        self._rules.configure(orders.rules)
+        self._maintenance.configure(orders.maintenance)
+        self._model_choosing = replace(self._model_choosing, rules=tuple(orders.model_rules))
+        self._calls.retries = orders.retries
+        self._learning.configured()
+        self._admission.set_scheduling(orders.scheduling)
 
     @property
     def scheduling(self) -> Scheduling:

@@ -41,13 +41,17 @@ _UNCHANGED: Mapping[str, Record | None] = {}
 
 @dataclass(frozen=True, slots=True)
 class PlanView:
-    """A planned reservation as people read it: what was used and is held of it, and what is left to use now."""
+    """A planned reservation as people read it: what was used and is held of it, and what is left to use now.
+
+    It is not kept while its limit is not configured.
+    """
 
     plan: Plan
     dimension: str
     used: int
     held: int
     free: int
+    is_kept: bool = True
 
 
 Outcome = Admitted | Wait | Refused | Behind
@@ -234,10 +238,9 @@ class PlannedReservations:
         levels = {name: record for name, record in kept.items() if record is not None}
         views = []
         for each in sorted(self.standing, key=lambda each: (each.from_s, each.id)):
-            for part in by_name.values():
-                if each.until_s > now_s and part.limit.name.endswith(f" plan-{each.id}"):
-                    reading = part.limit.read(part.level(levels, to_ns(now_s)), to_ns(now_s))
-                    views.append(PlanView(each, part.limit.dimension, reading.used, reading.held, reading.free))
+            if each.until_s > now_s:
+                part = next((part for name, part in by_name.items() if name.endswith(f" plan-{each.id}")), None)
+                views.append(_view(each, part, levels, to_ns(now_s)))
         return views
 
     def _parts(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
@@ -272,8 +275,12 @@ class Maintenance:
 
     def __init__(self, rules: Iterable[MaintenanceRule], clock: Clock) -> None:
         """Reckon nothing yet."""
-        self.rules = tuple(rules)
         self._clock = clock
+        self.configure(rules)
+
+    def configure(self, rules: Iterable[MaintenanceRule]) -> None:
+        """Let these windows be in force from now on, instead of others."""
+        self.rules = tuple(rules)
         self._looked_s = float("-inf")
         self._of_rules: list[tuple[Closure, ...]] = []
 
@@ -320,6 +327,13 @@ def choose_limit(
     if found:
         return Denied(f"{asked!r} fits {len(found)} limits; expected the name of one: {names}")
     return Denied(f"there is no limit {asked!r}; expected one of: {names}")
+
+
+def _view(each: Plan, part: Part | None, levels: Mapping[str, Record], now_ns: int) -> PlanView:
+    if part is None:
+        return PlanView(each, each.limit.split(" ")[2], 0, 0, 0, is_kept=False)
+    reading = part.limit.read(part.level(levels, now_ns), now_ns)
+    return PlanView(each, part.limit.dimension, reading.used, reading.held, reading.free)
 
 
 def _read(record: Record | None) -> tuple[int, tuple[Plan, ...]]:

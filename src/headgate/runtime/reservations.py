@@ -37,6 +37,9 @@ _name_of: Callable[[Limit], str] = attrgetter("name")
 Resolve = Callable[[Sequence[str]], Sequence[Limit]]
 """Names of levels in, the limits that keep them out."""
 
+AsNow = Callable[[Sequence[Limit]], Sequence[Limit]]
+"""Limits as they were once in, as they are now out."""
+
 _Change = Callable[[Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]]
 
 
@@ -63,14 +66,16 @@ class Reservations:
         owner: str,
         *,
         lease_s: float,
-        in_force: Callable[[Sequence[Limit]], Sequence[Limit]] | None = None,
+        in_force: AsNow | None = None,
+        met: AsNow | None = None,
         planned: PlannedReservations | None = None,
         maintenance: Maintenance | None = None,
     ) -> None:
         """Let a reservation expire `lease_s` after it was taken or renewed.
 
-        `in_force` gives limits as they are now: they may have changed while a call waited for them. With it, `seen` has
-        the levels as the last admissions here left them.
+        `in_force` gives limits as they are now, for what is held of them: they may have changed while a call was on its
+        way. `met` gives them as a call meets them that waited. With it, `seen` has the levels as the last admissions
+        here left them.
         """
         self._store = store
         self._planned = planned or PlannedReservations(store, clock)
@@ -79,7 +84,8 @@ class Reservations:
         self._owner = owner
         self._hold_prefix = f"{HOLD_PREFIX}{owner}/"
         self._lease_s = lease_s
-        self._in_force = in_force
+        self._in_force: AsNow = in_force or _unchanged
+        self._met = met
         self.seen: dict[str, Level] = {}
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
@@ -129,14 +135,14 @@ class Reservations:
             reads=(CLAIMS,),
             mind=lambda records, outcome: self._mind_claims(records, outcome, call.limits, asked, came_s, claim_of),
         )
-        if isinstance(held, Admitted) and self._in_force is not None:
+        if isinstance(held, Admitted) and self._met is not None:
             self._see(held.levels)
         return held
 
     def _meeting(self, limits: Sequence[Limit], asked: Demand, scopes: Scopes, model: str) -> Meeting:
         path = scopes.path()
-        in_force = limits if self._in_force is None else self._in_force(limits)
-        return Meeting(in_force, asked, path, self._maintenance.met(path, model))
+        now_met = limits if self._met is None else self._met(limits)
+        return Meeting(now_met, asked, path, self._maintenance.met(path, model))
 
     async def take_with(
         self,
@@ -179,9 +185,9 @@ class Reservations:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
-        in_force = self._in_force
-        if in_force is not None:
-            limits = in_force(limits)
+        met = self._met
+        if met is not None:
+            limits = met(limits)
 
         known = self._planned.serial
 
@@ -199,7 +205,7 @@ class Reservations:
             if type(outcome) is not Admitted:
                 return changes, outcome
             levels, reservation = outcome
-            if in_force is not None:
+            if met is not None:
                 self._see(levels)
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
             return {**levels, **changes} if changes else levels, outcome
@@ -245,8 +251,7 @@ class Reservations:
         """
         hold_name = self._hold_prefix + attempt
         now_s = self._clock.now_s()
-        if self._in_force is not None:
-            limits = self._in_force(limits)
+        limits = self._in_force(limits)
         if self._planned.standing:
             limits = self._planned.with_parts(limits)
 
@@ -263,7 +268,7 @@ class Reservations:
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> bool:
         """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
-        limits = self._planned.with_parts(limits)
+        limits = self._planned.with_parts(self._in_force(limits))
 
         def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
             return quota.draw(limits, levels, reserved, so_far, self._clock.now_s(), asked=asked)
@@ -272,7 +277,7 @@ class Reservations:
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
-        limits = self._planned.with_parts(limits)
+        limits = self._planned.with_parts(self._in_force(limits))
         return await self._change(self._hold_prefix + attempt, limits, partial(self._renew, limits))
 
     def renewed(self) -> None:
@@ -355,8 +360,7 @@ class Reservations:
         if record is None or (unless_lapsed and Reservation(*record).lapsed):
             return False
         limits = resolve([name for name, _units, _token in Reservation(*record).holds])
-        if self._in_force is not None:
-            limits = self._in_force(limits)
+        limits = self._in_force(limits)
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
     async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:
@@ -395,3 +399,7 @@ def let_be(asked: Awaitable[object]) -> None:
             asked.exception()  # seen, so that nobody warns of it
     elif isinstance(asked, Coroutine):
         asked.close()
+
+
+def _unchanged(limits: Sequence[Limit]) -> Sequence[Limit]:
+    return limits

@@ -1,7 +1,8 @@
 """Rules in force: the configured limits, those that keys carry, and those that were learned.
 
 One rule: which limits a call meets depends on its scopes and model alone, so the answer is remembered (bounded); how
-much a limit allows may change while calls wait for it, so that is asked when a hold is taken (`in_force`).
+much a limit allows may change while calls wait for it, so that is asked when a hold is taken (`met`) or settled
+(`in_force`).
 """
 
 from collections import OrderedDict
@@ -20,6 +21,8 @@ class Rules:
     def __init__(self, configured: Sequence[LimitRule]) -> None:
         """Begin with the configured ones."""
         self._configured = tuple(configured)
+        self._gone: tuple[LimitRule, ...] = ()
+        self._as_configured: dict[str, Limit | None] | None = None
         self._of_keys: dict[str, tuple[LimitRule, ...]] = {}
         self._learned: Mapping[str, Limit] = {}
         self.on_learned: Callable[[Mapping[str, Limit], Mapping[str, Limit]], None] = lambda _before, _after: None
@@ -39,10 +42,35 @@ class Rules:
                 self._remembered.popitem(last=False)
         return found
 
+    def configure(self, configured: Sequence[LimitRule]) -> None:
+        """Let other rules be in force from now on, for calls that wait too.
+
+        A limit that stays goes on from its level, whatever its amount; one that goes is met by nobody any more, and
+        what calls on their way hold of it is settled all the same, so that it is as it was left if it comes back.
+        """
+        named = {rule_level(rule) for rule in configured}
+        before = {rule_level(rule): rule for rule in (*self._gone, *self._configured)}
+        self._gone = tuple(rule for name, rule in before.items() if name not in named)
+        self._configured = tuple(configured)
+        self._as_configured = {}
+        self._remembered.clear()
+
+    def all_configured(self) -> tuple[LimitRule, ...]:
+        """Give the configured rules, without those that keys carry."""
+        return self._configured
+
     def in_force(self, limits: Sequence[Limit]) -> Sequence[Limit]:
-        """Give limits as they are now: what was learned since a call met them lowers or closes them."""
+        """Give limits as they are now: with other amounts if they are configured anew, lowered or closed if learned."""
+        if self._as_configured is not None:
+            limits = [self._configured_now(limit) or limit for limit in limits]
         learned = self._learned
         return [learned.get(limit.name, limit) for limit in limits] if learned else limits
+
+    def met(self, limits: Sequence[Limit]) -> Sequence[Limit]:
+        """Give limits that a call met when it came as it meets them now: as `in_force`, without those that are gone."""
+        if self._as_configured is not None:
+            limits = [limit for limit in limits if self._configured_now(limit) is not None]
+        return self.in_force(limits)
 
     def learn(self, limits: Mapping[str, Limit]) -> None:
         """Let these learned limits be in force, by the names of their levels: configured ones as far as they go now."""
@@ -56,6 +84,8 @@ class Rules:
         if self._of_keys.get(name, ()) != tuple(rules):
             self._of_keys[name] = tuple(rules)
             self._remembered.clear()
+            if self._as_configured:
+                self._as_configured.clear()
 
     def named(self, level_names: Iterable[str]) -> tuple[Limit, ...]:
         """Give the limits that keep these levels; levels that no rule keeps any more are left out."""
@@ -67,13 +97,7 @@ class Rules:
 
         So it does for a call (`scopes.limits_for`): a level has one limit, whoever asks.
         """
-        scope = wanted.split(" ", 1)[0]
-        every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
-        for rule in reversed(every):
-            limit = rule.bind((scope,), rule.template.models or "")
-            if limit is not None and level_name(scope, rule.template) == wanted:
-                return limit
-        return None
+        return bound((*self._configured, *(rule for rules in self._of_keys.values() for rule in rules)), wanted)
 
     @property
     def hold_likely(self) -> bool:
@@ -89,6 +113,18 @@ class Rules:
         ]
         return tuple(limit for _rule, limit in plain if limit is not None)
 
+    def _configured_now(self, limit: Limit) -> Limit | None:
+        """Give a limit as it is configured now; None if it was and is no more. What never was is as it is."""
+        assert self._as_configured is not None
+        if limit.name not in self._as_configured:
+            if len(self._as_configured) > MOST_REMEMBERED:
+                self._as_configured.clear()
+            found = self.configured(limit.name)
+            if found is None and bound(self._gone, limit.name) is None:
+                return limit
+            self._as_configured[limit.name] = found
+        return self._as_configured[limit.name]
+
     def _learned_for(self, account: str, model: str, met: set[str]) -> tuple[Limit, ...]:
         scope, pool = f"account:{account}", model_class(model)
         return tuple(
@@ -96,3 +132,18 @@ class Rules:
             for name, limit in self._learned.items()
             if name not in met and limit.scope == scope and limit.models in (None, pool)
         )
+
+
+def bound(rules: Sequence[LimitRule], wanted: str) -> Limit | None:
+    """Give the limit that keeps a level, of several rules the last."""
+    scope = wanted.split(" ", 1)[0]
+    for rule in reversed(rules):
+        limit = rule.bind((scope,), rule.template.models or "")
+        if limit is not None and level_name(scope, rule.template) == wanted:
+            return limit
+    return None
+
+
+def rule_level(rule: LimitRule) -> str:
+    """Name the level of a rule's own scope or pattern: two rules of one name give the same limit."""
+    return level_name(rule.scope, rule.template)

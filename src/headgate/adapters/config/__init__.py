@@ -4,6 +4,7 @@ One rule: what comes out of `load_config` needs no further check, and every prob
 starts and opens nothing, and the only file that it reads is the configuration itself.
 """
 
+from headgate.adapters.config.changes import changes_in_words, needs_restart
 from headgate.adapters.config.limits import limit_rules, limits_in_words
 from headgate.adapters.config.loading import load_config
 from headgate.adapters.config.settings import (
@@ -24,7 +25,9 @@ __all__ = [
     "Server",
     "Store",
     "Timeouts",
+    "changes_in_words",
     "limit_rules",
     "limits_in_words",
     "load_config",
+    "needs_restart",
 ]

@@ -1,0 +1,85 @@
+"""Reloading: a gateway that runs takes up what its configuration says now, on SIGHUP or over the control API.
+
+One rule: all or nothing. The file is read and checked as a whole, and what needs a restart is refused; only then is all
+of it put in force, in one turn of the loop, so that no call meets a half of it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from headgate.adapters.config import Config, changes_in_words, needs_restart
+from headgate.compose import House, orders_of, read_config
+from headgate.core.errors import CallerError, ConfigError, StoreError
+from headgate.gateway.callers import KeyScopes
+
+log = logging.getLogger("headgate.reload")
+
+
+class Reloading:
+    """Keeps what configuration is in force in a house."""
+
+    def __init__(self, house: House, environ: Mapping[str, str] | None = None) -> None:
+        """Begin with the one that the house was opened with; secrets come from `environ`, else the process's own."""
+        self._house = house
+        self._config = house.config
+        self._environ = environ
+        self._reloading = asyncio.Lock()
+        self.take_keys: Callable[[Mapping[str, KeyScopes]], None] = lambda _keys: None
+        """Told what the configuration says of keys."""
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again and put it in force; say what has changed, a line each.
+
+        What was ordered of the scheduler since (`PUT /api/v1/scheduler`) ends with that.
+
+        Raises:
+            CallerError: it cannot be used, or needs a restart: then nothing has changed.
+        """
+        async with self._reloading:
+            changed = await self._take_up(self._read())
+        log.info("reloaded: %s", "; ".join(changed) or "nothing has changed")
+        return changed + await self._left_without_limit()
+
+    def _read(self) -> Config:
+        path = self._config.path
+        if path is None:
+            raise CallerError(
+                "there is no configuration file to read again: this gateway was started from the environment alone; "
+                "start it with --config"
+            )
+        config = read_config(path, self._environ)
+        fixed = needs_restart(self._config, config)
+        if fixed:
+            raise ConfigError(f"{path}: {', '.join(fixed)} cannot change without a restart; nothing was changed")
+        return config
+
+    async def _take_up(self, config: Config) -> list[str]:
+        changed = changes_in_words(replace(self._config, scheduling=self._house.manager.scheduling), config)
+        await self._house.manager.configure(orders_of(config))
+        self._house.prices.configure(config.prices, config.windows)
+        self.take_keys(said_of_keys(config))
+        self._config = config
+        return changed
+
+    async def _left_without_limit(self) -> list[str]:
+        """Name the reservations that hold nothing now, because their limit is gone."""
+        try:
+            reservations = await self._house.manager.reservations()
+        except StoreError as error:
+            log.warning("whether reservations are left without their limit is not known: %s", error)
+            return []
+        return [
+            f"reservation {each.plan.id} ({each.plan.scope}): holds nothing while {each.plan.limit} is not configured"
+            for each in reservations
+            if not each.is_kept
+        ]
+
+
+def said_of_keys(config: Config) -> dict[str, KeyScopes]:
+    """Give what the configuration says of keys, by their names."""
+    return {
+        key.name: KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
+        for key in config.keys
+    }

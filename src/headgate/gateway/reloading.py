@@ -1,0 +1,27 @@
+"""Reloading: the configuration is read again and put in force, over the control API.
+
+One rule: it is checked as a whole first, and then applied as a whole or not at all; only an administrator may.
+"""
+
+from typing import Any
+
+from headgate.core.errors import CallerError
+from headgate.gateway.asked import Asked
+from headgate.runtime.keys import NotAllowedError
+
+RELOAD_PATH = "/api/v1/reload"
+
+
+async def reload(asked: Asked) -> dict[str, Any]:
+    """Answer `POST /api/v1/reload`.
+
+    Raises:
+        CallerError: the configuration cannot be used, or not without a restart; or the caller is no administrator, or
+            the gateway was not started from a file. Nothing has changed then.
+    """
+    asked.parameters()
+    if not asked.caller.is_admin:
+        raise NotAllowedError("only an administrator may reload the configuration: use [server] admin_token")
+    if asked.reload is None:
+        raise CallerError("this gateway serves one run, with the configuration that it began with; start the run anew")
+    return {"changed": await asked.reload()}

@@ -253,9 +253,7 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
     stage.rule.learn(call, stage.clock.now_s())
 
 
-def _ask(
-    stage: Stage, call: RecordedCall, now_s: float, _limits: Sequence[Limit] = ()
-) -> tuple[Demand, Standing]:
+def _ask(stage: Stage, call: RecordedCall, now_s: float, _limits: Sequence[Limit] = ()) -> tuple[Demand, Standing]:
     asked = stage.rule.hold(call, now_s)
     if not stage.rule.draws:  # what is charged at the start has to fit the bucket; the rival would refuse these calls
         held = min(asked.expected.output_tokens, stage.limit.largest or MAX_TOKENS)

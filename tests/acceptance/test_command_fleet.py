@@ -70,7 +70,7 @@ def test_each_runs_agents_begin_with_a_budget_of_their_own_and_one_that_spent_it
         north, south = report["agents"]
         assert (north["state"], north["attempts"], north["requests"]) == ("done", 1, 2), f"night {night}"
         assert (south["state"], south["attempts"], south["requests"]) == ("failed", 1, 2), f"night {night}"
-        limit = f"2 requests in all for agent:south|run:{report['run']}"
+        limit = f"2 requests in all for agent:south in run:{report['run']}"
         assert south["error"].startswith(f"limit reached: {limit}; ")
         assert "(the agent then ended with: exit code 1: 429 rate_limit_error false)" in south["error"]
         assert [(shown["scope"], shown["used"]) for shown in report["limits"]] == [

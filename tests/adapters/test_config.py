@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from genai_prices.data import providers
 
 from headgate.adapters.config import (
     Config,
@@ -27,6 +28,7 @@ from headgate.adapters.config import (
 )
 from headgate.adapters.config.document import MOST_FILE_BYTES
 from headgate.adapters.config.limits import LIMIT_WORDS
+from headgate.adapters.config.settings import VENDOR_URLS, usual_models
 from headgate.adapters.prices import PriceOverride
 from headgate.core.accounts import Account
 from headgate.core.errors import ConfigError
@@ -103,13 +105,45 @@ def test_an_empty_file_is_all_defaults_and_takes_the_accounts_of_the_environment
 def test_without_a_file_the_environment_s_keys_are_the_accounts() -> None:
     config = load_config(None, ENVIRON)
     assert [each.account for each in config.accounts] == [
-        Account("anthropic", "anthropic"),
-        Account("openai", "openai"),
+        Account("anthropic", "anthropic", usual_models("anthropic", VENDOR_URLS["anthropic"])),
+        Account("openai", "openai", usual_models("openai", VENDOR_URLS["openai"])),
     ]
     assert [each.api_key.reveal() for each in config.accounts] == [KEY, OTHER_KEY]
     assert config.limits == ()
     assert [each.account.name for each in load_config(None, {"OPENAI_API_KEY": "k"}).accounts] == ["openai"]
     assert load_config(None, {"ANTHROPIC_API_KEY": ""}).accounts == ()
+
+
+OTHER_ENDPOINTS = {
+    "ada",
+    "babbage",
+    "babbage-002",
+    "curie",
+    "davinci",
+    "davinci-002",
+    "moderation",
+    "tts-1",
+    "tts-1-hd",
+}
+OTHER_ENDPOINTS |= {"whisper-1"}
+
+
+def test_an_account_at_its_vendor_serves_that_vendor_s_models_and_no_other_s(load: Callable[..., Config]) -> None:
+    """An OpenAI account was listed as serving `claude-haiku-4-5`."""
+    claude, gpt = (each.account for each in load_config(None, ENVIRON).accounts)
+    listed = {provider.id: {model.id for model in provider.models} for provider in providers}
+    assert {model for model in listed["anthropic"] if not claude.serves(model)} == set()
+    assert {model for model in listed["openai"] if not gpt.serves(model)} <= OTHER_ENDPOINTS
+    assert not any(gpt.serves(model) for model in listed["anthropic"])
+    assert not any(claude.serves(model) for model in listed["openai"])
+    entry = '[[account]]\nname = "a"\nprovider = "openai"\napi_key = "env:OPENAI_API_KEY"\n'
+    for more, models in (
+        ("", gpt.models),
+        ('base_url = "https://api.openai.com/v1/"', gpt.models),
+        ('base_url = "http://127.0.0.1:8000/v1"', ("*",)),
+        ('models = ["*"]', ("*",)),
+    ):
+        assert load(entry + more).accounts[0].account.models == models
 
 
 def test_headgate_does_not_call_itself_from_inside_an_agent_s_shell() -> None:
@@ -258,7 +292,7 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
         ('[[key]]\nname = "a b"', ['headgate.toml:2: [[key]] name = "a b": expected a name of letters']),
         (
             '[[key]]\nname = "ci"\n[key.tags]\na = "b"\nc = 1',
-            ["headgate.toml:5: [[key]] tags = 1: expected a name of letters"],
+            ["headgate.toml:5: [[key]] tags c = 1: expected a name of letters"],
         ),
         (
             2 * '[[price]]\nmodel = "m"\ninput = 1\noutput = 1\n',

@@ -15,7 +15,7 @@ FILE = str(Path("headgate.toml"))
 
 def read(**words: object) -> ConfiguredMaintenance:
     problems = Problems(FILE, {("maintenance", 0): 7, **{("maintenance", 0, word): 8 for word in words}})
-    entry = read_maintenance(Table(problems, ("maintenance", 0), "[[maintenance]]", words))
+    entry = read_maintenance(Table(problems, ("maintenance", 0), "[[maintenance]]", words), ["main"])
     problems.raise_any()
     return cast(ConfiguredMaintenance, entry)
 
@@ -49,6 +49,7 @@ def test_without_more_an_entry_holds_every_call():
         (SUNDAY | {"duration": "0h"}, 'expected at least "1m"'),
         (SUNDAY | {"timezone": "Mars/Base"}, 'timezone = "Mars/Base": expected a time zone'),
         (SUNDAY | {"scope": "house:x"}, 'scope = "house:x"'),
+        (SUNDAY | {"scope": "account:nope"}, 'scope = "account:nope": no such account; configured: main'),
         (SUNDAY | {"action": "stop"}, 'action = "stop": expected "hold" or "refuse"'),
         (SUNDAY | {"modles": "x"}, "modles: unknown; did you mean models?"),
     ],

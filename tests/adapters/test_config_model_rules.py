@@ -12,7 +12,7 @@ from headgate.core.errors import ConfigError
 from headgate.core.model_rules import Between, ModelRule
 
 FILE = str(Path("headgate.toml"))
-ACCOUNTS = [Account("main", "anthropic", ("claude-*",))]
+ACCOUNTS = [Account("main", "anthropic", ("claude-*",)), Account("local", "openai", ("qwen-*",))]
 USE = {"use": "claude-haiku-4-5"}
 
 
@@ -40,6 +40,12 @@ def test_the_words_of_a_rule():
     assert rule == ModelRule(**conditions, between=between, **USE, effort="low")
 
 
+@pytest.mark.parametrize("models", ["*", "claude-*", "cl*", "*-opus-*", "claude-opus-4-6", "?laude-*"])
+def test_a_rule_for_models_that_may_go_to_the_same_provider_is_taken(models):
+    assert read(models=models, **USE).use == USE["use"]
+    assert read(models="claude-haiku-4-5", effort="low", **USE).effort == "low"
+
+
 def test_a_rule_without_a_name_is_called_by_its_number_and_holds_for_all():
     assert read(then="refuse") == ModelRule("3", then="refuse")
 
@@ -53,7 +59,11 @@ def test_a_rule_without_a_name_is_called_by_its_number_and_holds_for_all():
         (USE | {"sticky_s": True}, "sticky_s = true: expected a number of seconds such as 300"),
         (USE | {"sticky_s": -1}, "sticky_s = -1: expected at least 0"),
         ({"use": "claude-*"}, 'use = "claude-*": expected the name of a model'),
-        ({"use": "gpt-5"}, 'use = "gpt-5": no account serves it'),
+        ({"use": "gpt-5"}, 'use = "gpt-5": no account serves it; configured: main (claude-*); local (qwen-*)'),
+        (USE | {"models": "claude-haiku-4-5"}, "8: [[model_rule]] use: changes nothing: it is what models has; "),
+        (USE | {"models": "gpt-*"}, 'use = "claude-haiku-4-5": calls for gpt-* go to no anthropic account; expected'),
+        (USE | {"models": "qwen-3"}, 'use = "claude-haiku-4-5": calls for qwen-3 go to no anthropic account'),
+        (USE | {"budget_below": 0.5, "budget_of": "account:nope"}, 'budget_of = "account:nope": no such account; conf'),
         ({"effort": "max"}, 'effort = "max": expected "low" or "medium" or "high"'),
         ({"then": "stop"}, 'then = "stop": expected "wait" or "refuse"'),
         (USE | {"between": "22-6"}, 'between = "22-6": expected two times of day'),

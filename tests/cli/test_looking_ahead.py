@@ -9,6 +9,7 @@ import pytest
 from headgate.cli.budgets import show_budgets
 from headgate.cli.forecasting import capacity_text, runs_out_text, show_capacity, show_forecast
 from headgate.cli.main import main
+from headgate.cli.questions import show_limits
 from headgate.cli.wording import level_text, span_text
 from headgate.compose import open_house, read_config
 from headgate.core.capacity import Capacity
@@ -60,6 +61,7 @@ def spent(tmp_path, monkeypatch):
                     grant.settle(Usage(100, output_tokens=1_000))
 
     asyncio.run(work())
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,24 @@ def test_every_line_fits_the_terminal(spent, capsys, monkeypatch, columns):
     assert max(len(line) for line in text.splitlines()) <= columns
     for words in ("runs out", "now: spent", "assumed", "main: ", "share", "30 %"):
         assert words in text, words
+
+
+def test_limits_of_some_scopes_are_shown_by_themselves(spent, capsys):
+    show_limits(None, "key,run:t*", as_json=True)
+    shown = {row["scope"] for row in json.loads(capsys.readouterr().out)["limits"]}
+    assert shown == {"key:ci", "run:two"}
+    show_limits(None, "team", as_json=False)
+    assert capsys.readouterr().out == "no limits are configured or in use for team\n"
+    with pytest.raises(CallerError, match="'planet'"):
+        show_limits(None, "planet", as_json=False)
+
+
+def test_a_model_that_no_list_knows_is_not_green(spent, capsys):
+    show_capacity(None, "claude-sonet-4-5", None, None, as_json=False)
+    out = capsys.readouterr().out
+    assert out.startswith("yellow  main: no number can be given: no list knows a model 'claude-sonet-4-5' (is the ")
+    show_capacity(None, "claude-sonnet-4-5", None, None, as_json=False)
+    assert "no list knows" not in capsys.readouterr().out
 
 
 def test_json_has_one_object_and_the_same_figures(spent, capsys):
@@ -169,3 +189,29 @@ def test_a_reservation_is_made_listed_and_cancelled(spent, monkeypatch, capsys):
     assert plan in say("reserve", "list")
     assert say("reserve", "cancel", plan).startswith(f"cancelled {plan}")
     assert say("reserve", "list") == "nothing is reserved\n"
+
+
+def test_a_check_of_a_key_that_is_not_there_is_a_usage_error(spent, monkeypatch, capsys):
+    """`budget --check --at 90 --scope key:nope || exit 0` always went on: a slip of the pen, and the guard is gone."""
+
+    def code(*scopes: str) -> int:
+        monkeypatch.setattr("sys.argv", ["headgate", "budget", "--check", "--scope", ",".join(scopes)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    (spent / "headgate.toml").write_text(CONFIG + '[[key]]\nname = "free"\nteam = "lab"\n')
+    for scope, there in (
+        ("key:nope", "there are: key:ci, key:free"),
+        ("key:cii*", "there are: key:ci, key:free"),
+        ("account:nope", "there are: account:main"),
+        ("team:nope", "there are: team:lab"),
+        ("tag:a=b", "no tag has one"),
+    ):
+        assert code("key:ci", scope) == 2, scope
+        assert (
+            capsys.readouterr().err == f"headgate: --scope {scope}: nothing is configured or in use for it; {there}\n"
+        )
+    # A key without a budget of its own has spent none; of runs, any may come, and each has its budget.
+    for scope in ("key:free", "team:lab", "run:to-come", "run:t*", "agent", "key:c*"):
+        assert code(scope) == (75 if scope == "run:t*" else 0), scope

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,28 @@ def test_the_keys_of_fleets_are_one_line_unless_asked_for(store, capsys):
     assert "0a1b2c/17.2" in capsys.readouterr().out
     show_usage(None, "key", None, None, as_json=True)
     assert len(json.loads(capsys.readouterr().out)["groups"]) == 4
+
+
+def test_an_account_that_failed_shows_its_attempts(store, capsys):
+    """`usage --by account,state` said `a1 failed 0`, as if nothing had happened."""
+    keep(store, "ci")
+
+    async def fail() -> None:
+        async with open_database(store) as stores:
+            row = Attempt(
+                id="f.1", call="f", attempt=1, owner="o", scopes=Scopes(account="a1"), endpoint="messages", model="m",
+                queued_s=NOW_S, admitted_s=NOW_S, usage=Usage(),
+            )  # fmt: skip
+            await stores.ledger.begin(row)
+            await stores.ledger.finish(replace(row, state="failed", sent=False, done_s=NOW_S))
+
+    show_usage(None, "account,state", None, None)
+    assert "attempts" not in capsys.readouterr().out
+    asyncio.run(fail())
+    show_usage(None, "account,state", None, None)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0][:4] == ["account", "state", "requests", "attempts"]
+    assert ["a1", "failed", "0", "1"] in [line[:4] for line in lines]
 
 
 def test_a_span_without_its_unit_is_not_taken_for_an_instant(store):

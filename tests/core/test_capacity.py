@@ -57,6 +57,14 @@ def test_unknown_agents_have_no_number() -> None:
     assert "unknown" in answer.assumed
 
 
+def test_what_a_new_agent_uses_can_be_read() -> None:
+    """It said that one uses `what the mean of 0.1 at work used`."""
+    assumed = capacity([RATE], replace(NEED, at_work=1 / 12), NOW_S).assumed
+    assert assumed.startswith(
+        "a new agent uses as much as one of those that were measured (0.083 at work at a time), and these go on"
+    )
+
+
 def test_without_limits_there_is_no_number() -> None:
     answer = capacity([], NEED, NOW_S)
     assert (answer.agents, answer.light, answer.assumed) == (None, "green", "no limit bounds such agents")

@@ -10,6 +10,7 @@ import pytest
 from headgate.core.model_rules import (
     Asking,
     Between,
+    Delay,
     Left,
     ModelChoice,
     ModelRule,
@@ -41,11 +42,12 @@ class Known:
 
     def left(self, scopes: str | None) -> Left:
         self.asked.append(f"left {scopes}")
-        return Left(self.part, NOON + 60)
+        return Left(self.part, NOON + 60, "$5.00 per day for key:ci")
 
-    def wait_s(self, model: str) -> float:
+    def delay(self, model: str) -> Delay:
         self.asked.append(f"wait {model}")
-        return self.waits.get(model, 0.0)
+        wait_s = self.waits.get(model, 0.0)
+        return Delay(wait_s, "50 requests per minute for account:main", math.isinf(wait_s))
 
     def can_take(self, model: str) -> bool:
         return model not in self.unserved
@@ -142,9 +144,30 @@ def test_a_refusal_says_why_and_until_when():
     outcome = chosen(rule, part=0.04, waits={OPUS.model: 90.0})
     assert isinstance(outcome, RuledOut)
     assert (outcome.rule, outcome.retry_after_s) == ("full", 60.0)
-    assert outcome.why == "4.0% of a budget is left, less than 10.0%; it would wait for about 90 s, more than 5 s"
+    assert outcome.why == (
+        "4.0% is left of $5.00 per day for key:ci, less than 10.0%; "
+        "it would wait about 2 min for 50 requests per minute for account:main, more than 5 s"
+    )
     outcome = chosen(ModelRule("never", then="refuse"))
     assert outcome == RuledOut("never", "", None)
+
+
+def test_what_can_never_run_is_not_turned_down_for_waiting_too_long():
+    """A rule about waiting answered `it would wait for ever` and hid the budget that was spent."""
+    waits = {OPUS.model: math.inf}
+    assert chosen(ModelRule("late", wait_over_s=30, then="refuse"), waits=waits) == AS_ASKED
+    assert chosen(haiku(wait_over_s=30), waits=waits) == CHANGED
+    assert isinstance(chosen(ModelRule("no", then="refuse"), waits=waits), RuledOut)
+
+
+def test_a_long_wait_is_said_in_minutes():
+    """It read `about 3.45e+03 s`."""
+    outcome = chosen(ModelRule("late", wait_over_s=30, then="refuse"), waits={OPUS.model: 3_450.0})
+    assert isinstance(outcome, RuledOut)
+    assert outcome.why == "it would wait about 58 min for 50 requests per minute for account:main, more than 30 s"
+    outcome = chosen(ModelRule("night", between=Between(11 * 3600, 20 * 3600), then="refuse"))
+    assert isinstance(outcome, RuledOut)
+    assert outcome.why == "for another 8 h"
 
 
 def test_a_time_of_day_follows_its_clock_over_midnight():

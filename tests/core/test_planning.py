@@ -1,10 +1,14 @@
 """Planned reservations are accepted or denied: each denial has the value and what would be possible."""
 
+from dataclasses import replace
+from zoneinfo import ZoneInfo
+
 import pytest
 
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.planning import MOST_PLANS, Denied, Plan, Planned, Wanted, amount_in_words, part_of, plan
-from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
+from headgate.core.scopes import level_name
+from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse, Span
 
 NOW_S = 1_750_000_020  # 2025-06-15 15:07:00 UTC
 HOUR_S = 3_600
@@ -42,8 +46,12 @@ def reason(*existing: Plan, wanted: Wanted, limit: Limit | None = RATE, levels=N
             RATE,
             "it would begin at 2025-06-15 15:06:00 UTC, which is past; expected 2025-06-15 15:07:00",
         ),
-        (wish(in_s=-60, for_s=30), RATE, "it would end at 2025-06-15 15:06:30 UTC; expected later than its beginning"),
-        (wish(for_s=0), RATE, "expected later than its beginning"),
+        (wish(in_s=-60, for_s=30), RATE, "it would end at 2025-06-15 15:06:30 UTC, which is past; expected later than"),
+        (
+            wish(in_s=60, for_s=-30),
+            RATE,
+            "it would end at 2025-06-15 15:07:30 UTC, and begin at 2025-06-15 15:08:00 UTC; expected an end after that",
+        ),
         (wish(in_s=30 * DAY_S, for_s=2 * DAY_S), RATE, "expected at most 31 days ahead (2025-07-16 15:07:00 UTC)"),
         (wish(), None, "there is no such limit"),
         (
@@ -62,6 +70,17 @@ def reason(*existing: Plan, wanted: Wanted, limit: Limit | None = RATE, levels=N
 )
 def test_a_denial_says_the_value_and_what_is_possible(wanted: Wanted, limit: Limit | None, words: str):
     assert words in reason(wanted=wanted, limit=limit)
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [(OpenedByUse(5 * HOUR_S), "5 h"), (Calendar("week", ZoneInfo("Europe/Berlin")), "week (Europe/Berlin)")],
+)
+def test_a_denial_names_the_limit_as_tables_do(span: Span, said: str):
+    """It named `account:main * output_tokens plan-18000s`, which `headgate limits` never says."""
+    limit = Window("", "account:main", "output_tokens", 900, span)
+    limit = replace(limit, name=level_name("account:main", limit))
+    assert f"in one window of account:main output tokens/{said}: 900" in reason(wanted=wish(901), limit=limit)
 
 
 def test_what_a_denial_calls_possible_is_accepted():

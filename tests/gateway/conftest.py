@@ -79,13 +79,14 @@ async def open_stack(
     server: str = "",
     provider: ProviderSettings | None = None,
     app: Any = None,
+    environ: dict[str, str] | None = None,
 ) -> AsyncIterator[Stack]:
     simulated = SimulatedProvider(provider or ProviderSettings(latency=Latency.none()))
     path = folder / "headgate.toml"
     async with serve(app or simulated, "127.0.0.1", 0, drain_s=1.0) as upstream:
         address = f"http://127.0.0.1:{upstream.address[1]}"
         path.write_text(CONFIG.format(provider=address, limits=limits, server=server))
-        environ = {"PROVIDER_KEY": PROVIDER_KEY}
+        environ = {"PROVIDER_KEY": PROVIDER_KEY, **(environ or {})}
         config = load_config(path, environ)
         async with (
             open_house(config) as house,

@@ -65,7 +65,7 @@ def test_a_page_from_elsewhere_cannot_spend_the_owners_key(with_stack):
             assert status == 403
             error = json.loads(answer)["error"]
             assert "evil.example" in error["message"]
-            assert error["type"] == ("permission_error" if path == "/v1/messages" else "invalid_request_error")
+            assert error["type"] == ("invalid_request_error" if path == "/v1/chat/completions" else "permission_error")
         assert sum(group.attempts for group in await stack.house.manager.usage(UsageQuery())) == 0
         assert (await stack.send("POST", "/v1/messages", GOOD))[0] == 200
 

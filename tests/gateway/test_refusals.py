@@ -209,12 +209,32 @@ def test_a_client_that_goes_away_cancels_upstream_and_leaves_nothing_held(with_s
     with_stack(test, limits=limits, provider=ProviderSettings(latency=Latency(0.01, 50)))
 
 
+def test_who_does_not_wait_is_not_told_of_less_than_no_time(with_stack):
+    """`x-headgate-max-wait: 0` read `the call may wait for -0.000 s`."""
+
+    async def test(stack):
+        assert (await stack.send("POST", "/v1/messages", GOOD, CLAUDE))[0] == 200
+        waiting = asyncio.create_task(stack.send("POST", "/v1/messages", GOOD, CLAUDE))
+        await _until(stack.house.manager.queue)
+        for _ in range(20):
+            status, _, answer = await stack.send(
+                "POST", "/v1/messages", GOOD, [*CLAUDE, (b"x-headgate-max-wait", b"0")]
+            )
+            assert status == 429
+            assert b"-0.000" not in answer
+            assert b"may wait for 0.000 s" in answer or b"of the 0.000 s it may" in answer
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    with_stack(test, limits='[[limit]]\nscope = "account:claude"\nrequests_per_minute = 1')
+
+
 def test_the_queue_shows_who_waits_for_what(with_stack):
     async def test(stack):
         manager = stack.house.manager
         async with manager.admit(Call("claude-opus-4-6", scopes=Scopes(account="claude"))):
             task = asyncio.create_task(
-                stack.send("POST", "/v1/messages", GOOD, [*CLAUDE, (b"x-headgate-agent", b"a 1")])
+                stack.send("POST", "/v1/messages", GOOD, [*CLAUDE, (b"x-claude-code-agent-id", b"a 1")])
             )
             await _until(manager.queue)
             queue = await stack.get("/api/v1/queue")
@@ -235,11 +255,11 @@ def test_a_key_is_attributed_as_the_configuration_says_whatever_its_headers_clai
             (b"x-api-key", key.secret.encode()),
             (b"x-headgate-team", b"somebody-else"),
             (b"x-headgate-tags", b"stage=prod,colour=red"),
-            (b"x-headgate-run", b"nightly run"),
+            (b"x-headgate-run", b"nightly-run"),
         ]
         assert (await stack.send("POST", "/v1/messages", GOOD, headers))[0] == 200
         (row,) = (await stack.get("/api/v1/usage?group_by=key,team,run", headers))["groups"]
-        assert (row["key"], row["team"], row["run"]) == ("ci", "search", "nightly_run")
+        assert (row["key"], row["team"], row["run"]) == ("ci", "search", "nightly-run")
         scopes = {view.scope for view in await stack.house.manager.limits()}
         assert {"tag:stage=test", "tag:colour=red|key:ci", "key:ci"} <= scopes
         assert "tag:stage=prod" not in scopes

@@ -56,20 +56,38 @@ def test_a_keys_bearer_sees_its_own_and_changes_none(with_stack):
     ("words", "told"),
     [
         ({"amount": 5}, "possible: at most 4 requests"),
-        ({"amount": 0}, "Expected `int` >= 1"),
-        ({"until": "2000-01-01T00:00:00Z"}, "expected later than its beginning"),
+        ({"amount": 0}, "amount=0: expected a whole number from 1 to 1,000,000,000,000,000"),
+        ({"amount": -1}, "amount=-1: expected a whole number from 1 to "),
+        (
+            {"until": "2000-01-01T00:00:00Z"},
+            "it would end at 2000-01-01 00:00:00 UTC, which is past; expected",
+        ),
+        ({"from": "2h", "until": "1h"}, "and begin at 20"),
         ({"from": "2000-01-01T00:00:00Z"}, "which is past"),
         ({"until": "60d"}, "at most 31 days ahead"),
         ({"until": "soon"}, "'soon' is no time"),
+        (
+            {"from": "2040-12-01T22:00:00"},
+            "has no offset: write 2040-12-01T22:00:00Z for UTC, or 2040-12-01T22",
+        ),
+        ({"until": "2040-12-01"}, "'2040-12-01' has no offset: write 2040-12-01T00:00:00Z for UTC"),
+        (
+            {"dimension": "micro_usd", "amount": None, "usd": "3.0000000001"},
+            "usd=3.0000000001: expected millionths of a dollar at the smallest",
+        ),
         ({"until": ""}, "a time is missing"),
         ({"scope": "everybody"}, "'everybody' cannot hold a reservation"),
         ({"scope": "run:*"}, "'run:*' cannot hold a reservation"),
+        (
+            {"scope": "planet:x", "of": "account:nope"},
+            "'planet:x' cannot hold a reservation; expected one key, team",
+        ),
         ({"dimension": "tokens"}, "there is no limit 'account:claude tokens'"),
         ({"usd": 1}, "one of them"),
-        ({"amount": None, "usd": 1}, "counts requests, not dollars"),
+        ({"amount": None, "usd": 1}, "account:claude requests/day counts requests, not dollars"),
         (
             {"of": None, "dimension": None, "limit": "nothing"},
-            f"expected one of: account:claude * micro_usd month; {OURS}",
+            "there is no limit 'nothing'; expected one of: account:claude dollars/month; account:claude requests/day",
         ),
         ({"ammount": 5}, "unknown field `ammount`"),
     ],
@@ -80,6 +98,15 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason_and_changes_nothing(
         assert status == 400
         assert told in answer["error"]["message"]
         assert (await ask(stack, "GET"))[1] == {"reservations": []}
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+def test_a_limit_goes_by_the_name_that_tables_and_refusals_have(with_stack):
+    async def test(stack):
+        named = {"of": None, "dimension": None, "limit": "account:claude requests/day"}
+        status, made = await ask(stack, "POST", wish=a_wish(**named))
+        assert (status, made["limit"]) == (201, OURS)
 
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
 

@@ -76,10 +76,15 @@ def test_calls_that_begin_alike_wait_for_the_first_until_that_is_switched_off(wi
     ("words", "told"),
     [
         ({"policy": "best"}, "expected"),
-        ({"policy": "fair", "weights": {"key:a": -1}}, "expected at least 0.001"),
+        ({"policy": "fair", "weights": {"key:a": -1}}, '[scheduler] weights "key:a" = -1: expected at least 0.001'),
         ({"policy": "fair", "weights": {"anybody": 1}}, "expected one sharer such as key:ci"),
-        ({"policy": "fair", "lanes": [{"scope": "account:main"}]}, "has no policy"),
-        ({"policy": "fair", "share_by": ["mood"]}, "expected a list of"),
+        ({"policy": "fair", "lanes": [{"scope": "account:claude"}]}, "has no policy"),
+        (
+            {"lanes": [{"scope": "account:nope", "policy": "fair"}]},
+            'scope = "account:nope": no such account; configured: claude, gpt',
+        ),
+        ({"policy": "fair", "share_by": ["key", "planet"]}, '[scheduler] share_by = "planet": expected a list of key,'),
+        ({"policy": "fair", "share_by": ["key", "key"]}, '[scheduler] share_by = "key": stands there twice'),
         ({"policy": "fair", "polices": 1}, "'polices': unknown"),
         ({"warm_up": "yes"}, "expected true or false"),
     ],
@@ -89,7 +94,7 @@ def test_a_change_that_cannot_be_used_changes_nothing(with_stack, words, told):
         before = await stack.get("/api/v1/scheduler")
         status, _, body = await stack.send("PUT", "/api/v1/scheduler", change(**words))
         assert status == 400
-        assert told in body.decode()
+        assert told in json.loads(body)["error"]["message"]
         assert await stack.get("/api/v1/scheduler") == before
 
     with_stack(main)

@@ -89,7 +89,9 @@ def test_a_rule_that_refuses_is_told_as_the_vendor_would_and_recorded(with_stack
         status, headers, answer = await stack.send("POST", "/v1/messages", SONNET, [VERSION])
         assert (status, headers[b"x-should-retry"]) == (429, b"false")
         message = json.loads(answer)["error"]["message"]
-        assert message == "model rule closed turns calls like this for claude-sonnet-4-5 down"
+        assert message == (
+            "model rule closed turns calls like this for claude-sonnet-4-5 down; have its owner change the rule"
+        )
         (row,) = await rows(stack)
         assert (row["state"], row["rule"], row["requests"], row["refused"]) == ("refused", "closed", 0, 1)
         assert stack.provider.usage()["total"]["requests_received"] == 0
@@ -106,6 +108,9 @@ def test_a_rule_that_refuses_while_a_budget_is_low_says_when_it_begins_again(wit
             found, headers, answer = await stack.send("POST", "/v1/messages", SONNET, [VERSION])
             assert found == status, answer
         assert 0 < int(headers[b"retry-after"]) <= 7 * 86_400
-        assert "99.0% of a budget is left, less than 100.0%" in json.loads(answer)["error"]["message"]
+        assert (
+            "99.0% is left of 100 requests per 7 d for account:claude, less than 100.0%"
+            in json.loads(answer)["error"]["message"]
+        )
 
     with_stack(test, limits=day + rule)

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 
-from small_house import open_small_house
+from small_house import budget, open_small_house
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.core.limits import Rate, Window
 from headgate.core.scopes import LimitRule, Scopes
-from headgate.core.spans import Calendar
+from headgate.core.spans import Calendar, Lifetime
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
 from headgate.runtime.limit_news import LOOK_EVERY_S
@@ -38,7 +38,27 @@ def test_each_threshold_is_warned_of_once_in_a_window(caplog):
             await asyncio.sleep(DAY_S)
             await spend(here, 970)
             await asyncio.sleep(2 * LOOK_EVERY_S)
-            assert warned(caplog)[2:] == ["past 95 %: 970 output tokens of 1,000 output tokens per day for key:ci used"]
+            assert warned(caplog)[2:] == ["past 95 %: 970 of 1,000 output tokens per day for key:ci used"]
+
+    with caplog.at_level(logging.WARNING):
+        run(main(), max_virtual_s=1e6)
+
+
+def test_a_threshold_is_said_with_whose_it_is(caplog):
+    """It read `past 50 %: 2 requests of 4 requests in all for agent:ag|key:ci used`."""
+
+    async def main():
+        lifetime = LimitRule("agent:*", Window("", "agent:*", "requests", 4, Lifetime()))
+        async with open_small_house(lifetime, budget(1_000_000, "key:*")) as here:
+            for _ in range(2):
+                scopes = Scopes(key="ci", agent="ag", claimed=("agent",))
+                async with here.manager.admit(Call("claude-test", text_bytes=2, scopes=scopes)) as grant:
+                    grant.settle(Usage(output_tokens=20_000))
+            await asyncio.sleep(2 * LOOK_EVERY_S)
+        assert sorted(warned(caplog)) == [
+            "past 50 %: $0.60 of $1.00 in all for key:ci used",
+            "past 50 %: 2 of 4 requests in all for agent:ag in key:ci used",
+        ]
 
     with caplog.at_level(logging.WARNING):
         run(main(), max_virtual_s=1e6)

@@ -8,7 +8,7 @@ from small_house import budget, slots
 
 from headgate.core.accounts import Account
 from headgate.core.bounds import Reach
-from headgate.core.errors import RuledOutError
+from headgate.core.errors import BudgetError, LimitError, RuledOutError
 from headgate.core.ledger import UsageQuery
 from headgate.core.limits import Rate, Window
 from headgate.core.model_rules import ModelChoice, ModelRule
@@ -130,7 +130,7 @@ def test_what_is_left_of_a_budget_decides_as_the_store_has_it(house):
                 assert (await there.manager.model_for(asked)).model == SMALL
                 async with there.manager.admit(call(scopes=Scopes(run="r"))) as grant:
                     grant.settle(spent)
-            with pytest.raises(RuledOutError, match=r"10\.0% of a budget is left, less than 20\.0%") as raised:
+            with pytest.raises(RuledOutError, match=r"10\.0% is left of \$0\.02 in all for run:r, less") as raised:
                 await here.manager.model_for(asked)
             assert raised.value.retry_after_s is None  # a lifetime does not begin again
 
@@ -177,6 +177,61 @@ def test_maintenance_makes_a_call_wait(house):
         maintenance = [MaintenanceRule("nightly", spans, models=BIG, scope="account:*")]
         async with house(slots(5), model_rules=(rule,), maintenance=maintenance) as here:
             assert (await here.manager.model_for(call())).model == SMALL
+
+    run(main())
+
+
+LATE = ModelRule("late", wait_over_s=30.0, then="refuse")
+
+
+def test_a_spent_budget_is_the_reason_and_not_the_wait_for_it(house):
+    """It said `it would wait for ever, more than 30 s`: no limit, and no way out."""
+
+    async def main():
+        async with house(budget(20_000), model_rules=(LATE,)) as here:
+            asked = call(scopes=Scopes(run="r"))
+            async with here.manager.admit(asked) as grant:
+                grant.settle(Usage(4_000, output_tokens=600))
+            with pytest.raises(BudgetError, match=r"^limit reached: \$0\.02 in all for run:r; .* raise the limit$"):
+                async with here.manager.admit(call(scopes=Scopes(run="r"))):
+                    pass
+
+    run(main())
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_the_maintenance_window_that_binds_is_in_the_refusal(house, refuses):
+    async def main():
+        def spans(from_s: float, _until_s: float):
+            return [(from_s - 10, from_s + 3_450)]
+
+        maintenance = [MaintenanceRule("0_2_*_*_*", spans, scope="account:*", refuses=refuses)]
+        async with house(slots(5), model_rules=(LATE,), maintenance=maintenance) as here:
+            with pytest.raises(LimitError, match=r'maintenance "0 2 \* \* \*" for account:\*') as raised:
+                async with here.manager.admit(call()):
+                    pass
+            assert isinstance(raised.value, RuledOutError) is not refuses
+            if not refuses:
+                assert "it would wait about 58 min for" in str(raised.value)
+                assert str(raised.value).endswith("come again in 58 min, or have its owner change the rule")
+
+    run(main())
+
+
+def test_the_limit_that_binds_is_in_the_refusal_of_a_rule_about_waiting(house):
+    async def main():
+        async with house(pool(BIG, 1), model_rules=(LATE,)) as here:
+            asked = replace(call(), may_degrade=False)
+            async with here.manager.admit(asked):
+                pass
+            with pytest.raises(RuledOutError, match=rf"1 min for 1 request per minute for account:main \({BIG}\)"):
+                await here.manager.model_for(call())
+            await asyncio.sleep(59)
+            waiting = asyncio.create_task(_hold(here, replace(call(), may_degrade=False)))
+            await asyncio.sleep(0.5)
+            with pytest.raises(RuledOutError, match=rf"1 min for 1 request per minute for account:main \({BIG}\)"):
+                await here.manager.model_for(call())
+            await waiting
 
     run(main())
 

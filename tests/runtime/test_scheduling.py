@@ -132,7 +132,7 @@ def test_a_policy_is_changed_while_calls_wait(house):
             calls = [("a", {}), ("b", {"standing": Standing(priority=9)}), ("c", {}), ("d", {})]
             tasks = [asyncio.create_task(use(here, log, name, **facts)) for name, facts in calls]
             await asyncio.sleep(5)
-            assert next(view.reason for view in here.manager.queue()) == "it came before the others"
+            assert next(view.reason for view in here.manager.queue()) == "calls go in the order in which they came"
             here.manager.set_scheduling(Scheduling("priority"))
             (first, *_rest) = here.manager.queue()
             assert (first.policy, first.reason.partition(",")[0]) == ("priority", "its priority is 9")

@@ -93,6 +93,7 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(place, arguments, told):
     assert told in done.stderr.splitlines()[0]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+    assert ".folder.html" not in done.stderr, "the name of the file that was to become it"
 
 
 def test_a_picture_needs_the_extra(place):

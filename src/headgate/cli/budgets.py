@@ -3,32 +3,49 @@
 One rule: it reads the store and changes nothing; with `--check` it ends with 75 when something is spent, and says what.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from headgate.adapters.config import Config
 from headgate.cli.questions import ask, print_json
+from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, hold_text, level_text, share_text, span_text
 from headgate.compose import WallClock
 from headgate.core.errors import CallerError, LimitError
 from headgate.gateway.budgets import budgets_json, budgets_of, spent_share, standing, verdict
+from headgate.gateway.outlook import scopes_of_keys
 from headgate.gateway.parameters import scopes_wanted
+from headgate.runtime.manager import Manager
 from headgate.runtime.monitor import LimitView
 
 _MOST_NAMED = 5
+_MOST_SCOPES_NAMED = 10
+_ALL_KNOWN = ("account", "key")
+"""Kinds of which every scope is known by name; the others come with the first call that names them."""
 
 
 def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *, check: bool, as_json: bool) -> None:
     """Print every window and budget; with `check`, judge them too.
 
     Raises:
-        CallerError: there is no such kind of scope, or a percentage is given and no check asked for.
+        CallerError: there is no such kind of scope, a percentage is given and no check asked for, or a check is asked
+            for and a scope fits nothing that there is.
         LimitError: with `check`: something is spent, or used to so many percent.
     """
     if at_percent is not None and not check:
         raise CallerError(f"--at {at_percent} is for --check: give both")
     is_wanted = scopes_wanted(scope)
-    views = budgets_of(ask(config_path, lambda manager, _config: manager.limits()), is_wanted)
+
+    async def read(manager: Manager, config: Config) -> list[LimitView]:
+        found = await manager.limits()
+        if check:
+            words = [word for word in scope.split(",") if ":" in word]
+            _check_scopes(words, await _scopes_there_are(manager, config, found))
+        return budgets_of(found, is_wanted)
+
+    views = ask(config_path, read)
     now_s = WallClock().now_s()
     if as_json:
         print_json(budgets_json(views, now_s))
@@ -39,6 +56,28 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
         print(f"no window or budget is configured or in use for {scope or 'any scope'}")  # noqa: T201 - the answer
     if check:
         _judge(views if scope else standing(views), 100 if at_percent is None else at_percent, now_s)
+
+
+async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[LimitView]) -> list[str]:
+    """Give every scope that is configured, has a key or a limit in use; patterns too where not all names are known."""
+    keys = await scopes_of_keys(manager, said_of_keys(config))
+    found = {view.scope.partition("|")[0] for view in views}
+    found |= {f"account:{account.name}" for account in manager.accounts}
+    found |= {scope for scopes in keys for scope in scopes.path()}
+    found |= {rule.scope for rule in config.limits}
+    return sorted(each for each in found if "*" not in each or not each.startswith(_ALL_KNOWN))
+
+
+def _check_scopes(words: Iterable[str], there_are: Sequence[str]) -> None:
+    """Raise CallerError for a scope that fits nothing: a check of it would always pass, whatever is spent."""
+    for word in words:
+        if any(fnmatchcase(each, word) or fnmatchcase(word, each) for each in there_are):
+            continue
+        kind = word.partition(":")[0]
+        known = [each for each in there_are if each.startswith(f"{kind}:")]
+        more = f" and {len(known) - _MOST_SCOPES_NAMED} more" if len(known) > _MOST_SCOPES_NAMED else ""
+        there = f"there are: {', '.join(known[:_MOST_SCOPES_NAMED])}{more}" if known else f"no {kind} has one"
+        raise CallerError(f"--scope {word[:100]}: nothing is configured or in use for it; {there}")
 
 
 def _judge(views: Sequence[LimitView], at_percent: int, now_s: float) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.options import number, whole
 from headgate.cli.reconciling import reconcile
 from headgate.cli.simulating import simulate
 from headgate.core.errors import CallerError, HeadgateError, LimitError
@@ -33,6 +34,7 @@ ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
 ]
 ScopeOption = Annotated[str, typer.Option(help="Only these kinds of scopes or scopes: account,key:ci,run:*.")]
+_AGENTS = whole("--agents", 1, 100_000)
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
@@ -83,7 +85,7 @@ def run(
     ] = None,
     *,
     agents: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many work at once; 10 unless you say.")
+        int | None, typer.Option(parser=_AGENTS, metavar="N", help="How many work at once; 10 unless you say.")
     ] = None,
     config: ConfigOption = None,
     python: Annotated[
@@ -93,10 +95,16 @@ def run(
         str | None,
         typer.Option(metavar="URL", help="The address of a gateway that runs already; its key in HEADGATE_KEY."),
     ] = None,
-    attempts: Annotated[int, typer.Option(min=1, metavar="N", help="How often a task is tried in all.")] = 3,
+    attempts: Annotated[
+        int, typer.Option(parser=whole("--attempts", 1, 1_000), metavar="N", help="How often a task is tried in all.")
+    ] = 3,
     speed: Annotated[
         float | None,
-        typer.Option(metavar="FACTOR", help="For recordings: the time between turns passes so much faster; else not."),
+        typer.Option(
+            parser=number("--speed", 0.001, 1e6),
+            metavar="FACTOR",
+            help="For recordings: the time between turns passes so much faster; else not.",
+        ),
     ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="The example: 40 agents under limits that are too small.")
@@ -138,7 +146,7 @@ def resume(
     run: Annotated[str, typer.Argument(help="The run, as `headgate runs` names it.")],
     config: ConfigOption = None,
     agents: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="How many work at once; as before unless you say.")
+        int | None, typer.Option(parser=_AGENTS, metavar="N", help="How many work at once; as before unless you say.")
     ] = None,
     *,
     retry_failed: Annotated[
@@ -187,24 +195,51 @@ def provider(
         str, typer.Option(metavar="ADDRESS", help="host:port; port 0 takes a free one.")
     ] = "127.0.0.1:8585",
     *,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1, metavar="N", help="Refused beyond it.")] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(parser=whole("--requests-per-minute"), metavar="N", help="Refused beyond it."),
+    ] = None,
     input_tokens_per_minute: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Uncached input, as Anthropic counts it.")
+        int | None,
+        typer.Option(
+            parser=whole("--input-tokens-per-minute"), metavar="N", help="Uncached input, as Anthropic counts it."
+        ),
     ] = None,
     output_tokens_per_minute: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Output, as it is produced.")
+        int | None,
+        typer.Option(parser=whole("--output-tokens-per-minute"), metavar="N", help="Output, as it is produced."),
     ] = None,
     tokens_per_minute: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="OpenAI's: input and output together.")
+        int | None,
+        typer.Option(parser=whole("--tokens-per-minute"), metavar="N", help="OpenAI's: input and output together."),
     ] = None,
-    burst_s: Annotated[float, typer.Option(metavar="S", help="Depth of each bucket, in seconds of its rate.")] = 60.0,
+    burst_s: Annotated[
+        float,
+        typer.Option(
+            parser=number("--burst-s", 0.001, 86_400), metavar="S", help="Depth of each bucket, in seconds of its rate."
+        ),
+    ] = 60.0,
     quantum_s: Annotated[
-        float | None, typer.Option(metavar="S", help="Enforce request rates over this short a period too.")
+        float | None,
+        typer.Option(
+            parser=number("--quantum-s", 0.001, 60),
+            metavar="S",
+            help="Enforce request rates over this short a period too.",
+        ),
     ] = None,
-    first_token_s: Annotated[float, typer.Option(metavar="S", help="Time to the first token.")] = 0.8,
-    tokens_per_second: Annotated[float, typer.Option(metavar="N", help="Pace after it.")] = 70.0,
+    first_token_s: Annotated[
+        float, typer.Option(parser=number("--first-token-s", 0, 86_400), metavar="S", help="Time to the first token.")
+    ] = 0.8,
+    tokens_per_second: Annotated[
+        float, typer.Option(parser=number("--tokens-per-second", 0.001, 1e9), metavar="N", help="Pace after it.")
+    ] = 70.0,
     mean_output_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Length of an answer where nothing else says it.")
+        int,
+        typer.Option(
+            parser=whole("--mean-output-tokens", 1, 10_000_000),
+            metavar="N",
+            help="Length of an answer where nothing else says it.",
+        ),
     ] = 300,
     sessions: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Recorded sessions to answer from.")] = None,
     tool_calls: Annotated[
@@ -213,7 +248,12 @@ def provider(
     fault: Annotated[
         list[str] | None, typer.Option(metavar="KIND=P", help="Such as 529=0.05; may be repeated.")
     ] = None,
-    idle_exit_s: Annotated[float | None, typer.Option(metavar="S", help="End after so long without a request.")] = None,
+    idle_exit_s: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--idle-exit-s", 0.001, 1e9), metavar="S", help="End after so long without a request."
+        ),
+    ] = None,
 ) -> None:
     """Serve the simulated provider: real wire formats and real limits, for load tests that spend nothing."""
     from headgate.cli.simulated import ProviderOptions, serve_provider  # noqa: PLC0415 - only this command needs it
@@ -244,11 +284,15 @@ def usage(
     by: Annotated[
         str,
         typer.Option(
-            "--by", metavar="FIELDS", help="account, key, team, run, agent, session, model, endpoint, state, hour, day."
+            "--by",
+            metavar="FIELDS",
+            help="account, key, team, run, agent, session, model, asked_model, rule, endpoint, state, hour, day.",
         ),
     ] = "",
-    since: Annotated[str | None, typer.Option(metavar="WHEN", help="7d, 12h, or a time.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="WHEN", help="A time.")] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="WHEN", help="7d, 12h, or a time such as 2026-11-01T00:00:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="WHEN", help="In the same words.")] = None,
     *,
     fleet_keys: Annotated[
         bool, typer.Option("--fleet-keys", help="By key: each of the keys of fleets' agents.")
@@ -262,11 +306,11 @@ def usage(
 
 
 @app.command()
-def limits(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
+def limits(config: ConfigOption = None, scope: ScopeOption = "", *, as_json: JsonOption = False) -> None:
     """Show every limit: used, held, free, and when it resets."""
     from headgate.cli.questions import show_limits  # noqa: PLC0415 - heavy
 
-    show_limits(config, as_json=as_json)
+    show_limits(config, scope, as_json=as_json)
 
 
 @app.command()
@@ -306,7 +350,8 @@ def budget(
         bool, typer.Option("--check", help="End with 75 if one is spent; runs' own lifetime budgets only by --scope.")
     ] = False,
     at: Annotated[
-        int | None, typer.Option(min=1, max=100, metavar="PERCENT", help="With --check: or used so far.")
+        int | None,
+        typer.Option(parser=whole("--at", 1, 100), metavar="PERCENT", help="With --check: or used so far."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -369,7 +414,9 @@ def reserve_create(
     ] = None,
     dimension: Annotated[str | None, typer.Option(help="What that limit counts: output_tokens, micro_usd, ...")] = None,
     limit: Annotated[str | None, typer.Option(help="Or that limit by its name, as `limits --json` has it.")] = None,
-    amount: Annotated[int | None, typer.Option(min=1, help="How many units of it.")] = None,
+    amount: Annotated[
+        int | None, typer.Option(parser=whole("--amount"), metavar="N", help="How many units of it.")
+    ] = None,
     usd: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Or how many dollars.")] = None,
     as_json: JsonOption = False,
 ) -> None:

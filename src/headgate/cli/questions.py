@@ -20,11 +20,12 @@ from headgate.compose import WallClock, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
 from headgate.gateway.control import SUMS, limits_json, usage_json, usage_query
+from headgate.gateway.parameters import scopes_wanted
 from headgate.runtime.manager import Manager
 
 T = TypeVar("T")
 
-_USAGE_COLUMNS = ("requests", "uncached input", "output", "cost", "waited", "cache reads", "cache writes")
+_USAGE_COLUMNS = ("requests", "attempts", "uncached input", "output", "cost", "waited", "cache reads", "cache writes")
 # As `RunGateway.lend_key` names them: the run, its job, the attempt.
 _FLEET_KEY = re.compile(r"[0-9a-f]{6}/\d+\.\d+")
 # A smaller number is no instant that anybody means, but a span without its unit.
@@ -61,17 +62,30 @@ def show_usage(
     if "key" in query.group_by and not fleet_keys:
         groups = _without_fleet_keys(groups)
     shape = usage_json(groups, query.group_by)
+    names = len(query.group_by)
     columns = [*query.group_by, *_USAGE_COLUMNS]
-    total = [*("total" if not index else "" for index in range(len(query.group_by))), *_usage_cells(shape["total"])]
+    total = [*("total" if not index else "" for index in range(names)), *_usage_cells(shape["total"])]
     rows = [[*(str(row[name] or "-") for name in query.group_by), *_usage_cells(row)] for row in shape["groups"]]
-    print_table(columns, [*rows, total] if query.group_by else [total], names=len(query.group_by))
+    rows = [*rows, total] if names else [total]
+    tried = columns.index("attempts")
+    if all(row[tried] == row[tried - 1] for row in rows):
+        # Tries that reached no provider are no requests; where there are none, one column says both.
+        columns, rows = _without(tried, columns), [_without(tried, row) for row in rows]
+    print_table(columns, rows, names=names)
 
 
-def show_limits(config_path: Path | None, *, as_json: bool) -> None:
-    """Print every limit that is configured or in use."""
+def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> None:
+    """Print every limit that is configured or in use, of the scopes that are asked for.
+
+    Raises:
+        CallerError: there is no such kind of scope.
+    """
+    is_wanted = scopes_wanted(scope)
 
     async def read(manager: Manager, config: Config) -> dict[str, Any]:
-        shape = limits_json(await manager.limits(), manager.maintenance(), manager.clock.now_s())
+        views = [each for each in await manager.limits() if is_wanted(each.scope)]
+        closures = [each for each in manager.maintenance() if each.scope == "*" or is_wanted(each.scope)]
+        shape = limits_json(views, closures, manager.clock.now_s())
         return {**shape, "store": str(config.store.path)}
 
     shape = ask(config_path, read)
@@ -95,7 +109,7 @@ def show_limits(config_path: Path | None, *, as_json: bool) -> None:
     if rows:
         print_table(columns, rows, names=1)
     else:
-        print("no limits are configured")  # noqa: T201 - the answer
+        print(f"no limits are configured or in use for {scope or 'any scope'}")  # noqa: T201 - the answer
     for each in shape["maintenance"]:
         if each["lasts"]:
             what = "are refused" if each["action"] == "refuse" else "wait"
@@ -139,14 +153,18 @@ def _without_fleet_keys(groups: Sequence[UsageGroup]) -> list[UsageGroup]:
     return list(folded.values())
 
 
+def _without(place: int, row: Sequence[str]) -> list[str]:
+    return [*row[:place], *row[place + 1 :]]
+
+
 def _usage_cells(sums: dict[str, Any]) -> list[str]:
-    requests, given, written, read, cached = (
+    requests, attempts, given, written, read, cached = (
         f"{sums[name]:,}"
-        for name in ("requests", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+        for name in ("requests", "attempts", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     )
     unknown = f" + {sums['unknown_cost']} unknown" if sums["unknown_cost"] else ""
     cost = usd_text(sums["cost_micro_usd"]) + unknown
-    return [requests, given, written, cost, f"{sums['wait_ms'] / 1000:,.1f} s", read, cached]
+    return [requests, attempts, given, written, cost, f"{sums['wait_ms'] / 1000:,.1f} s", read, cached]
 
 
 def print_json(shape: dict[str, Any]) -> None:

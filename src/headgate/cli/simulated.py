@@ -4,6 +4,7 @@ One rule: what it enforces is what the options say; nothing is read from the env
 """
 
 import asyncio
+import math
 import signal
 import sys
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from headgate.adapters.server import App, Message, Receive, Send, run, serve
 from headgate.cli.serving import listen_address
-from headgate.core.errors import ConfigError
-from headgate.testing.provider import Faults, Latency, ModelLimits, ProviderSettings, SimulatedProvider
+from headgate.core.errors import CallerError
+from headgate.testing.provider import FAULT_KINDS, Faults, Latency, ModelLimits, ProviderSettings, SimulatedProvider
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def serve_provider(options: ProviderOptions) -> None:
     """Serve until SIGTERM or SIGINT, or for `idle_exit_s` without a request.
 
     Raises:
-        ConfigError: an option cannot be used.
+        CallerError: an option cannot be used.
     """
     host, port = listen_address(options.listen, ("127.0.0.1", 8585))
     run(_serve(SimulatedProvider(settings_of(options)), host, port, options.idle_exit_s))
@@ -49,8 +50,10 @@ def settings_of(options: ProviderOptions) -> ProviderSettings:
     """Give the provider's settings.
 
     Raises:
-        ConfigError: an option cannot be used.
+        CallerError: an option cannot be used; numbers were read within their bounds.
     """
+    if options.sessions is not None and not options.sessions.is_dir():
+        raise CallerError(f"--sessions {options.sessions}: there is no such folder")
     limits = ModelLimits(
         requests_per_minute=options.requests_per_minute,
         input_tokens_per_minute=options.input_tokens_per_minute,
@@ -59,25 +62,27 @@ def settings_of(options: ProviderOptions) -> ProviderSettings:
         burst_s=options.burst_s,
         quantum_s=options.quantum_s,
     )
-    try:
-        return ProviderSettings(
-            limits=(limits,),
-            latency=Latency(options.first_token_s, options.tokens_per_second),
-            faults=Faults(probability=dict(_fault(text) for text in options.faults)),
-            mean_output_tokens=options.mean_output_tokens,
-            tool_calls=options.tool_calls,
-            sessions=options.sessions,
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return ProviderSettings(
+        limits=(limits,),
+        latency=Latency(options.first_token_s, options.tokens_per_second),
+        faults=Faults(probability=dict(_fault(text) for text in options.faults)),
+        mean_output_tokens=options.mean_output_tokens,
+        tool_calls=options.tool_calls,
+        sessions=options.sessions,
+    )
 
 
 def _fault(text: str) -> tuple[str, float]:
     kind, _, share = text.partition("=")
     try:
-        return kind, float(share)
+        probability = float(share)
     except ValueError:
-        raise ConfigError(f"--fault {text!r}: expected kind=probability, such as 529=0.05") from None
+        probability = math.nan
+    if kind not in FAULT_KINDS:
+        raise CallerError(f"--fault {text[:40]}: expected one of {', '.join(FAULT_KINDS)}, such as 529=0.05")
+    if not 0 <= probability <= 1:
+        raise CallerError(f"--fault {text[:40]}: expected a probability from 0 to 1 behind the =, such as {kind}=0.05")
+    return kind, probability
 
 
 async def _serve(provider: App, host: str, port: int, idle_exit_s: float | None) -> None:

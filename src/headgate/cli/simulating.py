@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headgate.cli.options import MOST_WHOLE, number, whole
 from headgate.core.errors import CallerError
 
 if TYPE_CHECKING:  # every command reads this file, and all of them are heavy
@@ -30,26 +31,44 @@ def simulate(
         list[str] | None, typer.Option(metavar="NAME", help="To compare; may be repeated; all for every one.")
     ] = None,
     agents_scale: Annotated[
-        list[float] | None, typer.Option(metavar="X", help="So many times the agents; may be repeated.")
+        list[float] | None,
+        typer.Option(parser=number("--agents-scale"), metavar="X", help="So many times the agents; may be repeated."),
     ] = None,
     limits_scale: Annotated[
-        list[float] | None, typer.Option(metavar="X", help="So many times the limits; may be repeated.")
+        list[float] | None,
+        typer.Option(parser=number("--limits-scale"), metavar="X", help="So many times the limits; may be repeated."),
     ] = None,
     provider_limits: Annotated[
-        float, typer.Option(metavar="X", help="What the account really enforces of its limits.")
+        float,
+        typer.Option(
+            parser=number("--provider-limits"), metavar="X", help="What the account really enforces of its limits."
+        ),
     ] = 1.0,
-    speed: Annotated[float, typer.Option(metavar="X", help="Arrivals and pauses pass so much faster.")] = 1.0,
-    hours: Annotated[float | None, typer.Option(metavar="H", help="Only the first hours of a trace.")] = None,
-    agents: Annotated[int, typer.Option(metavar="N", min=1, help="Who work through recorded sessions.")] = 10,
+    speed: Annotated[
+        float, typer.Option(parser=number("--speed"), metavar="X", help="Arrivals and pauses pass so much faster.")
+    ] = 1.0,
+    hours: Annotated[
+        float | None, typer.Option(parser=number("--hours"), metavar="H", help="Only the first hours of a trace.")
+    ] = None,
+    agents: Annotated[
+        int, typer.Option(parser=whole("--agents", 1, 100_000), metavar="N", help="Who work through recorded sessions.")
+    ] = 10,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model of all calls.")] = None,
     max_wait: Annotated[
-        float | None, typer.Option(metavar="S", help="How long a call waits; else as configured.")
+        float | None,
+        typer.Option(parser=number("--max-wait"), metavar="S", help="How long a call waits; else as configured."),
     ] = None,
-    first_token_s: Annotated[float, typer.Option(metavar="S", help="Time to the first token.")] = 1.0,
-    tokens_per_second: Annotated[float, typer.Option(metavar="N", help="Pace after it.")] = 53.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of all that is drawn.")] = 0,
+    first_token_s: Annotated[
+        float, typer.Option(parser=number("--first-token-s"), metavar="S", help="Time to the first token.")
+    ] = 1.0,
+    tokens_per_second: Annotated[
+        float, typer.Option(parser=number("--tokens-per-second"), metavar="N", help="Pace after it.")
+    ] = 53.0,
+    seed: Annotated[
+        int, typer.Option(parser=whole("--seed", -MOST_WHOLE), metavar="N", help="Of all that is drawn.")
+    ] = 0,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with plots.")] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture; needs headgate[plot].")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture; needs headgate\\[plot].")] = None,
     no_cache_boost: Annotated[
         bool, typer.Option("--no-cache-boost", help="Calls whose cache is about to die get no preference.")
     ] = False,

@@ -61,7 +61,8 @@ def alerts_due(
     """Give the alerts that are due, and all that has been said by now (what belongs to windows that are over is gone).
 
     Counted is what was used, with what is pending; what is held for calls on their way mostly comes back. Of several
-    thresholds passed at once only the highest is said.
+    thresholds passed at once only the highest is said: whoever reads that 95 % are used knows that 50 and 80 % are, and
+    three warnings of one moment are two too many.
     """
     now_ns = to_ns(now_s)
     due: list[Alert] = []

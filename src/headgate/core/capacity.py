@@ -5,12 +5,13 @@ time; what is unknown is said and never counted as nothing. Where the means come
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Literal
 
 from headgate.core.amounts import Dimension
 from headgate.core.levels import Kind
+from headgate.core.wording import level_text
 
 Light = Literal["green", "yellow", "red"]
 
@@ -99,6 +100,12 @@ def capacity(rooms: Sequence[Room], need: AgentNeed | None, now_s: float, *, hor
     return Capacity(agents, binding.limit, changes_s, light, _assumed(rooms, need, unjudged, horizon_s), by_limit)
 
 
+def doubted(told: Capacity, model: str) -> Capacity:
+    """Give a capacity for a model that no list knows: it may be new, or a slip of the pen, and is not plainly green."""
+    light: Light = "yellow" if told.light == "green" else told.light
+    return replace(told, light=light, assumed=f"no list knows a model {model!r} (is the name right?); {told.assumed}")
+
+
 def _fits(room: Room, known: Mapping[Dimension, float], now_s: float, horizon_s: float) -> int | None:
     """Give how many agents a limit bears; None if that cannot be known. A limit that is full bears none."""
     needed = known.get(room.dimension)
@@ -126,8 +133,11 @@ def _assumed(rooms: Sequence[Room], need: AgentNeed | None, unjudged: Sequence[s
     if need is None:
         said.append("no such agent was at work lately, so what one uses is unknown")
     else:
-        said.append(f"a new agent uses what the mean of {need.at_work:.1f} at work used, and these go on as they do")
+        said.append(
+            f"a new agent uses as much as one of those that were measured ({need.at_work:.2g} at work at a time), and "
+            "these go on as they do"
+        )
         said.append(f"rates and what never resets must bear it for {horizon_s:g} s, windows until they reset")
         if unjudged:
-            said.append(f"not judged, for its use is unknown: {', '.join(unjudged)}")
+            said.append(f"not judged, for its use is unknown: {', '.join(map(level_text, unjudged))}")
     return "; ".join(said)

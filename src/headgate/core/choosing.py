@@ -37,7 +37,7 @@ class Adaptive:
     def __init__(self) -> None:
         """Start with the score, which does a little of everything."""
         self.rule: Policy = score()
-        self.why = "nothing has been seen yet"
+        self.why = f"fewer than {WINDOW_CALLS} admissions have been seen, which it takes to choose"
         self._agents: dict[Hashable, int] = {}
         self._costs_s: list[float] = []
         self._priorities: list[int] = []

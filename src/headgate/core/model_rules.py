@@ -12,6 +12,8 @@ from datetime import UTC, datetime, tzinfo
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple, Protocol
 
+from headgate.core.wording import span_text
+
 DAY_S = 86_400
 
 STICKY_S = 240.0
@@ -52,7 +54,8 @@ class ModelRule:
 
     `models` and `scope` are globs of the model asked for and of one of the call's scopes. The call's prompt and what it
     says of its output are at most so large. `budget_below`: less than this part is left of a window or budget that it
-    meets, in a scope like `budget_of` if that is said. `wait_over_s`: it would wait longer.
+    meets, in a scope like `budget_of` if that is said. `wait_over_s`: it would wait longer; "refuse" leaves what would
+    be refused in any case to its own reason.
 
     It is sent with the model `use`, with no more than `effort`, or with both; or `then` says what becomes of it as it
     is: "wait" leaves it alone, whatever later rules say, and "refuse" turns it down. A conversation whose prompt is
@@ -88,10 +91,22 @@ class Asking(NamedTuple):
 
 
 class Left(NamedTuple):
-    """The part that is left of the scarcest budget, and when that begins again, if it ever does."""
+    """The part that is left of the scarcest budget, when that begins again, if it ever does, and its words."""
 
     part: float
     resets_s: float | None = None
+    budget: str = "no budget"
+
+
+class Delay(NamedTuple):
+    """How long a call would wait, and for what, in words.
+
+    `is_refused`: it would not wait at all but be refused, for ever or, `wait_s` from now, no longer.
+    """
+
+    wait_s: float
+    binds: str = ""
+    is_refused: bool = False
 
 
 class Facts(Protocol):
@@ -109,8 +124,8 @@ class Facts(Protocol):
         """What is left of the scarcest budget that the call meets, in scopes like this glob."""
         ...
 
-    def wait_s(self, model: str) -> float:
-        """How long the call would wait with a model; infinite: for ever."""
+    def delay(self, model: str) -> Delay:
+        """How long the call would wait with a model."""
         ...
 
     def can_take(self, model: str) -> bool:
@@ -236,7 +251,11 @@ def _holds(rule: ModelRule, asking: Asking, facts: Facts) -> bool:
         return False
     if rule.budget_below is not None and facts.left(rule.budget_of).part >= rule.budget_below:
         return False
-    return rule.wait_over_s is None or facts.wait_s(asking.model) > rule.wait_over_s
+    if rule.wait_over_s is None:
+        return True
+    delay = facts.delay(asking.model)
+    # What is refused does not wait: its own refusal has the limit and the way out.
+    return delay.wait_s > rule.wait_over_s and not (delay.is_refused and rule.then == "refuse")
 
 
 def _changed(rule: ModelRule, asking: Asking, facts: Facts) -> ModelChoice | None:
@@ -245,7 +264,7 @@ def _changed(rule: ModelRule, asking: Asking, facts: Facts) -> ModelChoice | Non
     effort = rule.effort if lowers else None
     if rule.use is None or rule.use == asking.model:
         return ModelChoice(asking.model, rule.name, effort) if effort is not None else None
-    too_late = rule.wait_over_s is not None and facts.wait_s(rule.use) > rule.wait_over_s
+    too_late = rule.wait_over_s is not None and facts.delay(rule.use).wait_s > rule.wait_over_s
     if too_late or not facts.can_take(rule.use):
         return None
     return ModelChoice(rule.use, rule.name, effort, asking.model)
@@ -257,17 +276,22 @@ def _reason(rule: ModelRule, asking: Asking, facts: Facts, now_s: float) -> tupl
     ends_s: list[float] = []
     if rule.between is not None:
         left_s = rule.between.left_s(now_s) or 0.0
-        words.append(f"for another {left_s / 60:.0f} min")
+        words.append(f"for another {span_text(left_s)}")
         ends_s.append(left_s)
     if rule.budget_below is not None:
         left = facts.left(rule.budget_of)
-        words.append(f"{left.part:.1%} of a budget is left, less than {rule.budget_below:.1%}")
+        words.append(f"{left.part:.1%} is left of {left.budget}, less than {rule.budget_below:.1%}")
         ends_s += [] if left.resets_s is None else [left.resets_s - now_s]
     if rule.wait_over_s is not None:
-        wait_s = facts.wait_s(asking.model)
-        waits = "for ever" if math.isinf(wait_s) else f"for about {wait_s:.3g} s"
-        words.append(f"it would wait {waits}, more than {rule.wait_over_s:g} s")
-        ends_s += [] if math.isinf(wait_s) else [wait_s]
+        delay = facts.delay(asking.model)
+        words.append(
+            f"it would wait about {_in_words(delay.wait_s)} for {delay.binds}, more than {_in_words(rule.wait_over_s)}"
+        )
+        ends_s.append(delay.wait_s)
     if rule.max_input_tokens is not None:
         words.append(f"its prompt has about {facts.input_tokens():,} tokens")
     return "; ".join(words), min(ends_s, default=None)
+
+
+def _in_words(wait_s: float) -> str:
+    return span_text(wait_s) if wait_s >= 10 else f"{wait_s:.2g} s"  # noqa: PLR2004 - below it tenths are worth reading

@@ -15,6 +15,7 @@ from headgate.core.instants import NS_PER_S, to_ns
 from headgate.core.limits import FOREVER_NS, Gauge, Level, Limit, Rate, Rolling, Window
 from headgate.core.scopes import SCOPE_KINDS
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
+from headgate.core.wording import level_text
 
 MOST_PLANS = 100
 """Reservations in force or to come; a call looks at those of the limits that it meets."""
@@ -192,27 +193,38 @@ def plan(
 
 
 def amount_in_words(dimension: Dimension, amount: int) -> str:
-    """Write an amount for people: $12.50, 3,000 output tokens."""
+    """Write an amount for people: $12.50, 3,000 output tokens, 1 request."""
     if dimension == "micro_usd":
         exact = f"{amount / MICRO_USD_PER_USD:,.6f}".rstrip("0")
         return "$" + exact + "0" * max(0, 2 - len(exact.partition(".")[2]))
-    return f"{amount:,} {dimension.replace('_', ' ')}"
+    units = dimension.replace("_", " ")
+    return f"{amount:,} {units.removesuffix('s') if amount == 1 else units}"
+
+
+def unfit_holder(scope: str) -> str | None:
+    """Say why a scope cannot hold a reservation; None where it can."""
+    kind, _, name = scope.partition(":")
+    if kind in SCOPE_KINDS and kind != "account" and name and not any(char in " *?[]" for char in scope):
+        return None
+    kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
+    return f"{scope[:100]!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
 
 
 def _unfit(wanted: Wanted, limit: Limit | None, now_s: float) -> str | None:
     """Say what is wrong with a wish by itself."""
-    kind, _, name = wanted.scope.partition(":")
-    if kind not in SCOPE_KINDS or kind == "account" or not name or any(char in " *?[]" for char in wanted.scope):
-        kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
-        return f"{wanted.scope!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
+    unfit = unfit_holder(wanted.scope)
+    if unfit is not None:
+        return unfit
     if limit is None:
         return "there is no such limit; `headgate limits` lists those that can be reserved of"
     if limit.scope == wanted.scope:
-        return f"{limit.name} is {wanted.scope}'s own, nobody else draws from it; expected a limit that is shared"
+        return f"{_name(limit)} is {wanted.scope}'s own, nobody else draws from it; expected a limit that is shared"
     if wanted.units < 1:
         return f"{amount_in_words(limit.dimension, wanted.units)}: expected at least 1"
-    if wanted.until_s <= max(wanted.from_s, int(now_s)):
-        return f"it would end at {_at(wanted.until_s)}; expected later than its beginning, and than now ({_at(now_s)})"
+    if wanted.until_s <= int(now_s):
+        return f"it would end at {_at(wanted.until_s)}, which is past; expected later than {_at(now_s)}"
+    if wanted.until_s <= wanted.from_s:
+        return f"it would end at {_at(wanted.until_s)}, and begin at {_at(wanted.from_s)}; expected an end after that"
     if wanted.from_s < now_s - PAST_S:
         return f"it would begin at {_at(wanted.from_s)}, which is past; expected {_at(now_s)} or later"
     if wanted.until_s > now_s + MOST_AHEAD_S:
@@ -242,7 +254,7 @@ def _beyond_rate(new: Plan, others: Sequence[Plan], limit: Rate) -> str | None:
     if new.units <= possible and sum(_burst(part) for part in in_force) < limit.burst:
         return None
     if new.units <= possible:
-        return f"a bucket of {limit.burst:,} cannot be divided further; cancel another reservation of {limit.name}"
+        return f"a bucket of {limit.burst:,} cannot be divided further; cancel another reservation of {_name(limit)}"
     beside = f", and others have reserved of it at {_at(at_ns // NS_PER_S)}" if reserved else ""
     return (
         f"{amount_in_words(limit.dimension, new.units)} in {duration_s:,} s is more than {MOST_PERCENT_OF_RATE} % of "
@@ -282,7 +294,7 @@ def _beyond_amount(new: Plan, others: Sequence[Plan], limit: Limit) -> str | Non
     others_have = f", of which others have reserved {amount_in_words(limit.dimension, reserved)}" if reserved else ""
     where = "at once of" if isinstance(limit, Gauge) else "in one window of"
     return (
-        f"{amount_in_words(limit.dimension, new.units)} is more than there is {where} {limit.name}: "
+        f"{amount_in_words(limit.dimension, new.units)} is more than there is {where} {_name(limit)}: "
         f"{amount_in_words(limit.dimension, limit.amount)}{others_have}; possible: at most "
         f"{amount_in_words(limit.dimension, limit.amount - reserved)}"
     )
@@ -305,7 +317,7 @@ def _beyond_what_is_left(
     if new.units <= left:
         return None
     return (
-        f"{amount_in_words(limit.dimension, new.units)} is more than is left of {limit.name} when it would begin: of "
+        f"{amount_in_words(limit.dimension, new.units)} is more than is left of {_name(limit)} when it would begin: of "
         f"{amount_in_words(limit.dimension, limit.amount)}, {amount_in_words(limit.dimension, used)} are used, "
         f"{amount_in_words(limit.dimension, held)} held and {amount_in_words(limit.dimension, reserved)} reserved; "
         f"possible: at most {amount_in_words(limit.dimension, max(0, left))}, or a later window"
@@ -331,6 +343,10 @@ def _extent(plan: Plan, limit: Limit, *, first_only: bool = False) -> tuple[int,
             return from_ns, until_ns
         case _:
             raise AssertionError(f"{limit.name} is a rate")
+
+
+def _name(limit: Limit) -> str:
+    return level_text(limit.name)
 
 
 def _at(instant_s: float) -> str:

@@ -84,7 +84,7 @@ def fifo() -> Policy:
         name="fifo",
         bound="nobody goes first who came later",
         rank=_arrival,
-        reason=lambda _shares, _entry: "it came before the others",
+        reason=lambda _shares, _entry: "calls go in the order in which they came",
     )
 
 
@@ -116,7 +116,8 @@ def shortest(halving_s: float = 20.0) -> Policy:
         bound=f"nobody goes first who came more than {most_lead_s:g} s later",
         rank=lambda waiter, cost_s: waiter.queued_s + halving_s * _doublings(cost_s),
         reason=lambda _shares, entry: (
-            f"it takes {entry.cost_s:.3g} s of the limit, and half of that is worth {halving_s:g} s of waiting"
+            f"it takes {entry.cost_s:.3g} s of the limit; what takes half as much goes before it, unless it came more "
+            f"than {halving_s:g} s later"
         ),
         most_lead_s=most_lead_s,
     )
@@ -131,7 +132,9 @@ def round_robin() -> Policy:
         name="round_robin",
         bound="every other agent goes once at most before it is this one's turn",
         rank=_arrival,
-        reason=lambda _shares, entry: f"of the agents that wait, {entry.waiter.agent} had its turn the longest ago",
+        reason=lambda _shares, entry: (
+            f"agents go in turn, who had theirs the longest ago first; it is {entry.waiter.agent}'s"
+        ),
         group_of=lambda waiter: waiter.agent,
         key=lambda _shares, group: group.turn,
         cost_before_s=lambda _shares, other, mine, _ahead_s, ahead: (
@@ -154,7 +157,7 @@ def fair() -> Policy:
         rank=_arrival,
         reason=lambda shares, entry: (
             f"{entry.waiter.sharer} has had {shares.served_s(entry.waiter.sharer) - shares.floor_s:.3g} s of the limit "
-            "by its weight beyond the floor, and nobody who waits has had less"
+            "by its weight beyond the floor; who has had least goes first"
         ),
         group_of=lambda waiter: waiter.sharer,
         key=lambda shares, group: shares.served_s(group.name),
@@ -248,7 +251,7 @@ def _program_in_words(shares: Shares, entry: Entry) -> str:
         return f"it belongs to no program and takes {entry.cost_s:.3g} s of the limit"
     if known.guess_s is not None and known.had_s < known.guess_s:
         return (
-            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all, has had {known.had_s:.3g} s "
-            "and would so finish first"
+            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all and has had {known.had_s:.3g} "
+            "s; the one that would finish first goes first"
         )
-    return f"its program has had {known.had_s:.3g} s of the limit, and may need as much again"
+    return f"its program has had {known.had_s:.3g} s of the limit; who has had least, for when it came, goes first"

@@ -38,6 +38,11 @@ class Closure(Gauge):
         """Whether it lasts now."""
         return self.begins_ns <= now_ns < self.ends_ns
 
+    @property
+    def cron(self) -> str:
+        """When it comes, as its owner wrote it."""
+        return self.name.rpartition(" ")[2].replace("_", " ")
+
 
 def closure(name: str, scope: str, models: str | None, span_s: tuple[float, float], *, refuses: bool) -> Closure:
     """Give a maintenance window for the calls of a scope (or pattern) and a pool of models."""

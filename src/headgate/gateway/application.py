@@ -1,6 +1,7 @@
 """The gateway as an ASGI application: which path goes where, and how an error looks from outside.
 
-One rule: every answer that is Headgate's own has the shape of the endpoint's provider, and says what to do next.
+One rule: every answer that is Headgate's own has the shape of the endpoint's provider (on `/api/` one shape for all),
+and says what to do next.
 """
 
 import logging
@@ -26,11 +27,13 @@ from headgate.core.errors import (
     UnknownModelError,
 )
 from headgate.core.scopes import Scopes
+from headgate.core.usage import Dialect
 from headgate.gateway.asked import NothingThereError, Reload
 from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of, standing_of
 from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.nearby import check_nearby
+from headgate.gateway.own_headers import check_own_headers
 from headgate.gateway.relay import relay_metered, relay_unmetered
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -109,6 +112,7 @@ class Gateway:
         if exchange.method != endpoint.method:
             raise WrongMethodError(exchange, endpoint.method)
         caller = await self._identify(exchange)
+        check_own_headers(exchange)
         body = await exchange.body(self._settings.max_body_bytes)
         if endpoint.metered:
             scopes = self._scopes_of(caller, exchange)
@@ -146,7 +150,7 @@ class Gateway:
         retry_after_s = _retry_after_s(error)
         request_id = f"req_{secrets.token_hex(10)}"
         status, headers, body = error_answer(
-            dialect_of(exchange.path, exchange.headers),
+            _dialect(exchange),
             kind,
             str(error),
             retry_after_s=retry_after_s,
@@ -177,6 +181,11 @@ class WrongMethodError(CallerError):
         """Name the method that is."""
         super().__init__(f"{exchange.method} is not served at {exchange.path[:200]}; use {allowed}")
         self.allowed = allowed
+
+
+def _dialect(exchange: HttpExchange) -> Dialect:
+    """Give whose shape an error has: the control API's own is Anthropic's, whatever the client sends elsewhere."""
+    return "anthropic" if exchange.path.startswith("/api/") else dialect_of(exchange.path, exchange.headers)
 
 
 def _retry_after_s(error: HeadgateError) -> float | None:

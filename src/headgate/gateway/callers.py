@@ -14,10 +14,9 @@ from headgate.core.errors import CallerError
 from headgate.core.scheduling import MOST_PRIORITY, Standing
 from headgate.core.scopes import ScopeKind, Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.own_headers import tags_in
 from headgate.ports import HashedKey
 from headgate.runtime.manager import Manager
-
-_MOST_TAGS = 10
 
 
 class NoKeyError(CallerError):
@@ -141,7 +140,7 @@ def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str,
 
 def _priority(stated: str) -> int:
     try:
-        priority = int(stated.strip()[:10])
+        priority = int(stated)
     except ValueError:
         priority = MOST_PRIORITY + 1
     if not -MOST_PRIORITY <= priority <= MOST_PRIORITY:
@@ -181,5 +180,6 @@ def _named(exchange: HttpExchange, *names: bytes) -> str | None:
 
 
 def _tags(header: str | None) -> dict[str, str]:
-    pairs = (pair.partition("=") for pair in (header or "").split(",")[:_MOST_TAGS])
-    return {scope_name(name.strip()): scope_name(value.strip()) for name, _, value in pairs if name.strip()}
+    """Give the tags that `own_headers` has found to be fit."""
+    pairs = (tag.partition("=") for tag in tags_in(header or ""))
+    return {name: value for name, _, value in pairs}

@@ -102,6 +102,7 @@ async def _limits(asked: Asked) -> dict[str, Any]:
 
 
 async def _queue(asked: Asked) -> dict[str, Any]:
+    asked.parameters()
     return queue_json([each for each in asked.manager.queue() if asked.view.has_call(each)])
 
 
@@ -111,10 +112,12 @@ async def _events(asked: Asked) -> dict[str, Any]:
 
 
 async def _show_scheduler(asked: Asked) -> dict[str, Any]:
+    asked.parameters()
     return show_scheduling(asked.manager)
 
 
 async def _change_scheduler(asked: Asked) -> dict[str, Any]:
+    asked.parameters()
     return change_scheduling(asked.manager, asked.caller, await asked.exchange.body(MOST_CHANGE_BYTES))
 
 
@@ -195,7 +198,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
         ],
         "maintenance": [
             {
-                "cron": each.name.rpartition(" ")[2].replace("_", " "),
+                "cron": each.cron,
                 "scope": each.scope,
                 "models": each.models,
                 "from": rfc3339(to_s(each.begins_ns)),

@@ -25,7 +25,7 @@ class KeysWish(msgspec.Struct, forbid_unknown_fields=True):
         list[Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_NAME_CHARS)]],
         msgspec.Meta(max_length=MOST_KEYS_AT_ONCE),
     ]
-    expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=MOST_LENT_S)] = 3_600.0
+    expires_in_s: float = 3_600.0
 
 
 async def lend_keys(asked: Asked) -> dict[str, Any]:
@@ -34,6 +34,7 @@ async def lend_keys(asked: Asked) -> dict[str, Any]:
     Raises:
         CallerError: what was sent cannot be understood, or the caller may not.
     """
+    asked.parameters()
     manager, caller = asked.manager, asked.caller
     body = await asked.exchange.body(MOST_WISH_BYTES)
     try:
@@ -43,6 +44,8 @@ async def lend_keys(asked: Asked) -> dict[str, Any]:
             f'{error}; expected {{"run": "...", "agents": ["..."], "expires_in_s": 3600}} with at most '
             f"{MOST_KEYS_AT_ONCE} agents, {MOST_NAME_CHARS} characters a name and {MOST_LENT_S:.0f} s"
         ) from error
+    if not 0 < wish.expires_in_s <= MOST_LENT_S:
+        raise CallerError(f"expires_in_s={wish.expires_in_s:g}: expected more than 0 and at most {MOST_LENT_S:.0f}")
     run = scope_name(wish.run)
     holders = [Holder(run, scope_name(agent), scope_name(f"{run}/{agent}")) for agent in wish.agents]
     made = await manager.keys.lend(caller.key, holders, wish.expires_in_s)
@@ -66,6 +69,7 @@ async def end_key(asked: Asked) -> dict[str, Any]:
     Raises:
         NothingThereError: none of the caller's is of this id, or it has ended.
     """
+    asked.parameters()
     key_id = asked.named["id"]
     if not await asked.manager.keys.take_back(key_id, asked.caller.key):
         raise NothingThereError(f"no fleet's key {key_id!r} of yours is in force; it may have ended already")

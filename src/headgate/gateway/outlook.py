@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from headgate.core.accounts import Account
-from headgate.core.capacity import Capacity
+from headgate.core.capacity import Capacity, doubted
 from headgate.core.errors import CallerError, UnknownModelError
 from headgate.core.scopes import Scopes, fit
 from headgate.gateway.asked import Asked
@@ -116,9 +116,10 @@ async def capacities(
         served = "; ".join(f"{each.name} ({', '.join(each.models)})" for each in named)
         raise UnknownModelError(f"no account serves model {model[:200]!r}; configured: {served}")
     views = await manager.limits()
-    return [
+    told = [
         (each, await manager.forecasting.capacity(views, scopes._replace(account=each.name), model)) for each in serving
     ]
+    return told if manager.knows(model) else [(each, doubted(capacity, model)) for each, capacity in told]
 
 
 async def scopes_of_key(manager: Manager, name: str | None, configured: Mapping[str, KeyScopes]) -> Scopes:
@@ -136,6 +137,13 @@ async def scopes_of_key(manager: Manager, name: str | None, configured: Mapping[
         known = ", ".join(sorted({key.name for key in keys} | configured.keys())) or "none"
         raise CallerError(f"key={name[:50]!r}: there is no such key in force; there are: {known}")
     return _scopes_of(name, stored, configured)
+
+
+async def scopes_of_keys(manager: Manager, configured: Mapping[str, KeyScopes]) -> list[Scopes]:
+    """Give what calls belong to with each key that is configured or in force, but for those of fleets' agents."""
+    now_s = manager.clock.now_s()
+    stored = {key.name: key for key in await manager.keys.all() if in_force(key, now_s) and not key.fleet}
+    return [_scopes_of(name, stored.get(name), configured) for name in sorted(stored.keys() | configured.keys())]
 
 
 def _scopes_of(name: str, stored: HashedKey | None, configured: Mapping[str, KeyScopes]) -> Scopes:

@@ -22,17 +22,23 @@ def parameters(text: str, known: Sequence[str]) -> dict[str, str]:
     """Give the parameters of a URL's query.
 
     Raises:
-        CallerError: one is not among those that are known, or there are too many.
+        CallerError: one is not among those that are known, stands twice or has no value, or there are too many.
     """
     expected = f"known are {', '.join(known)}" if known else "this path takes none"
     try:
-        found = {name: values[-1] for name, values in parse_qs(text, max_num_fields=20).items()}
+        found = parse_qs(text, keep_blank_values=True, max_num_fields=20)
     except ValueError as error:
         raise CallerError(f"more than 20 parameters; {expected}") from error
     unknown = sorted(found.keys() - set(known))
     if unknown:
         raise CallerError(f"unknown parameter {unknown[0][:50]!r}; {expected}")
-    return found
+    for name, values in found.items():
+        if len(values) > 1:
+            raise CallerError(f"parameter {name} stands {len(values)} times; expected it once")
+        if not values[0]:
+            # A script whose variable is empty would get the answer to another question.
+            raise CallerError(f"parameter {name} has no value; leave it out, or say one")
+    return {name: values[0] for name, values in found.items()}
 
 
 def scopes_wanted(text: str) -> Callable[[str], bool]:
@@ -70,7 +76,7 @@ def count(found: Mapping[str, str], name: str, default: int) -> int:
 
 
 def instant_s(text: str | None, clock: Clock) -> float | None:
-    """Give the instant that `7d` (so long ago), an RFC 3339 time or seconds since the epoch name.
+    """Give the instant that `7d` (so long ago), an RFC 3339 time with its offset or seconds since the epoch name.
 
     Raises:
         CallerError: it is none of these.
@@ -82,20 +88,28 @@ def instant_s(text: str | None, clock: Clock) -> float | None:
     try:
         seconds = float(text)
     except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise CallerError(
-                f"{text[:50]!r} is no time: write 30m, 12h, 7d, 2026-11-01T00:00:00Z or seconds since the epoch"
-            ) from None
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        seconds = _moment(text).timestamp()
     if not 0 <= seconds <= _LATEST_S:
         raise CallerError(f"{text[:50]!r} is no time: seconds since the epoch lie between 0 and {_LATEST_S:.0f}")
     return seconds
 
 
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise CallerError(
+            f"{text[:50]!r} is no time: write 30m, 12h, 7d, 2026-11-01T00:00:00Z or seconds since the epoch"
+        ) from None
+    if moment.tzinfo is None:
+        # Whoever leaves it out means a clock on some wall, and rarely that of Greenwich.
+        at = moment.isoformat()
+        raise CallerError(f"{text[:50]!r} has no offset: write {at}Z for UTC, or {at}+02:00")
+    return moment
+
+
 def coming_s(text: str, clock: Clock) -> float:
-    """Give the instant that `now`, `2h` (from now on), an RFC 3339 time or seconds since the epoch name.
+    """Give the instant that `now`, `2h` (from now), an RFC 3339 time with its offset or seconds since the epoch name.
 
     Raises:
         CallerError: it is none of these.

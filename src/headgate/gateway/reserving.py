@@ -13,8 +13,9 @@ import msgspec
 from headgate.core.amounts import MICRO_USD_PER_USD
 from headgate.core.errors import CallerError
 from headgate.core.limits import Limit
-from headgate.core.planning import Denied, Plan, Wanted
+from headgate.core.planning import Denied, Plan, Wanted, unfit_holder
 from headgate.core.scopes import MOST_NAME_CHARS
+from headgate.core.wording import level_text
 from headgate.gateway.asked import Asked, NothingThereError
 from headgate.gateway.parameters import coming_s, rfc3339, scopes_wanted
 from headgate.runtime.keys import NotAllowedError
@@ -43,7 +44,7 @@ class ReservationWish(msgspec.Struct, forbid_unknown_fields=True, rename={"from_
     limit: Annotated[str, msgspec.Meta(max_length=_MOST_LEVEL_CHARS)] | None = None
     of: Annotated[str, msgspec.Meta(max_length=MOST_NAME_CHARS)] | None = None
     dimension: Annotated[str, msgspec.Meta(max_length=40)] | None = None
-    amount: Annotated[int, msgspec.Meta(ge=1, le=MOST_AMOUNT)] | None = None
+    amount: int | None = None
     usd: Decimal | None = None
 
 
@@ -70,6 +71,7 @@ async def make_reservation(asked: Asked) -> dict[str, Any]:
     Raises:
         CallerError: what was sent cannot be understood, cannot be honoured, or is not the caller's to ask.
     """
+    asked.parameters()
     _only_an_administrator(asked, "set capacity aside")
     body = await asked.exchange.body(MOST_WISH_BYTES)
     try:
@@ -89,6 +91,7 @@ async def end_reservation(asked: Asked) -> dict[str, Any]:
         NotAllowedError: the caller is no administrator.
         NothingThereError: there is none of this id, or it is over.
     """
+    asked.parameters()
     _only_an_administrator(asked, "cancel a reservation")
     return await cancel(asked.manager, asked.named["id"])
 
@@ -100,6 +103,9 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
         CallerError: the wish cannot be understood.
         NotHonouredError: it cannot be honoured.
     """
+    unfit = unfit_holder(wish.scope)
+    if unfit is not None:
+        raise NotHonouredError(unfit)
     limit = choose_limit(await manager.limits_kept(), name=wish.limit, scope=wish.of, dimension=wish.dimension)
     if isinstance(limit, Denied):
         raise NotHonouredError(limit.reason)
@@ -152,12 +158,20 @@ def _units(wish: ReservationWish, limit: Limit) -> int:
         raise CallerError("say how much: `usd` of a budget in dollars, else `amount`; one of them")
     if wish.usd is None:
         assert wish.amount is not None, "one of them is there"
+        if not 1 <= wish.amount <= MOST_AMOUNT:
+            raise CallerError(f"amount={str(wish.amount)[:40]}: expected a whole number from 1 to {MOST_AMOUNT:,}")
         return wish.amount
     if not is_money:
-        raise CallerError(f"{limit.name} counts {limit.dimension}, not dollars: say `amount`")
+        counted = limit.dimension.replace("_", " ")
+        raise CallerError(f"{level_text(limit.name)} counts {counted}, not dollars: say `amount`")
     if not (wish.usd.is_finite() and 0 < wish.usd <= MOST_AMOUNT // MICRO_USD_PER_USD):
         raise CallerError(f"usd={str(wish.usd)[:40]}: expected a number of dollars above 0, such as 20 or 0.45")
-    return int(wish.usd * MICRO_USD_PER_USD)
+    units = wish.usd * MICRO_USD_PER_USD
+    if units != int(units):
+        raise CallerError(
+            f"usd={str(wish.usd)[:40]}: expected millionths of a dollar at the smallest, such as 0.000001"
+        )
+    return int(units)
 
 
 def _only_an_administrator(asked: Asked, what: str) -> None:

@@ -54,7 +54,7 @@ def change_scheduling(manager: Manager, caller: Caller, body: bytes) -> dict[str
         problems,
         {"scheduler": {word: told[word] for word in _SCHEDULER_WORDS}, "lane": told["lanes"]},
     )
-    scheduling = read_scheduling(document)
+    scheduling = read_scheduling(document, [account.name for account in manager.accounts])
     problems.raise_any()
     manager.set_scheduling(scheduling)
     return show_scheduling(manager)

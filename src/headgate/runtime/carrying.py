@@ -63,7 +63,7 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
         came = calls.come()
         queued_s, deadline_s = came[0], came[0] + call.max_wait_s
         attempt, waited_s = 1, 0.0
-        avoid: set[str] = set()
+        avoid: list[str] = []
         while True:
             grant = await calls.enter(
                 call, attempt=attempt, queued_s=queued_s, came=came, avoid=avoid, is_read_here=True
@@ -71,6 +71,9 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
             waited_s += grant.wait_s
             try:
                 sent = await calls.send(self._request, grant, attempt, deadline_s)
+            except ProviderError as error:
+                await calls.leave(call, grant, error)
+                raise _with_accounts(error, attempt, [*avoid, grant.account]) from error
             except BaseException as error:
                 await calls.leave(call, grant, error)
                 raise
@@ -79,7 +82,8 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
                 self._exchange = Exchange(grant, answer, attempt, waited_s)
                 return self._exchange
             await calls.leave(call, grant, None)
-            avoid.add(grant.account)
+            if grant.account not in avoid:
+                avoid.append(grant.account)
             queued_s = await calls.wait_between(call, avoid, sent)
             attempt += 1
 
@@ -100,3 +104,11 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
         if isinstance(error, ProviderError):
             self._calls.broke(grant, error)
         await self._calls.leave(self._call, grant, error)
+
+
+def _with_accounts(error: ProviderError, attempts: int, accounts: list[str]) -> ProviderError:
+    """Give the last attempt's error with every account that was tried: its own words have the last one's address."""
+    named = list(dict.fromkeys(accounts))
+    times = "once" if attempts == 1 else f"{attempts} times"
+    where = f"account {named[0]}" if len(named) == 1 else f"accounts {', '.join(named[:-1])} and {named[-1]}"
+    return ProviderError(f"{error}; tried {times}, with {where}", error.failure)

@@ -90,8 +90,9 @@ class LimitNews:
                 )
 
     def _warn(self, limit: Limit, alert: Alert) -> None:
-        spent = amount_in_words(alert.dimension, alert.used)
-        log.warning("past %d %%: %s of %s used", alert.threshold_percent, spent, describe(limit))
+        is_money = alert.dimension == "micro_usd"
+        used = amount_in_words(alert.dimension, alert.used) if is_money else f"{alert.used:,}"
+        log.warning("past %d %%: %s of %s used", alert.threshold_percent, used, describe(limit))
         self._feed.tell(
             "limit",
             what="threshold",

@@ -42,6 +42,7 @@ from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReser
 from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
+from headgate.runtime.telling import ruled_out_in_words
 from headgate.runtime.warming import Warming
 
 log = logging.getLogger("headgate")
@@ -224,9 +225,8 @@ class Manager:
         ruled = await self._model_choosing.choose(call)
         if isinstance(ruled, RuledOut):
             await self._calls.note_ruled_out(call, ruled)
-            why = f" ({ruled.why})" if ruled.why else ""
             raise RuledOutError(
-                f"model rule {ruled.rule} turns calls like this for {call.model} down{why}",
+                ruled_out_in_words(ruled, call.model),
                 limit=f"model_rule:{ruled.rule}",
                 retry_after_s=ruled.retry_after_s,
             )
@@ -353,6 +353,12 @@ class Manager:
     def in_flight(self) -> list[Grant]:
         """Give the attempts of this process that were admitted and are not settled."""
         return self._calls.in_flight()
+
+    def knows(self, model: str) -> bool:
+        """Whether a list of models has it, with its window or its price."""
+        if self._prices.reach(model).context_window is not None:
+            return True
+        return self._prices.cost(model, Usage(input_tokens=1), self.clock.now_s()).micro_usd is not None
 
     async def usage(self, query: UsageQuery) -> list[UsageGroup]:
         """Sum the ledger, over all processes."""

@@ -17,9 +17,21 @@ from headgate.core.accounts import Account
 from headgate.core.estimates import Estimate, Estimator
 from headgate.core.instants import NS_PER_S
 from headgate.core.limits import Level, Limit, Rolling, Window
-from headgate.core.model_rules import Asking, Kept, Left, ModelChoice, ModelRule, RuledOut, choose_model, may_fit, stay
-from headgate.core.quota import Admitted, Refused
+from headgate.core.model_rules import (
+    Asking,
+    Delay,
+    Kept,
+    Left,
+    ModelChoice,
+    ModelRule,
+    RuledOut,
+    choose_model,
+    may_fit,
+    stay,
+)
+from headgate.core.quota import Refused, Wait
 from headgate.core.scopes import Scopes, fit
+from headgate.core.set_aside import Closure
 from headgate.core.usage import Usage
 from headgate.ports import Clock, LevelStore, Prices
 from headgate.runtime.account_pool import AccountPool
@@ -27,8 +39,10 @@ from headgate.runtime.asking import demand_of, estimate_of, size_of
 from headgate.runtime.grants import Call
 from headgate.runtime.planning import Maintenance, PlannedReservations
 from headgate.runtime.rules import Rules
+from headgate.runtime.telling import describe
 
 _NO_BUDGET = Left(1.0)
+_NO_ACCOUNT = Delay(math.inf, is_refused=True)
 
 MOST_KEPT = 20_000
 """Conversations that a rule has changed and that are remembered, those that were forgotten longest first."""
@@ -131,10 +145,11 @@ class _Facts:
         left = (self._left(limits, scopes) for _account, limits in met)
         return max(left, key=lambda each: each.part, default=_NO_BUDGET)
 
-    def wait_s(self, model: str) -> float:
+    def delay(self, model: str) -> Delay:
         """Give how long the call would wait at the account that could serve it soonest, behind those that wait."""
         met = self.here.met(self.call, self.scopes, model)
-        return min((self._wait_s(model, account, limits) for account, limits in met), default=math.inf)
+        delays = (self._delay(model, account, limits) for account, limits in met)
+        return min(delays, key=lambda each: each.wait_s, default=_NO_ACCOUNT)
 
     def can_take(self, model: str) -> bool:
         if not self.here.met(self.call, self.scopes, model):
@@ -166,19 +181,28 @@ class _Facts:
                 reading = quota.read(limit, self.levels, self.now_s)
                 resets_s = None if reading.resets_ns is None else reading.resets_ns / NS_PER_S
                 if reading.free / limit.amount < scarcest.part:
-                    scarcest = Left(reading.free / limit.amount, resets_s)
+                    scarcest = Left(reading.free / limit.amount, resets_s, describe(limit))
         return scarcest
 
-    def _wait_s(self, model: str, account: Account, limits: Sequence[Limit]) -> float:
+    def _delay(self, model: str, account: Account, limits: Sequence[Limit]) -> Delay:
         here, call = self.here, replace(self.call, model=model)
         estimate = estimate_of(call, here.estimator, self.now_s)
         asked = demand_of(call, estimate, here.prices, self.now_s)
         path = self.scopes._replace(account=account.name).path()
         plans = here.planned.met(limits, path, here.maintenance.met(path, model))
         outcome = set_aside.admit(here.limits.in_force(limits), self.levels, asked, self.now_s, plans=plans)
-        if isinstance(outcome, Refused):
-            return math.inf
-        binding = None if isinstance(outcome, Admitted) else outcome.limit
-        own_s = 0.0 if isinstance(outcome, Admitted) else max(0.0, outcome.earliest_s - self.now_s)
+        if isinstance(outcome, Refused) or (isinstance(outcome, Wait) and math.isinf(outcome.earliest_s)):
+            return Delay(math.inf, describe(outcome.limit), is_refused=True)
+        binding = outcome.limit if isinstance(outcome, Wait) else None
         # What nobody knows is not waited for: a rule must not fire by a guess.
-        return max(own_s + (here.waiting_s(limits, binding) or 0.0), here.pool.closed_s(account.name, model))
+        wait_s, binds, is_refused = here.waiting_s(limits, binding) or 0.0, "", False
+        if isinstance(outcome, Wait):
+            wait_s, binds = wait_s + max(0.0, outcome.earliest_s - self.now_s), describe(outcome.limit)
+            is_refused = isinstance(outcome.limit, Closure) and outcome.limit.refuses
+        elif wait_s > 0:
+            longest = max(limits, key=lambda limit: here.waiting_s((limit,), None) or 0.0)
+            binds = f"{describe(longest)}, behind those that wait already"
+        closed_s = here.pool.closed_s(account.name, model)
+        if closed_s > wait_s:
+            return Delay(closed_s, f"account {account.name}, which is left alone after failures", is_refused)
+        return Delay(wait_s, binds, is_refused)

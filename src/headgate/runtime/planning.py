@@ -18,6 +18,7 @@ from headgate.core.limits import Limit
 from headgate.core.planning import Denied, Part, Plan, Planned, Wanted, part_of, plan
 from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.set_aside import Applicant, Closure, Plans, closure, closures_met
+from headgate.core.wording import level_text
 from headgate.ports import Clock, LevelStore, Record
 
 PLANS = "plans"
@@ -311,19 +312,22 @@ def _closures_of(rule: MaintenanceRule, now_s: float) -> tuple[Closure, ...]:
 def choose_limit(
     limits: Iterable[Limit], *, name: str | None = None, scope: str | None = None, dimension: str | None = None
 ) -> Limit | Denied:
-    """Give the limit that somebody means, by its name or by scope and dimension; Denied says what there is."""
+    """Give the limit that somebody means, by its name (of the level, or as tables have it) or by scope and dimension.
+
+    Denied says what there is.
+    """
     known = sorted(limits, key=lambda limit: limit.name)
     found = [
         limit
         for limit in known
-        if (name is None or limit.name == name)
+        if (name is None or name in (limit.name, level_text(limit.name)))
         and (scope is None or limit.scope == scope)
         and (dimension is None or limit.dimension == dimension)
     ]
     if len(found) == 1:
         return found[0]
     asked = name or " ".join(filter(None, (scope, dimension))) or "(nothing)"
-    names = "; ".join(limit.name for limit in (found or known)[:10]) or "none is configured"
+    names = "; ".join(level_text(limit.name) for limit in (found or known)[:10]) or "none is configured"
     if found:
         return Denied(f"{asked!r} fits {len(found)} limits; expected the name of one: {names}")
     return Denied(f"there is no limit {asked!r}; expected one of: {names}")

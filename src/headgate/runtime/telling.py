@@ -3,15 +3,18 @@
 One rule: the limit that binds, how much it is, and the way out; never a promise that may not hold.
 """
 
+from datetime import UTC
+
 from headgate.core.errors import BudgetError, DeadlineError, UnpricedError
 from headgate.core.estimates import RARE_SAMPLES
-from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.limits import Limit, Rate, Rolling, Window
+from headgate.core.model_rules import RuledOut
 from headgate.core.planning import amount_in_words
 from headgate.core.quota import Refused, Wait
 from headgate.core.set_aside import Closure
+from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
+from headgate.core.wording import scope_text, span_text
 from headgate.runtime.lanes import Lane, Ticket, Waiting
-
-MINUTE_S = 60
 
 LATE_BY = 0.25
 """A call is told at once that it will be late when it would be by more than this part of its way: that is a guess."""
@@ -19,7 +22,7 @@ LATE_BY = 0.25
 
 def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> DeadlineError:
     """Give the error of a call that cannot go before its deadline, and when it could."""
-    waited_s = now_s - ticket.queued_s
+    waited_s = max(0.0, now_s - ticket.queued_s)
     allowed_s = ticket.deadline_s - ticket.queued_s
     if wait.earliest_s < wait.until_s:
         # The later instant is when the leases end of what is held: calls on their way settle long before that.
@@ -44,7 +47,7 @@ def late_behind(lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | N
     ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
     if not isinstance(limit, Rate) or place is None or len(lane) == 1:
         return None
-    left_s = ticket.deadline_s - now_s
+    left_s = max(0.0, ticket.deadline_s - now_s)
     if lane.waiting_cost_s <= left_s:
         return None
     head = lane.head(now_s)
@@ -85,18 +88,35 @@ def _of_the_likely(limit: Limit, ticket: Ticket) -> str:
     return f"; what is likely is held once {RARE_SAMPLES} answers of {ticket.model!r} have been seen"
 
 
+def ruled_out_in_words(ruled: RuledOut, model: str) -> str:
+    """Say that a model rule turned a call down, why, and the way out."""
+    why = f": {ruled.why}" if ruled.why else ""
+    again = "" if ruled.retry_after_s is None else f"come again in {span_text(max(1.0, ruled.retry_after_s))}, or "
+    return f"model rule {ruled.rule} turns calls like this for {model} down{why}; {again}have its owner change the rule"
+
+
 def describe(limit: Limit) -> str:
     """Name a limit for people: how much of what, over what time, and where."""
     models = f" ({limit.models})" if limit.models else ""
+    if isinstance(limit, Closure):
+        whose = "all calls" if limit.scope == "*" else scope_text(limit.scope)
+        return f'maintenance "{limit.cron}" for {whose}{models}'
+    return f"{amount_in_words(limit.dimension, limit.amount)} {_over(limit)} for {scope_text(limit.scope)}{models}"
+
+
+def _over(limit: Limit) -> str:
     match limit:
+        case Rate(period_s=60):
+            return "per minute"
         case Rate():
-            over = "per minute" if limit.period_s == MINUTE_S else f"per {limit.period_s} s"
+            return f"per {span_text(limit.period_s)}"
         case Rolling():
-            over = f"in any {limit.period_s} s"
-        case Window():
-            over = "in all" if limit.span.name == "lifetime" else f"per {limit.span.name}"
-        case Closure():
-            return f"maintenance {limit.name.rpartition(' ')[2]} for {limit.scope}{models}"
-        case Gauge():
-            over = "at once"
-    return f"{amount_in_words(limit.dimension, limit.amount)} {over} for {limit.scope}{models}"
+            return f"in any {span_text(limit.period_s)}"
+        case Window(span=Lifetime()):
+            return "in all"
+        case Window(span=Calendar(unit, zone)):
+            return f"per {unit}" if zone is UTC else f"per {unit} ({zone})"
+        case Window(span=Fixed(period_s) | OpenedByUse(period_s)):
+            return f"per {span_text(period_s)}"
+        case _:
+            return "at once"

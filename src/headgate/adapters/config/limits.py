@@ -8,18 +8,38 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from typing import assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from headgate.adapters.config.lines import TomlPath
-from headgate.adapters.config.tables import Problems, Table, Unfit, choice, dollars, number, unknown_hint, whole
+from headgate.adapters.config.tables import (
+    Problems,
+    Reader,
+    Table,
+    Unfit,
+    choice,
+    dollars,
+    number,
+    unknown_hint,
+    whole,
+)
 from headgate.adapters.config.values import model_glob
 from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import SCOPE_KINDS, LimitRule, level_name
 from headgate.core.spans import Calendar, CalendarUnit, Fixed, Lifetime, OpenedByUse, Span
 
-__all__ = ["LIMIT_WORDS", "ReadRule", "limit_rules", "limits_in_words", "read_limits", "read_timezone", "scope_pattern"]
+__all__ = [
+    "LIMIT_WORDS",
+    "ReadRule",
+    "limit_rules",
+    "limits_in_words",
+    "read_limits",
+    "read_timezone",
+    "scope_among",
+    "scope_pattern",
+]
 
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
@@ -217,6 +237,20 @@ def scope_pattern(value: object) -> str:
     if kind == "tag" and not all(name.partition("=")[::2]):
         raise Unfit("expected tag:name=value, where * stands for each value by itself")
     return value
+
+
+def scope_among(accounts: Sequence[str]) -> Reader[str]:
+    """Read a scope or a pattern of scopes; one of accounts must fit one of these."""
+
+    def read(value: object) -> str:
+        scope = scope_pattern(value)
+        kind, _, pattern = scope.partition(":")
+        if kind == "account" and not any(fnmatchcase(each, pattern) for each in accounts):
+            known = f"configured: {', '.join(filter(None, accounts))}" if any(accounts) else "none is configured"
+            raise Unfit(f"no such account; {known}")
+        return scope
+
+    return read
 
 
 def limits_in_words(rules: Iterable[LimitRule]) -> list[tuple[str, str, str]]:

@@ -7,7 +7,6 @@ in `load_config`.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from headgate.adapters.config.budgets import note_conflicts, parents_of_keys
@@ -18,7 +17,7 @@ from headgate.adapters.config.limits import (
     note_duplicates,
     read_limits,
     read_models,
-    scope_pattern,
+    scope_among,
 )
 from headgate.adapters.config.maintenance import read_maintenance
 from headgate.adapters.config.model_rules import read_model_rule
@@ -33,8 +32,9 @@ from headgate.adapters.config.settings import (
     Store,
     Synchronous,
     Timeouts,
+    usual_models,
 )
-from headgate.adapters.config.tables import Reader, Table, Unfit, boolean, choice, decimal, number, whole
+from headgate.adapters.config.tables import Table, Unfit, boolean, choice, decimal, number, whole
 from headgate.adapters.config.values import (
     base_url,
     default_store_path,
@@ -101,23 +101,33 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         windows=tuple(window for _price, window in priced if window is not None),
         retries=_read_retries(document.table("retries")),
         timeouts=_read_timeouts(document.table("timeouts")),
-        scheduling=_with_weights(read_scheduling(document), keys),
+        scheduling=_with_weights(read_scheduling(document, _named(accounts)), keys),
         maintenance=tuple(
-            read for table in document.tables("maintenance") if (read := read_maintenance(table)) is not None
+            read
+            for table in document.tables("maintenance")
+            if (read := read_maintenance(table, _named(accounts))) is not None
         ),
         model_rules=tuple(
             read_model_rule(table, place, [each.account for each in accounts])
             for place, table in enumerate(document.tables("model_rule"), start=1)
         ),
     )
-    note_conflicts(document.problems, rules, parents_of_keys(keys), [each.account.name for each in accounts])
+    note_conflicts(document.problems, rules, parents_of_keys(keys), _named(accounts))
     document.problems.raise_any()
     return config
 
 
+def _named(accounts: Sequence[ConfiguredAccount]) -> list[str]:
+    return [each.account.name for each in accounts]
+
+
 def _accounts_of_environment(environ: Mapping[str, str]) -> tuple[ConfiguredAccount, ...]:
     return tuple(
-        ConfiguredAccount(Account(dialect, dialect), VENDOR_URLS[dialect], environment_secret(environ, variable))
+        ConfiguredAccount(
+            Account(dialect, dialect, usual_models(dialect, VENDOR_URLS[dialect])),
+            VENDOR_URLS[dialect],
+            environment_secret(environ, variable),
+        )
         for dialect, variable in _VENDOR_VARIABLES.items()
         if environ.get(variable)
     )
@@ -148,15 +158,16 @@ def _read_store(table: Table, folder: Path, environ: Mapping[str, str]) -> Store
 
 def _read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
     dialect: Dialect = table.take("provider", choice(_DIALECTS), "anthropic", required=True)
+    address = table.take("base_url", base_url, VENDOR_URLS[dialect])
     account = ConfiguredAccount(
         account=Account(
             name=table.take("name", name, "", required=True),
             dialect=dialect,
-            models=table.take("models", _model_globs, ("*",)),
+            models=table.take("models", _model_globs, usual_models(dialect, address)),
             overage=table.take("overage", boolean, default=False),
             soft_ceiling=table.take("soft_ceiling", number(0.01, 1, "a part of a plan window such as 0.9"), 1.0),
         ),
-        base_url=table.take("base_url", base_url, VENDOR_URLS[dialect]),
+        base_url=address,
         api_key=table.take("api_key", secret(environ), _NOTHING, required=True),
         reconcile=table.take("reconcile", boolean, default=False),
     )
@@ -167,7 +178,7 @@ def _read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount
 def _read_limit_tables(document: Document, accounts: Sequence[ConfiguredAccount]) -> list[ReadRule]:
     rules: list[ReadRule] = []
     for table in document.tables("limit"):
-        scope = table.take("scope", _scope_among(accounts), "", required=True)
+        scope = table.take("scope", scope_among(_named(accounts)), "", required=True)
         rules += _read_rules(table, scope, models=read_models(table))
         if not table.values.keys() - {"scope", "models"}:
             table.problem(None, "limits nothing; expected a limit such as requests_per_minute, usd_per_day or slots")
@@ -258,20 +269,6 @@ def _read_timeouts(table: Table) -> Timeouts:
     )
     table.close()
     return timeouts
-
-
-def _scope_among(accounts: Sequence[ConfiguredAccount]) -> Reader[str]:
-    names = [each.account.name for each in accounts]
-
-    def read(value: object) -> str:
-        scope = scope_pattern(value)
-        kind, _, pattern = scope.partition(":")
-        if kind == "account" and not any(fnmatchcase(each, pattern) for each in names):
-            known = f"configured: {', '.join(filter(None, names))}" if any(names) else "none is configured"
-            raise Unfit(f"no such account; {known}")
-        return scope
-
-    return read
 
 
 def _model_globs(value: object) -> tuple[str, ...]:

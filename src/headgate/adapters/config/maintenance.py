@@ -5,12 +5,12 @@ window does to calls is not known here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, tzinfo
 
-from headgate.adapters.config.limits import read_models, read_timezone, scope_pattern
+from headgate.adapters.config.limits import read_models, read_timezone, scope_among
 from headgate.adapters.config.settings import ConfiguredMaintenance, MaintenanceAction
-from headgate.adapters.config.tables import Table, Unfit, choice
+from headgate.adapters.config.tables import Reader, Table, Unfit, choice
 from headgate.adapters.cron import CronError, CronSpans
 
 __all__ = ["read_maintenance"]
@@ -23,12 +23,12 @@ _DURATION = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,5})m)?")
 _UTC: tzinfo = UTC
 
 
-def read_maintenance(table: Table) -> ConfiguredMaintenance | None:
-    """Read one entry; None where it cannot be used, which is noted."""
+def read_maintenance(table: Table, accounts: Sequence[str]) -> ConfiguredMaintenance | None:
+    """Read one entry, whose scope may be one of these accounts; None where it cannot be used, which is noted."""
     cron = table.take("cron", _text, "", required=True)
     duration_s = table.take("duration", _duration, 0, required=True)
     zone = table.take("timezone", read_timezone, _UTC)
-    scope = table.take("scope", _scope, "*")
+    scope = table.take("scope", _scope(accounts), "*")
     models = read_models(table)
     action: MaintenanceAction = table.take("action", choice(_ACTIONS), "hold")
     table.close()
@@ -58,5 +58,6 @@ def _duration(value: object) -> int:
     return duration_s
 
 
-def _scope(value: object) -> str:
-    return "*" if value == "*" else scope_pattern(value)
+def _scope(accounts: Sequence[str]) -> Reader[str]:
+    among = scope_among(accounts)
+    return lambda value: "*" if value == "*" else among(value)

@@ -4,11 +4,11 @@ One rule: what can be said here is what `core.scheduling` means; a policy, a sco
 with its line and what is allowed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from headgate.adapters.config.document import Document
-from headgate.adapters.config.limits import scope_pattern
+from headgate.adapters.config.limits import scope_among
 from headgate.adapters.config.tables import Reader, Table, Unfit, boolean, choice, number
 from headgate.adapters.config.values import model_glob
 from headgate.core.scheduling import POLICIES, LaneRule, Scheduling
@@ -24,8 +24,8 @@ _POLICY = choice({name: name for name in POLICIES})
 _SHARERS: tuple[ScopeKind, ...] = tuple(kind for kind in get_args(ScopeKind) if kind not in ("account", "tag"))
 
 
-def read_scheduling(document: Document) -> Scheduling:
-    """Read both tables."""
+def read_scheduling(document: Document, accounts: Sequence[str]) -> Scheduling:
+    """Read both tables; a lane of an account is one of these."""
     default = Scheduling()
     table = document.table("scheduler")
     scheduling = Scheduling(
@@ -33,15 +33,15 @@ def read_scheduling(document: Document) -> Scheduling:
         share_by=table.take("share_by", _share_by, default.share_by),
         weights=table.take("weights", _weights, {}),
         warm_up=table.take("warm_up", boolean, default.warm_up),
-        lanes=tuple(_read_lane(lane) for lane in document.tables("lane")),
+        lanes=tuple(_read_lane(lane, accounts) for lane in document.tables("lane")),
     )
     table.close()
     return scheduling
 
 
-def _read_lane(table: Table) -> LaneRule:
+def _read_lane(table: Table, accounts: Sequence[str]) -> LaneRule:
     rule = LaneRule(
-        scope=table.take("scope", scope_pattern, "*", required=True),
+        scope=table.take("scope", scope_among(accounts), "*", required=True),
         models=table.take("models", model_glob, "*"),
         policy=table.take("policy", _POLICY, "fifo", required=True),
     )
@@ -53,10 +53,15 @@ def _share_by(value: object) -> tuple[ScopeKind, ...]:
     expected = f"expected a list of {', '.join(_SHARERS)}: the first that a call has is whom its share is counted for"
     if not isinstance(value, list) or not value:
         raise Unfit(expected)
-    kinds = tuple(kind for entry in value for kind in _SHARERS if kind == entry)
-    if len(kinds) != len(value) or len(set(kinds)) != len(kinds):
-        raise Unfit(f"{expected}, each once")
-    return kinds
+    kinds: list[ScopeKind] = []
+    for index, entry in enumerate(value):
+        kind = next((each for each in _SHARERS if each == entry), None)
+        if kind is None:
+            raise Unfit(expected, inside=(index,))
+        if kind in kinds:
+            raise Unfit("stands there twice; expected each once", inside=(index,))
+        kinds.append(kind)
+    return tuple(kinds)
 
 
 def _weights(value: object) -> Mapping[str, float]:

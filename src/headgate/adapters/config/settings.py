@@ -30,11 +30,23 @@ __all__ = [
     "Store",
     "Synchronous",
     "Timeouts",
+    "usual_models",
 ]
 
 Synchronous = Literal["normal", "full"]
 
 VENDOR_URLS: Mapping[Dialect, str] = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com"}
+
+_VENDOR_MODELS: Mapping[Dialect, tuple[str, ...]] = {
+    "anthropic": ("claude-*",),
+    # The families that the endpoints served here take (developers.openai.com/api/docs/models, November 2026).
+    "openai": ("gpt-*", "chatgpt-*", "o?", "o?-*", "codex-*", "computer-use*", "ft:*", "text-*"),
+}
+
+
+def usual_models(dialect: Dialect, base_url: str) -> tuple[str, ...]:
+    """Give the models that an account serves where nobody says: a vendor its own, who else speaks its dialect any."""
+    return _VENDOR_MODELS[dialect] if base_url == VENDOR_URLS[dialect] else ("*",)
 
 
 class Secret:

@@ -130,7 +130,9 @@ class Table:
             return read(value)
         except Unfit as unfit:
             shown = _shown(_part(value, unfit.inside)) if unfit.shown else NOT_SHOWN
-            self.problems.add((*self.path, word, *unfit.inside), f"{self._header} {word} = {shown}: {unfit}")
+            # In a list the value says which entry is meant, in a table the key does.
+            keys = "".join(f" {key_shown(step)}" for step in unfit.inside if isinstance(step, str))
+            self.problems.add((*self.path, word, *unfit.inside), f"{self._header} {word}{keys} = {shown}: {unfit}")
             return default
 
     def problem(self, word: str | None, message: str) -> None:

@@ -40,7 +40,7 @@ def write_page(comparison: Comparison, path: Path) -> None:
             Path(unfinished).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise CallerError(f"--html {path}: it cannot be written: {error}") from error
+        raise CallerError(f"--html {path}: it cannot be written: {error.strerror or error}") from error
 
 
 def page_of(comparison: Comparison) -> str:

@@ -54,7 +54,7 @@ def write_picture(comparison: Comparison, path: Path) -> None:
     try:
         path.write_bytes(drawn.getvalue())
     except OSError as error:
-        raise CallerError(f"--png {path}: it cannot be written: {error}") from error
+        raise CallerError(f"--png {path}: it cannot be written: {error.strerror or error}") from error
 
 
 def _plot_use(axis: Any, comparison: Comparison) -> None:

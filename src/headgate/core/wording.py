@@ -1,0 +1,72 @@
+"""Wording: how limits and lengths of time are named for people, the same in every refusal, table and page.
+
+One rule: a name has all that tells two limits of one configuration apart, and nothing of how levels are kept.
+"""
+
+import re
+
+__all__ = ["level_text", "limit_text", "per_text", "scope_text", "span_text"]
+
+_DIMENSIONS = {
+    "requests": "requests",
+    "input_tokens": "input tokens",
+    "output_tokens": "output tokens",
+    "tokens": "tokens",
+    "micro_usd": "dollars",
+    "slots": "slots",
+}
+_PERIODS = {"1s": "/s", "60s": "/min", "3600s": "/h", "86400s": "/day", "lifetime": " in all", "at once": " at once"}
+_LENGTH = re.compile(r"(?:[a-z]+-)?(\d+)s(?:\+\d+)?")
+_MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
+
+
+def span_text(seconds: float) -> str:
+    """Write a length of time in words, in its two largest units: 45 s, 12 min, 2 h 10 min, 3 d 4 h."""
+    whole = round(seconds)
+    if whole < _MINUTE_S:
+        return f"{whole} s"
+    if whole < _HOUR_S - _MINUTE_S / 2:
+        return f"{round(whole / _MINUTE_S)} min"
+    large_s, large, small_s, small = _HOUR_S, "h", _MINUTE_S, "min"
+    if whole >= _DAY_S - _MINUTE_S / 2:
+        large_s, large, small_s, small = _DAY_S, "d", _HOUR_S, "h"
+    count, rest = divmod(round(whole / small_s), large_s // small_s)
+    return f"{count} {large} {rest} {small}" if rest else f"{count} {large}"
+
+
+def limit_text(scope: str, models: str | None, dimension: str, run: str | None = None) -> str:
+    """Name a limit: `account:main claude-opus* input tokens`; beside a `run`, what is within it is not said to be."""
+    pool = "" if models in (None, "*") else f" {models}"
+    return f"{scope_text(scope, run)}{pool} {_DIMENSIONS.get(dimension, dimension)}"
+
+
+def scope_text(scope: str, run: str | None = None) -> str:
+    """Name a scope, with whose it is where that is somebody else than the `run` shown: `agent:docs in run:7f3a`."""
+    named, *owners = scope.split("|")
+    if run is not None and f"run:{run}" in (named, *owners):
+        return named
+    return " in ".join((named, *owners))
+
+
+def level_text(name: str) -> str:
+    """Name a limit by the name of its level, with what its amount is over: `account:main output tokens/min`."""
+    if name.count(" ") < 3:  # noqa: PLR2004 - no level's: scope, models, dimension and manner
+        return name
+    scope, models, dimension, manner = name.split(" ", 3)
+    per = "at once" if manner == "gauge" else manner.removeprefix("rate-").removeprefix("rolling-")
+    return limit_text(scope, models, dimension) + per_text(per)
+
+
+def per_text(per: str) -> str:
+    """Write what an amount is for: `/min`, `/5 h`, `/month`, `/week (Europe/Berlin)`, ` in all`."""
+    if per in _PERIODS:
+        return _PERIODS[per]
+    length = _LENGTH.fullmatch(per)
+    if length is None:
+        unit, at, zone = per.partition("@")
+        return f"/{unit} ({zone})" if at else f"/{unit}"
+    seconds = int(length[1])
+    for unit_s, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
+        if seconds % unit_s == 0:
+            return f"/{seconds // unit_s} {unit}"
+    return f"/{seconds} s"

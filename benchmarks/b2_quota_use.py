@@ -8,7 +8,7 @@ that knows each answer's length and holds nothing. The rival charges max_tokens 
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
 from statistics import fmean
@@ -236,8 +236,7 @@ async def _carry(stage: Stage, number: int, call: RecordedCall) -> None:
             came_s + _NEVER_S,
             again=ask,
         )
-        asked, _begun = await stage.admission.admit(ticket)
-        ticket = replace(ticket, asked=asked)
+        ticket, _begun = await stage.admission.admit(ticket)
         retry_after_s = ceil(stage.bucket.wait_s(1, stage.clock.now_s()))
         if not retry_after_s:
             break

@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from benchmarks.__main__ import Options, Result
 from benchmarks.recorded_calls import TRACES, RecordedCall, missing_traces, read_trace
-from headgate.core.estimates import CallSize, Estimator, RollingQuantile
+from headgate.core.estimates import CallSize, Estimator
+from headgate.core.quantiles import RollingQuantile
 from headgate.core.usage import Usage
 
 TITLE = "calibration of the p95 estimate of output, beside a fixed maximum, EWMA and one quantile for all calls"

@@ -6,17 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.accounts import Account, choose_account
+from headgate.core.accounts import Account, accounts_for
 from headgate.core.errors import UnknownModelError
-from headgate.core.estimates import (
-    CLASS_SAMPLES,
-    NAMED_SAMPLES,
-    CallSize,
-    Estimator,
-    RollingQuantile,
-    agent_kind,
-)
+from headgate.core.estimates import CLASS_SAMPLES, NAMED_SAMPLES, CallSize, Estimator, agent_kind
 from headgate.core.limits import Gauge, Rate
+from headgate.core.quantiles import RollingQuantile
 from headgate.core.retries import Failure, RetryRule, retry_delay_s
 from headgate.core.scopes import LimitRule, Scopes, fit, limits_for
 from headgate.core.usage import Usage, charge_anthropic, charge_openai
@@ -295,10 +289,10 @@ def test_a_failure_is_retried_when_it_is_worth_it(failure, attempt, left_s, expe
 
 def test_an_account_is_chosen_by_dialect_and_model():
     accounts = [Account("a", "anthropic", ("claude-opus-*",)), Account("b", "anthropic"), Account("c", "openai")]
-    assert choose_account(accounts, "anthropic", "claude-opus-4-6").name == "a"
-    assert choose_account(accounts, "anthropic", "claude-haiku-4-5").name == "b"
+    assert [each.name for each in accounts_for(accounts, "anthropic", "claude-opus-4-6")] == ["a", "b"]
+    assert [each.name for each in accounts_for(accounts, "anthropic", "claude-haiku-4-5")] == ["b"]
     with pytest.raises(UnknownModelError, match="set OPENAI_API_KEY"):
-        choose_account(accounts[:2], "openai", "gpt-5")
+        accounts_for(accounts[:2], "openai", "gpt-5")
 
 
 def test_a_call_meets_every_limit_on_its_path_and_patterns_limit_each_by_itself():

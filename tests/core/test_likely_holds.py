@@ -8,18 +8,11 @@ from hypothesis import strategies as st
 
 from headgate.core import quota, set_aside
 from headgate.core.amounts import Amounts, Demand
-from headgate.core.estimates import (
-    MOST_RARE_SAMPLES,
-    RARE,
-    RARE_SAMPLES,
-    CallSize,
-    Estimator,
-    LongestSeen,
-    RollingQuantile,
-)
+from headgate.core.estimates import CallSize, Estimator
 from headgate.core.instants import to_ns
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.planning import Plan, part_of
+from headgate.core.quantiles import MOST_RARE_SAMPLES, RARE, RARE_SAMPLES, LongestSeen, RollingQuantile
 from headgate.core.quota import Admitted, Refused, Wait
 from headgate.core.set_aside import Plans
 from headgate.core.spans import Calendar, Lifetime

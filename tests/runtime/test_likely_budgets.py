@@ -7,16 +7,17 @@ import pytest
 from small_house import budget, level_of, open_small_house
 
 from headgate.core.accounts import Account
-from headgate.core.amounts import Amounts, Demand
+from headgate.core.amounts import NOTHING, Amounts, Demand
 from headgate.core.errors import BudgetError
-from headgate.core.estimates import RARE_SAMPLES, Estimator
+from headgate.core.estimates import Estimator
 from headgate.core.limits import Window
 from headgate.core.model_rules import ModelChoice, ModelRule
+from headgate.core.quantiles import RARE_SAMPLES
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import Calendar, Lifetime
 from headgate.core.usage import Usage
-from headgate.runtime.account_pool import Asked
+from headgate.runtime.account_pool import Asked, PromptCache
 from headgate.runtime.asking import demand_of, estimate_of
 from headgate.runtime.calls import Call
 from headgate.testing.scripted import FlatPrices, ScriptedProvider
@@ -142,8 +143,10 @@ def test_each_of_several_accounts_with_such_a_budget_can_serve(house):
 
 def test_where_its_prompt_cache_is_not_a_call_asks_for_the_same_that_is_likely():
     expected, most, likely_amounts, cold = (Amounts(1, micro_usd=each) for each in (1, 4, 3, 2))
-    asked = Asked("anthropic", "m", Scopes(), Demand(expected, most, 25, likely_amounts), Standing(cold=cold))
-    assert asked.demand_at(is_warm=False) == Demand(cold, most, 25, likely_amounts)
+    demand, cache = Demand(expected, most, 25, likely_amounts), PromptCache(expected, cold, until_s=9.0)
+    asked = Asked("x.1", "anthropic", "m", Scopes(), demand, Standing(), 0.0, 9.0, cache=cache)
+    assert asked.demand_at(1.0, is_warm=False) == (Demand(cold, most, 25, likely_amounts), 2, Amounts(micro_usd=1))
+    assert asked.demand_at(1.0, is_warm=True) == (demand, 1, NOTHING)
 
 
 def test_a_model_rule_about_waiting_reckons_with_what_is_likely(house):

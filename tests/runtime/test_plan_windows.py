@@ -21,10 +21,13 @@ from headgate.ports import Request
 from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls
+from headgate.runtime.health import Health
 from headgate.runtime.learning import Learning
 from headgate.runtime.plan_windows import PlanWindows
+from headgate.runtime.planning import Maintenance, PlannedReservations
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
+from headgate.runtime.sight import Sight
 from headgate.testing.in_process import InProcess
 from headgate.testing.provider import Latency, PlanWindow, ProviderSettings, SimulatedProvider
 from headgate.testing.scripted import FlatPrices
@@ -178,7 +181,17 @@ class Front:
         def limits_for(_scopes: Scopes, _model: str) -> tuple[Window]:
             return (self.limit,)
 
-        pool = AccountPool([Account("main", "anthropic")], limits_for, {}, admission.waiting_s, self.clock)
+        planned, maintenance = PlannedReservations(self.store, self.clock), Maintenance((), self.clock)
+        sight = Sight(
+            reservations=reservations,
+            rules=rules,
+            planned=planned,
+            maintenance=maintenance,
+            lanes=admission.lanes,
+            shares=learning.plan_shares,
+            clock=self.clock,
+        )
+        pool = AccountPool([Account("main", "anthropic")], sight, Health(self.clock), self.clock)
         self.calls = Calls(
             admission=admission,
             ledger=self.ledger,

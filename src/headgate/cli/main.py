@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headgate.cli.accounts import accounts
 from headgate.cli.options import number, whole
 from headgate.cli.reconciling import reconcile
 from headgate.cli.simulating import simulate
@@ -27,6 +28,7 @@ keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own lim
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
 reserve_app = typer.Typer(help="Capacity set aside for a run or key and a time to come.")
 app.add_typer(reserve_app, name="reserve", no_args_is_help=True)
+app.command()(accounts)
 app.command()(reconcile)
 app.command()(simulate)
 

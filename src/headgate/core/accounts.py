@@ -30,15 +30,6 @@ class Account:
         return any(fnmatchcase(model, glob) for glob in self.models)
 
 
-def choose_account(accounts: Sequence[Account], dialect: Dialect, model: str) -> Account:
-    """Give the first account that serves a model in a dialect.
-
-    Raises:
-        UnknownModelError: none does; the message says which are configured.
-    """
-    return accounts_for(accounts, dialect, model)[0]
-
-
 def accounts_for(accounts: Sequence[Account], dialect: Dialect, model: str) -> list[Account]:
     """Give every account that serves a model in a dialect, in the order of the configuration.
 

@@ -158,7 +158,7 @@ def spent_at_least(notice: RateNotice, amount: int, now_s: float) -> tuple[int, 
 
 
 def spent_plans(notices: Notices, *, overage_allowed: bool) -> list[PlanNotice]:
-    """Give the plan windows that are spent: those that say so, and where overage is in use those that it goes beyond.
+    """Give the plan windows that are spent: those that say so, and those that are used up, beyond which is overage.
 
     None where the owner allows overage and the provider grants it.
     """
@@ -166,7 +166,7 @@ def spent_plans(notices: Notices, *, overage_allowed: bool) -> list[PlanNotice]:
     billed = overage is not None and overage.in_use is True
     if overage_allowed and overage is not None and (billed or overage.status in ("allowed", "warning")):
         return []
-    spent = [plan for plan in notices.plans if plan.status == "rejected" or (billed and (plan.used_share or 0) >= 1)]
+    spent = [plan for plan in notices.plans if plan.status == "rejected" or (plan.used_share or 0) >= 1]
     if billed and not spent and notices.plans:
         spent = [max(notices.plans, key=lambda plan: plan.used_share or 0)]
     return spent

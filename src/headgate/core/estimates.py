@@ -4,20 +4,17 @@ One rule: an estimate is never silently zero; without history it leans on the sa
 The estimators keep bounded samples and are deterministic: the same history gives the same estimate.
 """
 
-from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from math import ceil, floor
 from typing import NamedTuple, TypeVar
 
+from headgate.core.quantiles import LongestSeen, RollingQuantile
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
-
-SAMPLES = 500
-"""Rolling samples per quantile: the window that decision 3 of the design was measured with."""
 
 NAMED_SAMPLES = 100
 """From so many outputs on, an endpoint or a kind of agent speaks for itself: they were told apart on purpose. What a
@@ -26,12 +23,6 @@ conformal quantile really covers is spread by sqrt(0.95 x 0.05 / samples): 2 poi
 CLASS_SAMPLES = 400
 """From so many on, a class of prompt sizes does. It is a guess of ours, and a noisy quantile costs more than it tells:
 on Azure's code and Mooncake's trace the mean hold falls until 400 (1.1 points of spread), see decision 0015."""
-
-RARE = 0.999
-RARE_SAMPLES = 999
-MOST_RARE_SAMPLES = 1_998
-"""What limits that hold the likely hold of output: the p99.9 of so many samples. Of fewer than 999 there is none, and
-of 999 to 1,998 it is the largest. It was exceeded by 4 of 23,822 calls (decision 0022)."""
 
 MOST_RARE_KEYS = 200
 """Keys with such samples: a few entries each, at the worst (each answer shorter than the one before) 1,998."""
@@ -74,67 +65,6 @@ CACHE_KEPT = 0.99
 all that was there (data/sessions); a miss costs 148 times the input of the median step, so 95 % would not do."""
 
 
-class RollingQuantile:
-    """The quantile of the last `size` observations; observing costs O(size) in the worst case, asking O(1)."""
-
-    def __init__(self, size: int = SAMPLES) -> None:
-        """Keep at most `size` observations."""
-        self._order: deque[float] = deque()
-        self._sorted: list[float] = []
-        self._size = size
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __iter__(self) -> Iterator[float]:
-        """Iterate over the observations, oldest first."""
-        return iter(self._order)
-
-    def observe(self, value: float) -> None:
-        """Add an observation; the oldest leaves when there are too many."""
-        self._order.append(value)
-        insort(self._sorted, value)
-        if len(self._order) > self._size:
-            del self._sorted[bisect_left(self._sorted, self._order.popleft())]
-
-    def value(self, share: float) -> float | None:
-        """Give the value that at least `share` of a new observation's likes stay under, or None without enough data.
-
-        The rank is (n + 1) x share, rounded up, as in split-conformal prediction: with too few observations for the
-        share there is no such value.
-        """
-        rank = ceil((len(self._sorted) + 1) * share)
-        if rank > len(self._sorted):
-            return None
-        return self._sorted[max(rank, 1) - 1]
-
-
-class LongestSeen:
-    """The p99.9 of the last 1,998 observations, which is their largest; observing and asking cost O(1) on average.
-
-    Kept are only those that no later one reaches: about 8 of observations in random order.
-    """
-
-    def __init__(self) -> None:
-        """Begin without any."""
-        self._seen = 0
-        self._falling: deque[tuple[int, int]] = deque()
-
-    def observe(self, value: int) -> None:
-        """Add an observation; the oldest leaves when there are too many."""
-        falling = self._falling
-        while falling and falling[-1][1] <= value:
-            falling.pop()
-        self._seen += 1
-        falling.append((self._seen, value))
-        if falling[0][0] <= self._seen - MOST_RARE_SAMPLES:
-            falling.popleft()
-
-    def value(self) -> int | None:
-        """Give what 99.9 % of a new observation's likes stay under at least, or None without enough data."""
-        return self._falling[0][1] if self._seen >= RARE_SAMPLES else None
-
-
 class CallSize(NamedTuple):
     """What is known of a call's size before it is sent: text in bytes, media parts, stated output bound.
 
@@ -159,6 +89,8 @@ class Estimate(NamedTuple):
     `output_tokens_per_s` is how fast its output comes at the most, if it is streamed; 0: nobody knows yet.
     `output_likely` is what 99.9 % of such calls stay under, at most the stated bound; None: it is not asked for, or
     nobody knows yet.
+    `written_tokens` are those that the conversation's last call left in a cache which lives until `written_until_s`:
+    what is likely, where `cached_tokens` is what can be relied on.
     """
 
     input_tokens: int
@@ -170,6 +102,18 @@ class Estimate(NamedTuple):
     warm_until_s: float | None = None
     output_tokens_per_s: int = 0
     output_likely: int | None = None
+    written_tokens: int = 0
+    written_until_s: float = 0.0
+
+    @property
+    def likely_usage(self) -> Usage:
+        """The usage that is likely where the conversation's last call was served."""
+        return self._usage(self.written_tokens)
+
+    @property
+    def uncached_usage(self) -> Usage:
+        """The usage to expect where nothing of the prompt is cached."""
+        return self._usage(0)
 
     @property
     def warm_usage(self) -> Usage:
@@ -239,12 +183,35 @@ class Estimator:
         cached, cold_cached, warm_until_s = self._cached(size, expected, now_s)
         output = min(bound, self._output(size))
         pace, likely = self._pace(size.model), self._likely(size) if self._longest else None
-        return Estimate(expected, at_most, output, bound, cached, cold_cached, warm_until_s, pace, likely)
+        anchor = self._anchor(size)
+        written, _left, written_until_s = anchor.cached(now_s) if anchor is not None else (0, 0, now_s)
+        return Estimate(
+            expected,
+            at_most,
+            output,
+            bound,
+            cached,
+            cold_cached,
+            warm_until_s,
+            pace,
+            likely,
+            min(expected, written),
+            written_until_s,
+        )
 
-    def observe(self, size: CallSize, usage: Usage, sent_s: float, *, streamed_s: float | None = None) -> None:
+    def observe(
+        self,
+        size: CallSize,
+        usage: Usage,
+        sent_s: float,
+        *,
+        streamed_s: float | None = None,
+        left_cache: bool = False,
+    ) -> None:
         """Learn from what a call really used that was sent at `sent_s`: its cache lives from then on.
 
-        `streamed_s` is how long its output took to come, if it came piece by piece.
+        `streamed_s` is how long its output took to come, if it came piece by piece. One that `left_cache`, for an
+        account that has not written it, says nothing of how well caches are foreseen.
         """
         if streamed_s is not None and streamed_s > 0 and usage.output_tokens >= PACED_TOKENS:
             _of(self._paces, size.model, self._max_models).observe(usage.output_tokens / streamed_s)
@@ -252,7 +219,7 @@ class Estimator:
         text_tokens = max(0, prompt_tokens - size.media * MEDIA_TOKENS)
         if size.text_bytes > 0 and prompt_tokens > 0:
             _of(self._ratios, size.model, self._max_models).observe(text_tokens / size.text_bytes)
-            self._observe_prompt(size, usage, text_tokens, sent_s)
+            self._observe_prompt(size, usage, text_tokens, sent_s, left_cache=left_cache)
         if usage.output_tokens > 0:
             for key, _least in _output_keys(size):
                 _of(self._outputs, key, self._max_keys).observe(usage.output_tokens)
@@ -361,13 +328,15 @@ class Estimator:
         anchor = self._anchors.get((size.session, size.agent, size.model))
         return anchor if anchor is not None and size.text_bytes >= anchor.text_bytes else None
 
-    def _observe_prompt(self, size: CallSize, usage: Usage, text_tokens: int, sent_s: float) -> None:
+    def _observe_prompt(
+        self, size: CallSize, usage: Usage, text_tokens: int, sent_s: float, *, left_cache: bool
+    ) -> None:
         if size.session is None:
             return
         anchor, long_tokens = self._anchor(size), 0
         if anchor is not None:
             cached, _left, _until_s = anchor.cached(sent_s)
-            if cached:
+            if cached and not left_cache:
                 missed = max(0.0, 1 - usage.cache_read_tokens / cached)
                 _of(self._missed, size.model, self._max_models).observe(missed)
             # The longer life comes first in a prompt, so what was read of it is read first.

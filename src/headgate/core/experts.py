@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import exp, log
 from typing import NamedTuple
 
-from headgate.core.estimates import RollingQuantile
+from headgate.core.quantiles import RollingQuantile
 
 EXPERTS = ("average", "recent", "seasonal", "returning", "seasonal_returning")
 """`average`: the window's own rate so far goes on (what claude-monitor projects). `recent`: an EWMA of the rate.

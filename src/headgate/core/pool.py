@@ -30,10 +30,13 @@ MOST_PAUSE_S = 300.0
 class Option:
     """What an account could do for a call.
 
-    It could go in `wait_s` (infinite: never, `refused` says why); `cost_s` is what it takes of the account's scarcest
-    rate there, cold or warm. `price_micro_usd` is None where no price is known. `behind` is how far the account's plan
-    windows are behind an even pace towards their resets, as a part of the window (below 0: ahead); `headroom` the
-    smallest free part of its limits. `closed_until_s`: its circuit is open, or the provider said when to come back.
+    It could go in `wait_s` (infinite: never, `refused` says why); `cost_s` is what it takes more of the account's
+    scarcest rate because its prompt cache is elsewhere. `price_micro_usd` is None where no price is known. `behind` is
+    how far the account's plan windows are behind an even pace towards their resets, as a part of the window (below 0:
+    ahead); `headroom` the smallest free part of its limits. `closed_until_s`: its circuit is open, or the provider said
+    when to come back (infinite: one call tries it just now), `closed_because` of what; with `is_out` it will not serve
+    before its owner does something. `is_free`: it has room for the call now and nobody waits there. `is_late`: the
+    call's deadline is before its turn.
     """
 
     account: str
@@ -47,6 +50,10 @@ class Option:
     closed_until_s: float | None = None
     refused: str | None = None
     failed_before: bool = False
+    closed_because: str = "failures"
+    is_out: bool = False
+    is_free: bool = False
+    is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,10 @@ class Choice:
 def choose(options: Sequence[Option], now_s: float) -> Choice | None:
     """Choose an account, in the order of `options` where nothing else decides; None if none can ever serve the call.
 
-    An account that failed for this call, whose circuit is open or that is over its soft ceiling comes after those of
-    which none of that is true. Among these the least seconds go first; among equally fast ones the cheapest, then the
-    one furthest behind its plan's line, then the one with most headroom.
+    An account that is out, too late, closed, that failed for this call or is over its soft ceiling comes after those of
+    which none of that is true, in this order of weight. Among these the least seconds go first; among equally fast ones
+    the cheapest, then the one with its prompt cache, then the one furthest behind its plan's line, then the one with
+    most headroom.
     """
     able = [option for option in options if option.refused is None and not math.isinf(option.wait_s)]
     if not able:
@@ -74,6 +82,7 @@ def choose(options: Sequence[Option], now_s: float) -> Choice | None:
     left = [option for option in standing if _seconds(option) <= fastest_s + SAME_S]
     why = _why_fast(left, standing)
     left, why = _cheapest(left, why)
+    left, why = _warm(left, why)
     left, why = _furthest_behind(left, why)
     chosen = max(left, key=lambda option: option.headroom)  # of equals the first
     if len(left) > 1 and chosen.headroom > min(option.headroom for option in left):
@@ -82,9 +91,42 @@ def choose(options: Sequence[Option], now_s: float) -> Choice | None:
     return Choice(chosen.account, why, others)
 
 
+def better(options: Sequence[Option], here: str, now_s: float) -> Choice | None:
+    """Say where a call that waits at an account should go instead; None where it stays.
+
+    Moving has to pay: the other has room now, is faster by more than SAME_S, or this one has become ill or too late.
+    """
+    choice = choose(options, now_s)
+    if choice is None or choice.account == here:
+        return None
+    named = {option.account: option for option in options}
+    mine, there = named[here], named[choice.account]
+    is_faster = there.is_free or _seconds(there) + SAME_S < _seconds(mine)
+    return choice if is_faster or _standing(there, now_s) < _standing(mine, now_s) else None
+
+
+def expected_wait_s(earliest_s: float, until_s: float, so_far_s: float) -> float:
+    """Give for how long a call is taken to wait that can go between `earliest_s` and `until_s` from now.
+
+    What only the end of other calls decides is taken to last as long again as it has lasted so far. So a call leaves
+    its prompt cache when it has waited as long as reading the prompt anew costs, and loses at most twice the least that
+    it could have lost, whenever the others end (ski rental, Karlin et al., Algorithmica 1988).
+    """
+    return max(earliest_s, min(until_s, so_far_s))
+
+
 def _standing(option: Option, now_s: float) -> int:
-    closed = option.closed_until_s is not None and option.closed_until_s > now_s
-    return 4 * closed + 2 * option.failed_before + option.over_soft_ceiling
+    return (
+        16 * option.is_out
+        + 8 * option.is_late
+        + 4 * _is_closed(option, now_s)
+        + 2 * option.failed_before
+        + option.over_soft_ceiling
+    )
+
+
+def _is_closed(option: Option, now_s: float) -> bool:
+    return option.closed_until_s is not None and option.closed_until_s > now_s
 
 
 def _seconds(option: Option) -> float:
@@ -114,6 +156,11 @@ def _cheapest(left: list[Option], why: str) -> tuple[list[Option], str]:
     return cheap, why if len(cheap) == len(left) else f"of equally fast ones it is the cheapest, at ${least / 1e6:.6f}"
 
 
+def _warm(left: list[Option], why: str) -> tuple[list[Option], str]:
+    warm = [option for option in left if option.is_warm]
+    return (warm, "of equals it has the session's prompt cache") if 0 < len(warm) < len(left) else (left, why)
+
+
 def _furthest_behind(left: list[Option], why: str) -> tuple[list[Option], str]:
     most = max(option.behind for option in left)
     late = [option for option in left if option.behind >= most - SAME_PACE]
@@ -123,22 +170,35 @@ def _furthest_behind(left: list[Option], why: str) -> tuple[list[Option], str]:
 
 
 def _why_not(option: Option, chosen: Option, now_s: float) -> str:
-    if option.refused is not None:
-        return option.refused
+    return option.refused or _why_behind(option, chosen, now_s) or _why_dearer(option, chosen)
+
+
+def _why_behind(option: Option, chosen: Option, now_s: float) -> str | None:
+    """Say what puts an account behind the others, whatever it would take."""
     if math.isinf(option.wait_s):
         return "it can never serve the call"
     if option.closed_until_s is not None and option.closed_until_s > now_s:
-        return f"it is closed for another {option.closed_until_s - now_s:.3g} s after failures"
+        if math.isinf(option.closed_until_s):
+            return f"one call tries it just now, after {option.closed_because}"
+        return f"it is closed for another {option.closed_until_s - now_s:.3g} s after {option.closed_because}"
+    if option.is_late and not chosen.is_late:
+        return f"it could not serve the call before its deadline, but in {option.wait_s:.3g} s"
     if option.failed_before:
         return "it has failed for this call"
     if option.over_soft_ceiling and not chosen.over_soft_ceiling:
         return "it is over its soft ceiling"
+    return None
+
+
+def _why_dearer(option: Option, chosen: Option) -> str:
     if _seconds(option) > _seconds(chosen) + SAME_S:
         slower_s = _seconds(option) - _seconds(chosen)
         cold = " (its prompt cache is cold)" if chosen.is_warm and not option.is_warm else ""
         return f"it would take {slower_s:.3g} s more of waiting and of its limits{cold}"
     if option.price_micro_usd != chosen.price_micro_usd:
         return "it costs more" if option.price_micro_usd is not None else "no price is known for it"
+    if chosen.is_warm and not option.is_warm:
+        return "the session's prompt cache is not there"
     if option.behind < chosen.behind - SAME_PACE:
         return "its plan window is less behind its line"
     return f"it has less headroom, {option.headroom:.0%}" if option.headroom < chosen.headroom else "it came later"
@@ -149,18 +209,29 @@ State = Literal["closed", "open", "half_open"]
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A circuit: `failures` in a row, and if it is open until when; `pause_s` is the last pause, which doubles."""
+    """A circuit: `failures` in a row, and if it is open until when; `pause_s` is the last pause, which doubles.
+
+    `why` is the last failure in words. `is_out`: it opened because the account cannot serve before its owner acts.
+    """
 
     failures: int = 0
     open_until_s: float | None = None
     pause_s: float = 0.0
     probing: bool = False
+    why: str = ""
+    is_out: bool = False
 
     def state(self, now_s: float) -> State:
         """Say whether calls go: all, none, or one to try."""
         if self.open_until_s is None:
             return "closed"
         return "open" if now_s < self.open_until_s or self.probing else "half_open"
+
+    def closed_until_s(self, now_s: float) -> float | None:
+        """Give until when no call goes, None if one may; infinite while one tries."""
+        if self.state(now_s) != "open" or self.open_until_s is None:
+            return None
+        return math.inf if now_s >= self.open_until_s else self.open_until_s
 
     def tried(self, now_s: float) -> "Breaker":
         """Let a call go; in a half open circuit it is the one that tries."""
@@ -170,17 +241,22 @@ class Breaker:
         """Close it."""
         return CLOSED
 
-    def failed(self, now_s: float, retry_after_s: float | None = None) -> "Breaker":
-        """Count a failure of the provider's side; a `retry_after_s` opens it for as long at once."""
+    def failed(
+        self, now_s: float, retry_after_s: float | None = None, *, why: str = "", is_out: bool = False
+    ) -> "Breaker":
+        """Count a failure of the provider's side; a `retry_after_s` opens it for as long at once, `is_out` for long."""
         failures = self.failures + 1
-        if retry_after_s is None and failures < FAILURES_TO_OPEN and not self.probing:
-            return replace(self, failures=failures)
-        if self.open_until_s is not None and now_s < self.open_until_s and not self.probing:
+        at_once = is_out or retry_after_s is not None
+        if not at_once and failures < FAILURES_TO_OPEN and not self.probing:
+            return replace(self, failures=failures, why=why)
+        if self.open_until_s is not None and now_s < self.open_until_s and not self.probing and not is_out:
             return replace(self, failures=failures)  # one that was on its way when it opened
         pause_s = min(MOST_PAUSE_S, max(FIRST_PAUSE_S, 2 * self.pause_s))
-        if retry_after_s is not None:
+        if is_out:
+            pause_s = MOST_PAUSE_S
+        elif retry_after_s is not None:
             pause_s = max(0.0, min(retry_after_s, MOST_PAUSE_S))
-        return Breaker(failures, now_s + pause_s, pause_s)
+        return Breaker(failures, now_s + pause_s, pause_s, why=why, is_out=is_out)
 
     def gave_up(self) -> "Breaker":
         """The call that tried ended without a word of the provider's side: another may try."""

@@ -11,6 +11,10 @@ from headgate.core.amounts import Dimension
 
 _MOST_DOUBLINGS = 30
 
+_UNAUTHORIZED = 401
+_NEEDS_OWNER = (_UNAUTHORIZED, 402, 403)
+"""A client's own credentials never reach a provider, so what it refuses is the account's."""
+
 FailureKind = Literal["limited", "overloaded", "server", "connection", "rejected"]
 
 
@@ -60,6 +64,22 @@ def retry_delay_s(rule: RetryRule, failure: Failure, attempt: int, left_s: float
     else:
         delay_s = _backoff_s(rule, attempt, jitter)
     return delay_s if delay_s <= left_s else None
+
+
+def is_of_provider(failure: Failure) -> bool:
+    """Whether a failure is of the provider's side or of its account's: another account may serve the call."""
+    return failure.kind != "rejected" or needs_owner(failure)
+
+
+def needs_owner(failure: Failure) -> bool:
+    """Whether an account cannot serve before its owner acts: its key is refused, or its credit is spent."""
+    spent = failure.kind == "limited" and not failure.retryable and failure.retry_after_s is None
+    return spent or failure.status in _NEEDS_OWNER
+
+
+def is_key_refused(failure: Failure) -> bool:
+    """Whether a provider does not know an account's key: that is so for all models."""
+    return failure.status == _UNAUTHORIZED
 
 
 def is_timeout(failure: Failure) -> bool:

@@ -17,6 +17,7 @@ from headgate.core.instants import to_ns, to_s
 from headgate.core.ledger import Attempt, GroupBy, UsageGroup, UsageQuery
 from headgate.core.scopes import fit, scope_name
 from headgate.core.set_aside import Closure
+from headgate.gateway.accounts import ACCOUNTS_PATH, tell_accounts
 from headgate.gateway.asked import Asked, Reload, View
 from headgate.gateway.budgets import BUDGETS_PATH, tell_budgets
 from headgate.gateway.callers import Caller, KeyScopes, own_scopes
@@ -262,6 +263,7 @@ _ROUTES = (
     _Route("/api/v1/usage", {"GET": _usage}),
     _Route("/api/v1/limits", {"GET": _limits}),
     _Route("/api/v1/queue", {"GET": _queue}),
+    _Route(ACCOUNTS_PATH, {"GET": tell_accounts}),
     _Route(FORECAST_PATH, {"GET": tell_forecast}),
     _Route(CAPACITY_PATH, {"GET": tell_capacity}),
     _Route(BUDGETS_PATH, {"GET": tell_budgets}),

@@ -19,7 +19,6 @@ from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with
 from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import error_event
-from headgate.core.accounts import choose_account
 from headgate.core.errors import CallerGoneError, ProviderError
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
@@ -72,11 +71,7 @@ async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: En
         HeadgateError: nothing of an answer has gone to the client yet.
     """
     model = read_call(endpoint, exchange.headers, body).model if endpoint.method == "POST" else None
-    account = (
-        choose_account(manager.accounts, endpoint.dialect, model)
-        if model is not None
-        else manager.account_for(endpoint.dialect)
-    )
+    account = manager.pool.first_that_serves(endpoint.dialect, model)
     request = Request(exchange.method, exchange.target, exchange.headers, body, "")
     async with _CancelledWithClient(exchange), manager.providers[account.name].send(request) as answer:
         await exchange.start(answer.status, [*answer.headers, (b"x-headgate-account", account.name.encode())])

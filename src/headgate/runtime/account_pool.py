@@ -1,79 +1,111 @@
 """The accounts of one owner as one pool: which serves a call, by what this process knows of each at that moment.
 
-One rule: a choice costs no look into the store: it goes by the levels that the last admissions here left, and the
-admission itself is exact whatever was chosen. How to choose is the core's (`core.pool`).
+One rule: a choice costs a look into the store once a second at the most (`sight`), and none where one account serves
+the model; the admission itself is exact whatever was chosen. How to choose is the core's (`core.pool`).
 """
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from headgate.core import quota, set_aside
 from headgate.core.accounts import Account, accounts_for
-from headgate.core.amounts import Amounts, Demand
-from headgate.core.instants import NS_PER_S
-from headgate.core.limits import Level, Limit, Rate, Window
-from headgate.core.pool import CLOSED, Breaker, Choice, Option, choose
-from headgate.core.quota import Admitted, Refused
+from headgate.core.amounts import NOTHING, Amounts, Demand
+from headgate.core.pool import SAME_S, Choice, Option, better, choose
 from headgate.core.retries import Failure
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
-from headgate.core.set_aside import NO_PLANS, Plans
-from headgate.core.spans import OpenedByUse
 from headgate.core.usage import Dialect
 from headgate.ports import Clock
+from headgate.runtime.health import Health
+from headgate.runtime.sight import Prospect, Sight
 
 MOST_SESSIONS = 50_000
-MOST_CIRCUITS = 10_000
 MOST_CHOICES = 200
 """Choices that are remembered, to be asked why."""
 
-LimitsFor = Callable[[Scopes, str], tuple[Limit, ...]]
-PlansFor = Callable[[Sequence[Limit], Scopes, str], Plans]
-"""What a call meets beside its limits: reservations and maintenance."""
+SOONEST_AGAIN_S = 0.001
+"""A choice is not asked again sooner than this unless something changes."""
 
-_SIDE_OF_PROVIDER = ("overloaded", "server", "connection", "limited")
+
+@dataclass(frozen=True, slots=True)
+class PromptCache:
+    """What a conversation's prompt cache is worth: what its call likely uses there and elsewhere, until it dies."""
+
+    likely: Amounts
+    uncached: Amounts
+    until_s: float
+
+    @property
+    def worth(self) -> Amounts:
+        """What a call uses more where it is not."""
+        pairs = zip(self.uncached, self.likely, strict=True)
+        return Amounts(*(max(0, (elsewhere or 0) - (here or 0)) for elsewhere, here in pairs))
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A call that looks for an account: what it would use where its prompt cache is (`demand`), and elsewhere."""
+    """A call that looks for an account: its `demand` holds where its prompt cache is, if it has one.
 
+    It has failed at the accounts of `avoid`.
+    """
+
+    call: str
     dialect: Dialect
     model: str
     scopes: Scopes
     demand: Demand
     standing: Standing
+    queued_s: float
+    deadline_s: float
+    avoid: frozenset[str] = frozenset()
+    cache: PromptCache | None = None
 
-    def demand_at(self, *, is_warm: bool) -> Demand:
-        """Give what it asks of an account that has its prompt cache, or has not."""
-        cold = self.standing.cold
-        return self.demand if is_warm or cold is None else self.demand._replace(expected=cold)
+    def has_cache(self, now_s: float) -> bool:
+        """Whether it has a prompt cache somewhere."""
+        return self.cache is not None and now_s < self.cache.until_s
+
+    def demand_at(self, now_s: float, *, is_warm: bool) -> tuple[Demand, int | None, Amounts]:
+        """Give what it asks of an account that has its prompt cache or has not, its price, and what it loses there."""
+        if self.cache is None:
+            return self.demand, self.demand.expected.micro_usd, NOTHING
+        if is_warm and now_s < self.cache.until_s:
+            return self.demand, self.cache.likely.micro_usd, NOTHING
+        lost = NOTHING if is_warm else self.cache.worth
+        return self.demand._replace(expected=self.cache.uncached), self.cache.uncached.micro_usd, lost
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A choice that was made, for whose call; `left` is the account that it waited for before."""
+
+    at_s: float
+    call: str
+    model: str
+    scopes: Scopes
+    choice: Choice
+    left: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Nothing is better now; `again_s` and `leaves_room` as in `lanes.Elsewhere`."""
+
+    again_s: float
+    leaves_room: bool
 
 
 class AccountPool:
-    """Chooses, remembers who has whose prompt cache, and who is ill."""
+    """Chooses, remembers who has whose prompt cache, and why it chose."""
 
-    def __init__(
-        self,
-        accounts: Sequence[Account],
-        limits_for: LimitsFor,
-        seen: Mapping[str, Level],
-        waiting_s: Callable[[Sequence[Limit], Limit | None], float],
-        clock: Clock,
-        plans_for: PlansFor = lambda _limits, _scopes, _model: NO_PLANS,
-    ) -> None:
-        """Read levels from `seen` and queues from `waiting_s` (seconds of their limits that waiting calls take)."""
+    def __init__(self, accounts: Sequence[Account], sight: Sight, health: Health, clock: Clock) -> None:
+        """Choose among `accounts`."""
         self._accounts = tuple(accounts)
-        self._limits_for = limits_for
-        self._seen = seen
-        self._waiting_s = waiting_s
+        self._sight = sight
         self._clock = clock
-        self._plans_for = plans_for
-        self._homes: OrderedDict[tuple[str, str], str] = OrderedDict()
-        self._circuits: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
-        self.choices: deque[tuple[float, str, Choice]] = deque(maxlen=MOST_CHOICES)
+        self._homes: OrderedDict[tuple[str, str | None, str], str] = OrderedDict()
+        self.health = health
+        self.choices: deque[Chosen] = deque(maxlen=MOST_CHOICES)
 
     def only(self, dialect: Dialect, model: str) -> str | None:
         """Give the account that serves a model, if there is but one.
@@ -84,113 +116,183 @@ class AccountPool:
         able = accounts_for(self._accounts, dialect, model)
         return able[0].name if len(able) == 1 else None
 
-    def choose(self, asked: Asked, avoid: Collection[str] = ()) -> tuple[Choice, bool]:
-        """Choose for a call, not one of `avoid` if another can; gives whether its prompt cache, if any, is there.
+    def able(self, dialect: Dialect, model: str) -> list[Account]:
+        """Give every account that serves a model."""
+        return accounts_for(self._accounts, dialect, model)
+
+    def first_that_serves(self, dialect: Dialect, model: str | None) -> Account:
+        """Give the account for a question that spends nothing, about a model or (None) none.
+
+        Raises:
+            UnknownModelError: no account speaks the dialect, or serves the model.
+        """
+        able = [each for each in self._accounts if each.dialect == dialect] if model is None else []
+        if model is not None or not able:
+            able = self.able(dialect, model or "*")
+        return next((each for each in able if self.closed_s(each.name, model or "") == 0.0), able[0])
+
+    async def choose(self, asked: Asked) -> Choice:
+        """Choose for a call.
 
         Raises:
             UnknownModelError: no account serves the model.
+            StoreError: the store cannot be read.
         """
-        able = accounts_for(self._accounts, asked.dialect, asked.model)
-        home = self._homes.get(_home_of(asked)) if asked.scopes.session is not None else None
+        able = self.able(asked.dialect, asked.model)
+        await self._sight.look(able, asked.scopes, asked.model)
         now_s = self._clock.now_s()
-        options = [self._option(account, asked, home, avoid, now_s) for account in able]
-        choice = choose(options, now_s) or Choice(able[0].name, "none can ever serve it; the first says why")
-        self.choices.append((now_s, asked.model, choice))
-        key = (choice.account, asked.model)
-        self._circuits[key] = self._circuits.get(key, CLOSED).tried(now_s)
-        return choice, home in (None, choice.account)
+        choice = choose(self._options(able, asked, now_s), now_s)
+        if choice is None:
+            choice = Choice(able[0].name, "none can ever serve it; the first says why")
+        self._took(asked, choice, None)
+        return choice
+
+    async def reconsider(self, asked: Asked, here: str, known_s: Mapping[str, float], *, grows: bool) -> Choice | Stay:
+        """Say where a call should go that waits at an account: for how long it waits `here`, and elsewhere, is known.
+
+        With `grows` nobody knows for how long here, so what it is taken to wait grows while it does.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        able = self.able(asked.dialect, asked.model)
+        await self._sight.look(able, asked.scopes, asked.model)
+        now_s = self._clock.now_s()
+        opens_s: dict[str, float] = {}
+        options = [
+            option
+            if option.account not in known_s
+            else _waiting(option, known_s[option.account], asked.deadline_s - now_s)
+            for option in self._options(able, asked, now_s, opens_s)
+        ]
+        found = better(options, here, now_s)
+        if found is not None:
+            return found
+        # What grows is taken to last as long again: half way to its deadline the call is too late here.
+        late_s = (asked.queued_s + asked.deadline_s) / 2 if grows else math.inf
+        return _stay(options, here, opens_s, now_s, late_s)
+
+    def moved(self, asked: Asked, choice: Choice, left: str) -> None:
+        """Remember that a call that waited went elsewhere."""
+        self._took(asked, choice, left)
+
+    def would_leave(self, asked: Asked) -> bool:
+        """Whether a call would go to another account than those that it failed at."""
+        now_s = self._clock.now_s()
+        choice = choose(self._options(self.able(asked.dialect, asked.model), asked, now_s), now_s)
+        return choice is not None and choice.account not in asked.avoid
+
+    def is_warm(self, asked: Asked, account: str) -> bool:
+        """Whether a call's prompt cache, if it has one, is at an account."""
+        return not asked.has_cache(self._clock.now_s()) or self._home(asked) in (None, account)
 
     def succeeded(self, asked_model: str, scopes: Scopes) -> None:
-        """Remember that an account answered: its circuit closes, and the session's prompt cache is there."""
+        """Remember that an account answered: its circuit closes, and the conversation's prompt cache is there."""
         account = scopes.account or ""
-        self._circuits.pop((account, asked_model), None)
+        self.health.succeeded(account, asked_model)
         if scopes.session is not None:
-            self._homes[scopes.session, asked_model] = account
-            self._homes.move_to_end((scopes.session, asked_model))
+            home = (scopes.session, scopes.agent, asked_model)
+            self._homes[home] = account
+            self._homes.move_to_end(home)
             if len(self._homes) > MOST_SESSIONS:
                 self._homes.popitem(last=False)
 
     def failed(self, account: str, model: str, failure: Failure) -> None:
         """Count a failure; only the provider's side makes an account ill."""
-        key = (account, model)
-        before = self._circuits.get(key, CLOSED)
-        if failure.kind in _SIDE_OF_PROVIDER:
-            after_s = failure.retry_after_s if failure.kind == "limited" else None
-            self._circuits[key] = before.failed(self._clock.now_s(), after_s)
-            self._circuits.move_to_end(key)
-            if len(self._circuits) > MOST_CIRCUITS:
-                self._circuits.popitem(last=False)
-        elif before is not CLOSED:
-            self._circuits[key] = before.gave_up()
+        self.health.failed(account, model, failure)
 
     def gave_up(self, account: str, model: str) -> None:
         """Remember that a call ended without a word of the provider's side."""
-        key = (account, model)
-        if key in self._circuits:
-            self._circuits[key] = self._circuits[key].gave_up()
-
-    def has_another(self, avoid: Collection[str], dialect: Dialect, model: str) -> bool:
-        """Whether an account beside these serves a model."""
-        able = accounts_for(self._accounts, dialect, model)
-        return any(account.name not in avoid for account in able)
+        self.health.gave_up(account, model)
 
     def closed_s(self, account: str, model: str) -> float:
         """Give for how long an account is left alone for a model, after failures or because its provider said so."""
-        until_s = self._circuits.get((account, model), CLOSED).open_until_s
+        until_s = self.health.circuit(account, model).open_until_s
         return 0.0 if until_s is None else max(0.0, until_s - self._clock.now_s())
 
-    def _option(self, account: Account, asked: Asked, home: str | None, avoid: Collection[str], now_s: float) -> Option:
-        scopes = asked.scopes._replace(account=account.name)
-        limits = self._limits_for(scopes, asked.model)
-        is_warm = home == account.name
-        demand = asked.demand_at(is_warm=home is None or is_warm)
-        planned = self._plans_for(limits, scopes, asked.model)
-        outcome = set_aside.admit(limits, self._seen, demand, now_s, plans=planned)
-        own = [limit for limit in limits if limit.scope == f"account:{account.name}"]
-        readings = [(limit, quota.read(limit, self._seen, now_s)) for limit in own]
-        plans = [
-            _plan_share(limit, reading.used + reading.held, reading.resets_ns, now_s)
-            for limit, reading in readings
-            if isinstance(limit, Window) and isinstance(limit.span, OpenedByUse)
-        ]
-        circuit = self._circuits.get((account.name, asked.model), CLOSED)
+    def _took(self, asked: Asked, choice: Choice, left: str | None) -> None:
+        scopes = asked.scopes._replace(account=choice.account)
+        self.choices.append(Chosen(self._clock.now_s(), asked.call, asked.model, scopes, choice, left))
+        self.health.tried(choice.account, asked.model)
+
+    def _home(self, asked: Asked) -> str | None:
+        scopes = asked.scopes
+        return None if scopes.session is None else self._homes.get((scopes.session, scopes.agent, asked.model))
+
+    def _options(
+        self,
+        able: Sequence[Account],
+        asked: Asked,
+        now_s: float,
+        opens_s: dict[str, float] | None = None,
+    ) -> list[Option]:
+        home = self._home(asked) if asked.has_cache(now_s) else None
+        so_far_s = max(0.0, now_s - asked.queued_s)
+        options = []
+        for account in able:
+            demand, price, lost = asked.demand_at(now_s, is_warm=home in (None, account.name))
+            prospect = self._sight.prospect(account, asked.scopes, asked.model, demand, lost, now_s, so_far_s)
+            if opens_s is not None:
+                opens_s[account.name] = prospect.opens_s
+            options.append(self._option(account, asked, prospect, price, now_s, is_warm=home == account.name))
+        return options
+
+    def _option(
+        self,
+        account: Account,
+        asked: Asked,
+        prospect: Prospect,
+        price_micro_usd: int | None,
+        now_s: float,
+        *,
+        is_warm: bool,
+    ) -> Option:
+        circuit = self.health.circuit(account.name, asked.model)
+        closed_until_s = circuit.closed_until_s(now_s)
+        behind = [share for plan in prospect.plans if (share := plan.behind(now_s)) is not None]
         return Option(
             account.name,
-            wait_s=math.inf if isinstance(outcome, Refused) else self._wait_s(outcome, limits, now_s),
-            cost_s=_cost_s(own, demand.expected),
-            price_micro_usd=demand.expected.micro_usd,
-            behind=min((elapsed - used for elapsed, used in plans), default=0.0),
-            headroom=min((reading.free / _depth(limit) for limit, reading in readings), default=1.0),
-            over_soft_ceiling=any(used > account.soft_ceiling for _elapsed, used in plans),
+            wait_s=prospect.wait_s,
+            cost_s=prospect.cost_s,
+            price_micro_usd=price_micro_usd,
+            behind=min(behind, default=0.0),
+            headroom=prospect.headroom,
+            over_soft_ceiling=any(plan.used > account.soft_ceiling for plan in prospect.plans),
             is_warm=is_warm,
-            closed_until_s=circuit.open_until_s if circuit.state(now_s) == "open" else None,
-            refused=f"it can never serve the call: {outcome.limit.name}" if isinstance(outcome, Refused) else None,
-            failed_before=account.name in avoid,
+            closed_until_s=closed_until_s,
+            refused=prospect.refused,
+            failed_before=account.name in asked.avoid,
+            closed_because=circuit.why or "failures",
+            is_out=circuit.is_out and closed_until_s is not None,
+            is_free=prospect.is_free,
+            is_late=now_s + prospect.wait_s > asked.deadline_s,
         )
 
-    def _wait_s(self, outcome: Admitted | quota.Wait, limits: Sequence[Limit], now_s: float) -> float:
-        if isinstance(outcome, Admitted):
-            return self._waiting_s(limits, None)
-        return max(0.0, outcome.earliest_s - now_s) + self._waiting_s(limits, outcome.limit)
+
+def _waiting(option: Option, wait_s: float, left_s: float) -> Option:
+    """Give an option of which it is known how long the call would wait."""
+    return replace(option, wait_s=wait_s, is_free=False, is_late=wait_s > left_s, refused=None)
 
 
-def _home_of(asked: Asked) -> tuple[str, str]:
-    return asked.scopes.session or "", asked.model
+def _stay(options: Sequence[Option], here: str, opens_s: dict[str, float], now_s: float, late_s: float) -> Stay:
+    """Say until when staying is settled, if nothing changes: until another opens, or has become worth its price.
 
-
-def _plan_share(limit: Window, used: int, resets_ns: int | None, now_s: float) -> tuple[float, float]:
-    """Give which part of a plan window has passed, and which part of it is used; one that is not open has not begun."""
-    assert isinstance(limit.span, OpenedByUse)
-    if resets_ns is None:
-        return 0.0, used / limit.amount
-    left_s = max(0.0, resets_ns / NS_PER_S - now_s)
-    return 1.0 - min(1.0, left_s / limit.span.period_s), used / limit.amount
-
-
-def _cost_s(limits: Sequence[Limit], amounts: Amounts) -> float:
-    costs = ((amounts[limit.place] or 0) * limit.period_s / limit.amount for limit in limits if isinstance(limit, Rate))
-    return max(costs, default=0.0)
-
-
-def _depth(limit: Limit) -> int:
-    return limit.burst if isinstance(limit, Rate) else max(1, limit.amount)
+    Nothing grows dearer where `late_s`, when it becomes too late here, is infinite.
+    """
+    mine = next(option for option in options if option.account == here)
+    again_s = math.inf
+    leaves_room = False
+    for option in options:
+        if option is mine or option.refused is not None or option.is_late:
+            continue
+        if option.closed_until_s is not None and option.closed_until_s > now_s:
+            again_s = min(again_s, option.closed_until_s)
+        elif opens_s[option.account] > now_s:
+            again_s = min(again_s, opens_s[option.account])
+        elif not math.isinf(late_s):
+            if late_s >= now_s:
+                again_s = min(again_s, late_s + SOONEST_AGAIN_S)
+            dearer_s = option.wait_s + option.cost_s + SAME_S - mine.wait_s - mine.cost_s
+            again_s = min(again_s, now_s + dearer_s + SOONEST_AGAIN_S) if dearer_s > 0 else again_s
+        leaves_room = leaves_room or option.is_free
+    return Stay(max(again_s, now_s + SOONEST_AGAIN_S), leaves_room)

@@ -192,9 +192,9 @@ class Question:
         if self.is_drawn:
             asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
         standing = standing_of(call, self.stated, estimate, prices, now_s)
-        if self.is_warm or standing.cold is None:
+        if self.is_warm:
             return asked, standing
-        return asked._replace(expected=standing.cold), self.stated
+        return asked._replace(expected=uncached_of(call, estimate, prices, now_s)), self.stated
 
 
 def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Prices, now_s: float) -> Standing:
@@ -203,6 +203,16 @@ def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Price
         return stated
     cold = _expected(call, estimate.cold_usage, prices, now_s)
     return replace(stated, warm_until_s=estimate.warm_until_s, cold=cold)
+
+
+def likely_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float) -> Amounts:
+    """Give what a call will likely use where its conversation's prompt cache is."""
+    return _expected(call, estimate.likely_usage, prices, now_s)
+
+
+def uncached_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float) -> Amounts:
+    """Give what a call will use where nothing of its prompt is cached."""
+    return _expected(call, estimate.uncached_usage, prices, now_s)
 
 
 def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float) -> Amounts:

@@ -11,25 +11,27 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
 from headgate.core.amounts import Demand
-from headgate.core.errors import CallerError, CallerGoneError, LimitError, ProviderError, StoreError
+from headgate.core.errors import BudgetError, CallerError, CallerGoneError, LimitError, ProviderError, StoreError
 from headgate.core.estimates import Estimator
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Limit
 from headgate.core.model_rules import RuledOut
-from headgate.core.retries import Failure, RetryRule, is_timeout, retry_delay_s
+from headgate.core.retries import Failure, RetryRule, is_of_provider, is_timeout, retry_delay_s
 from headgate.core.scopes import Scopes, fit
 from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Answer, Clock, Cost, LedgerStore, Passage, Prices, Provider, Request
-from headgate.runtime.account_pool import AccountPool, Asked
+from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
-from headgate.runtime.asking import Question, demand_of, estimate_of, held_micro_usd, size_of, standing_of
+from headgate.runtime.asking import held_micro_usd, size_of
 from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning, Sent
+from headgate.runtime.routes import PooledRoute
 from headgate.runtime.settlements import Settlements
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.warming import Turn, Warming
+from headgate.runtime.wishes import Wish, Wishes, row_asking
 
 __all__ = ["Call", "Calls", "Exchange", "Grant"]
 
@@ -71,6 +73,7 @@ class Calls:
         self._chooser = chooser
         self._learning = learning
         self._estimator = estimator or Estimator()
+        self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for)
         self._warming = warming or Warming(clock)
         self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
         self._in_flight: dict[str, Grant] = {}
@@ -115,31 +118,13 @@ class Calls:
         from. With `is_read_here` its answer will be read by `read`, which charges what goes by: less need be held.
         """
         queued_s = self._clock.now_s() if queued_s is None else queued_s
-        came_s, order = came or (queued_s, None)
-        scopes = fit(call.scopes)
-        now_s = self._clock.now_s()
-        estimate = estimate_of(call, self._estimator, now_s)
-        standing = standing_of(call, call.standing, estimate, self._prices, now_s)
-        choice, is_warm = None, True
-        if scopes.account is None:
-            scopes = scopes._replace(account=self._pool.only(call.dialect, call.model))
-        if scopes.account is None:
-            expected = demand_of(call, estimate, self._prices, now_s, None)
-            choice, is_warm = self._pool.choose(Asked(call.dialect, call.model, scopes, expected, standing), avoid)
-            scopes = scopes._replace(account=choice.account)
-        limits = self._limits_for(scopes, call.model)
-        is_drawn = is_read_here and call.is_streamed and call.dialect == "anthropic"
-        ask = Question(call, self._estimator, self._prices, call.standing, is_warm, is_drawn).ask
-        asked, standing = ask(now_s, limits, estimate)
         attempt_id = f"{call.id}.{attempt}"
         if attempt_id in self._taken:
             raise CallerError(f"call {call.id} is on its way already; make a new Call for each one")
-        deadline_s = came_s + call.max_wait_s
-        usage = Usage(estimate.input_tokens, output_tokens=estimate.output_tokens, reported=False)
-        row = self._row(call, attempt, scopes, queued_s, usage, asked, limits)
-        ticket = Ticket(attempt_id, limits, asked, scopes, call.model, came_s, deadline_s, standing, ask, order)
-        grant, begun = await self._granted(call, ticket, row)
-        grant.choice = choice
+        wish = self._wishes.wish(call, attempt_id, queued_s, came or (queued_s, None), is_read_here=is_read_here)
+        account = wish.scopes.account or self._pool.only(call.dialect, call.model)
+        route = None if account is not None else self._wishes.route(wish, frozenset(avoid))
+        grant, begun = await self._granted(wish, attempt, account, route)
         if not begun:
             try:
                 await self._begin(grant)
@@ -193,15 +178,6 @@ class Calls:
         if is_timeout(error.failure):
             self._learning.troubled(_sent(grant))
 
-    async def wait_between(self, call: Call, avoid: Collection[str], delay_s: float) -> float:
-        """Wait before another attempt, unless another account can serve it: that need not wait for this to recover.
-
-        Give the time from which that attempt waits.
-        """
-        if not self._pool.has_another(avoid, call.dialect, call.model):
-            await asyncio.sleep(delay_s)
-        return self._clock.now_s()
-
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """Iterate over an answer's body; what it tells on the way is charged then."""
         grant, answer = exchange.grant, exchange.answer
@@ -215,7 +191,7 @@ class Calls:
 
     async def keep_unkept(self) -> int:
         """Try again to record, and to give back, what could not be; give how many are left."""
-        return await self._settlements.keep_unkept() + await self._admission.give_back_again()
+        return await self._settlements.keep_unkept() + await self._admission.giving_back.again()
 
     async def close(self) -> None:
         """Wait until everything that was admitted is settled and recorded."""
@@ -293,15 +269,24 @@ class Calls:
             own_wait_s = await self._learning.refused(sent, answer, failure)
         elif failure.kind == "overloaded":
             self._learning.troubled(sent)
-        delay_s = self._delay_s(grant, failure, attempt, deadline_s)
-        return None if delay_s is None else max(delay_s, own_wait_s)
+        return self._delay_s(grant, failure, attempt, deadline_s, own_wait_s)
 
-    def _delay_s(self, grant: Grant, failure: Failure, attempt: int, deadline_s: float) -> float | None:
+    def _fails_over(self, grant: Grant, failure: Failure, attempt: int) -> bool:
+        """Whether another account can serve what failed here: it need not wait for this one, nor spend its retries."""
+        if grant.route is None or attempt >= self.retries.attempts or not is_of_provider(failure):
+            return False
+        return grant.route.leads_on(grant.account)
+
+    def _delay_s(
+        self, grant: Grant, failure: Failure, attempt: int, deadline_s: float, own_wait_s: float = 0.0
+    ) -> float | None:
+        if self._fails_over(grant, failure, attempt):
+            return 0.0
         left_s = deadline_s - self._clock.now_s()
         delay_s = retry_delay_s(self.retries, failure, attempt, left_s, self._chooser.random())
-        if delay_s is None or failure.kind == "limited" or self._learning.may_retry(grant.account):
-            return delay_s
-        return None
+        if delay_s is None or (failure.kind != "limited" and not self._learning.may_retry(grant.account)):
+            return None
+        return max(delay_s, own_wait_s)
 
     def ended(self, grant: Grant, answer: Answer) -> None:
         """Take up what an answer told in all."""
@@ -316,39 +301,60 @@ class Calls:
         elif seen is not None:
             grant.settle(seen)
 
-    async def _granted(self, call: Call, ticket: Ticket, row: Attempt) -> tuple[Grant, bool]:
+    async def _granted(
+        self, wish: Wish, attempt: int, account: str | None, route: PooledRoute | None
+    ) -> tuple[Grant, bool]:
         """Admit a call when it is its turn; give its grant, and whether its row was begun.
 
         Without a hold the turn is another's.
         """
-        turn = None
-        self._taken.add(row.id)
+        call, row, turn = wish.call, None, None
+        self._taken.add(wish.attempt)
+        usage = Usage(wish.estimate.input_tokens, output_tokens=wish.estimate.output_tokens, reported=False)
         try:
+            ticket = self._wishes.ticket(wish, account or "") if route is None else await route.begin()
+            row = self._row(call, attempt, ticket.scopes, wish.queued_s, usage, ticket.asked, ticket.limits)
             turn = await self._turn(call, ticket)
-            limits, asked, begun = await self._held(ticket, row)
+            ticket, row, begun = await self._held_somewhere(ticket, row, route)
         except BaseException as error:
-            self._taken.discard(row.id)
+            self._taken.discard(wish.attempt)
             if turn is not None:
                 turn.ended()
-            if isinstance(error, LimitError):
-                unheld = replace(row, usage=NO_USAGE, held_micro_usd=None, cost_micro_usd=0)
+            if route is not None:
+                route.gave_up()
+            if isinstance(error, LimitError) and row is not None:
+                scopes = row.scopes if route is None else route.bound_for
+                unheld = replace(row, scopes=scopes, usage=NO_USAGE, held_micro_usd=None, cost_micro_usd=0)
                 await self._note_refused(unheld, error.limit)
             raise
-        if not begun:  # it has waited, and may ask for something else by now
-            held, expected = held_micro_usd(limits, asked), asked.expected.micro_usd
-            row = replace(row, admitted_s=self._clock.now_s(), held_micro_usd=held, cost_micro_usd=expected)
+        if not begun:  # it has waited, and may ask for something else by now, or elsewhere
+            row = replace(row_asking(row, ticket), admitted_s=self._clock.now_s())
         if turn is not None:
-            turn.went()
-        grant = Grant(row, limits, asked, call.dialect)
-        grant.turn = turn
+            turn = turn.went_to(ticket.scopes.account or "")
+        grant = Grant(row, ticket.limits, ticket.asked, call.dialect)
+        grant.route, grant.turn = route, turn
         grant.effort = call.ruled.effort if call.ruled is not None else None
         return grant, begun
 
-    async def _held(self, ticket: Ticket, row: Attempt) -> tuple[tuple[Limit, ...], Demand, bool]:
+    async def _held_somewhere(
+        self, ticket: Ticket, row: Attempt, route: PooledRoute | None
+    ) -> tuple[Ticket, Attempt, bool]:
+        """Admit a call, at another account where the chosen one can never serve it: what was seen of it is past."""
+        for _ in range(MOST_ANEW):
+            try:
+                return await self._held(ticket, row)
+            except BudgetError:
+                again = ticket if route is None else await route.begin()
+                if again.scopes.account == ticket.scopes.account:
+                    raise
+                ticket, row = again, row_asking(row, again)
+        return await self._held(ticket, row)
+
+    async def _held(self, ticket: Ticket, row: Attempt) -> tuple[Ticket, Attempt, bool]:
         """Admit under the limits that are met when it goes: some may be new since it waits, learned or configured.
 
-        Give them, what it asked by then, and whether the row was begun with the hold, in one transaction, as it is
-        where a call goes at once.
+        Give the ticket with which it was, its row, and whether that was begun with the hold, in one transaction, as it
+        is where a call goes at once.
         """
         is_begun = is_over = False
 
@@ -361,25 +367,25 @@ class Calls:
             return self._ledger.begin(row, is_to_begin)
 
         try:
-            asked, begun = await self._admission.admit(ticket, begin)
+            ticket, begun = await self._admission.admit(ticket, begin)
             for _ in range(MOST_ANEW):
                 if self._meets_no_more(ticket):
                     break
                 await asyncio.shield(
-                    self._settlements.go_on(self._admission.give_back(ticket), f"back {ticket.attempt}")
+                    self._settlements.go_on(self._admission.giving_back.now(ticket), f"back {ticket.attempt}")
                 )
                 limits = self._limits_for(ticket.scopes, ticket.model)
                 if ticket.again is not None:  # a budget of money holds a bound, and there may have been none
                     asked, standing = ticket.again(self._clock.now_s(), limits)
                     ticket = replace(ticket, asked=asked, standing=standing)
                 ticket = replace(ticket, limits=limits)
-                asked, _ = await self._admission.admit(ticket)
+                ticket, _ = await self._admission.admit(ticket)
         except BaseException:
             is_over = True
             if is_begun:
                 self._settlements.go_on(self._unbegin(row), f"unbegin {row.id}")
             raise
-        return ticket.limits, asked, begun
+        return ticket, row, begun
 
     def _meets_no_more(self, ticket: Ticket) -> bool:
         """Whether a call meets no limit that it did not meet when its ticket was made."""
@@ -424,7 +430,10 @@ class Calls:
             streamed_s = None
             if call.is_streamed and row.first_byte_s is not None and row.done_s is not None:
                 streamed_s = row.done_s - row.first_byte_s
-            self._estimator.observe(size_of(call), row.usage, row.admitted_s, streamed_s=streamed_s)
+            left_cache = grant.route is not None and grant.route.left_cache
+            self._estimator.observe(
+                size_of(call), row.usage, row.admitted_s, streamed_s=streamed_s, left_cache=left_cache
+            )
         await self._settlements.settle(grant)
 
     def _settled(self, grant: Grant) -> None:

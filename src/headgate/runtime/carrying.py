@@ -4,6 +4,7 @@ One rule: whoever has entered leaves once, however the block ends. What is done 
 They are classes because a generator's context manager costs three times as much, and every call goes through here.
 """
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -61,7 +62,8 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
         """Make one attempt after the other, until one has an answer to be read."""
         calls, call = self._calls, self._call
         came = calls.come()
-        queued_s, deadline_s = came[0], came[0] + call.max_wait_s
+        queued_s: float | None = came[0]
+        deadline_s = came[0] + call.max_wait_s
         attempt, waited_s = 1, 0.0
         avoid: list[str] = []
         while True:
@@ -84,7 +86,9 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
             await calls.leave(call, grant, None)
             if grant.account not in avoid:
                 avoid.append(grant.account)
-            queued_s = await calls.wait_between(call, avoid, sent)
+            if sent:
+                await asyncio.sleep(sent)
+            queued_s = None  # it waits from now
             attempt += 1
 
     async def __aexit__(

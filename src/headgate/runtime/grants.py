@@ -20,6 +20,7 @@ from headgate.core.usage import Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
 from headgate.runtime.learning import Pool
+from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.warming import Turn
 
@@ -83,7 +84,7 @@ class Grant:
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.early: EarlyCharges | None = None
-        self.choice: Choice | None = None
+        self.route: PooledRoute | None = None
         self.pool: Pool | None = None
         self.passage: Passage | None = None
         self.turn: Turn | None = None
@@ -95,6 +96,11 @@ class Grant:
         self.first_byte_s: float | None = None
         self.effort: Effort | None = None
         """The effort of reasoning to ask for, where a model rule lowered it."""
+
+    @property
+    def choice(self) -> Choice | None:
+        """Why its account was chosen, where several could have served it."""
+        return self.route.choice if self.route is not None else None
 
     @property
     def model(self) -> str:

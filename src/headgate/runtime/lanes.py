@@ -8,8 +8,10 @@ Who has a planned reservation stands in its lane as everybody does, and beside t
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.choosing import POLICIES
@@ -51,6 +53,11 @@ class Ticket:
     standing: Standing = ORDINARY
     again: Again | None = field(default=None, repr=False, compare=False)
     order: int | None = None
+    route: "Route | None" = field(default=None, repr=False, compare=False)
+
+    def asking(self, asked: Demand) -> "Ticket":
+        """Give it with what it asks by now."""
+        return self if asked is self.asked else replace(self, asked=asked)
 
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now: more of what is scarce once its prompt cache has died while it waited."""
@@ -58,6 +65,50 @@ class Ticket:
         if cold is None or warm_until_s is None or now_s < warm_until_s:
             return self.asked
         return self.asked._replace(expected=cold)
+
+
+class Elsewhere(NamedTuple):
+    """Where a waiting call should be tried instead: a ticket of the same attempt, or None where it stays for now.
+
+    Asking again is worth it at `again_s` (infinite: only when something changes). With `leaves_room` another account
+    has room that this call passes up, so those behind it are worth asking.
+    """
+
+    ticket: Ticket | None
+    again_s: float
+    leaves_room: bool = False
+
+
+class Route(Protocol):
+    """The ways of an attempt that several accounts could serve."""
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The accounts that it may go to, as scopes: when one of them gets room, it is worth asking."""
+        ...
+
+    async def elsewhere(
+        self, here: Ticket, wait: Wait, ahead_s: float, told: tuple[str | None, Wait] | None
+    ) -> Elsewhere:
+        """Say whether it should go elsewhere: here its lane's first has to `wait`, and `ahead_s` goes before it then.
+
+        `told` is what the store has just said of an account.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        ...
+
+    def took(self, there: Ticket) -> None:
+        """Hear that it went there, to wait or for good."""
+        ...
+
+
+class Queued(NamedTuple):
+    """Calls that wait for a limit: in how many seconds the first goes, and the seconds of the limit that all take."""
+
+    first_s: float
+    cost_s: float
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +125,7 @@ class Waiting:
     lane: "Lane | None" = None
     place: Waiter | None = None
     plans: frozenset[str] = frozenset()
+    moves: int = 0
     estimated_s: float = -math.inf
 
     def asked_at(self, now_s: float) -> Demand:
@@ -110,6 +162,8 @@ class Lane:
         self.line = Line(POLICIES[scheduling.policy_of(limit.scope, limit.models or "*")]())
         self.uniform = True
         self.waiting_cost_s = 0.0
+        self.elsewhere: Counter[str] = Counter()
+        """How many of its calls may go to an account, by its scope."""
         self._scheduling = scheduling
         self._held = held
         self._has_rate = False
@@ -151,6 +205,8 @@ class Lane:
         self._waiting[waiting.order] = waiting
         self.line.add(waiting.place)
         self.waiting_cost_s += waiting.place.cost_s
+        if waiting.ticket.route is not None:
+            self.elsewhere.update(waiting.ticket.route.scopes)
         self._join_plans(waiting)
         for limit in waiting.ticket.limits:
             if limit.scope == self.scope and limit.models == self.models:
@@ -167,7 +223,7 @@ class Lane:
         if self._waiting.pop(waiting.order, None) is not None and waiting.place is not None:
             self.line.remove(waiting.place)
             self._leave_plans(waiting)
-            self._gone(waiting.place)
+            self._gone(waiting, waiting.place)
 
     def waiting_s(self, unknown_hold_s: float | None) -> float | None:
         """Give the seconds of the lane's scarcest rate or slots that those who wait take; None: nobody knows.
@@ -204,12 +260,11 @@ class Lane:
     def admitted(self, ticket: Ticket, order: int, now_s: float) -> tuple[Waiter, float]:
         """Charge an admission, of a call that waits here or of one that went at once; give what `settled` needs."""
         waiting = self._waiting.pop(order, None)
-        place = waiting.place if waiting is not None else None
-        if place is None:
+        if waiting is None or waiting.place is None:
             place = self.place_of(ticket, order)
         else:
-            self._gone(place)
-        if waiting is not None:
+            place = waiting.place
+            self._gone(waiting, place)
             self._leave_plans(waiting, now_s)
         return place, self.line.admitted(place, now_s)
 
@@ -290,8 +345,10 @@ class Lane:
             if not len(line):
                 del self._of_plans[plan_id]
 
-    def _gone(self, place: Waiter) -> None:
+    def _gone(self, waiting: Waiting, place: Waiter) -> None:
         self.waiting_cost_s = self.waiting_cost_s - place.cost_s if self._waiting else 0.0
+        if waiting.ticket.route is not None:
+            self.elsewhere -= Counter(waiting.ticket.route.scopes)  # drops what is 0
 
 
 def _units(limit: Limit, asked: Demand) -> int | None:

@@ -21,6 +21,7 @@ from headgate.core.notices import Notices, RateNotice
 from headgate.core.retries import Failure, RetryBudget
 from headgate.ports import Answer, Clock, LevelStore, Record
 from headgate.runtime.learned import PLAN, SLOTS, LearnedLimits
+from headgate.runtime.plan_shares import PlanShares
 from headgate.runtime.plan_windows import PlanWindows
 from headgate.runtime.rules import Rules
 
@@ -111,6 +112,7 @@ class Learning:
         self._seen = seen
         self._nudge = nudge
         self._plan_windows = PlanWindows(store, clock, nudge)
+        self.plan_shares = PlanShares(clock)
         self._overage = {account.name for account in accounts if account.overage}
         self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
         self._budgets: dict[str, RetryBudget] = {}
@@ -154,6 +156,7 @@ class Learning:
         told = adaptive.told_rates(notices, now_s) if notices.rates else {}
         found = [self._told(sent, notice, now_s) for notice in told.values()]
         if notices.plans:
+            self.plan_shares.hear(pool.account, pool.name, notices.plans)
             self._close_plans(sent, notices, now_s)
         if not pool.tells:
             self._grow(pool, now_s)

@@ -7,13 +7,12 @@ and does the housekeeping that keeps leases alive and cleans up after processes 
 import asyncio
 import logging
 import random
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from headgate.core.accounts import Account
-from headgate.core.errors import HeadgateError, RuledOutError, UnknownModelError
+from headgate.core.errors import HeadgateError, RuledOutError
 from headgate.core.estimates import Estimator
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
@@ -23,8 +22,8 @@ from headgate.core.planning import Denied, Plan, Planned, Wanted
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule, Scopes
-from headgate.core.set_aside import NO_PLANS, Closure, Plans
-from headgate.core.usage import Dialect, Usage
+from headgate.core.set_aside import Closure
+from headgate.core.usage import Usage
 from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
@@ -32,6 +31,7 @@ from headgate.runtime.calls import Call, Calls, Exchange, Grant
 from headgate.runtime.feed import Feed
 from headgate.runtime.forecasting import Forecasting
 from headgate.runtime.forgetting import forget_idle
+from headgate.runtime.health import Health
 from headgate.runtime.keys import Keys, in_force
 from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
@@ -39,9 +39,11 @@ from headgate.runtime.model_choice import ModelChoosing
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
 from headgate.runtime.orders import Orders, bring_rates_up_to_date
 from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
+from headgate.runtime.recalling import Recalling
 from headgate.runtime.recovery import Recovered, Recovery, Settled
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
+from headgate.runtime.sight import Sight
 from headgate.runtime.telling import ruled_out_in_words
 from headgate.runtime.warming import Warming
 
@@ -49,12 +51,6 @@ log = logging.getLogger("headgate")
 
 LEASE_S = 120.0
 """How long a hold may go without a sign of life. A living process renews at a third of it."""
-
-MOST_RECALLED = 1_000
-"""Rows of the ledger that a start learns from, read in a thread in 20 ms; an estimator keeps 500 for each model."""
-
-MOST_LONGEST_RECALLED = 10_000
-"""Rows that are read where a limit holds what is likely, in 0.2 s: that needs 999 outputs of a model."""
 
 FORGET_EVERY_S = 3_600.0
 """How often the levels that say nothing any more are looked for."""
@@ -112,6 +108,7 @@ class Manager:
             met=self._rules.met,
             planned=self._planned,
             maintenance=self._maintenance,
+            watches=len(self.accounts) > 1,
         )
         self._admission = Admission(
             parts.levels, self._reservations, parts.clock, scheduling=parts.scheduling, feed=self.feed
@@ -124,15 +121,22 @@ class Manager:
             nudge=self._admission.nudge,
             accounts=parts.accounts,
         )
-        self.pool = AccountPool(
-            parts.accounts,
-            self._rules.limits_for,
-            self._reservations.seen,
-            self._admission.waiting_s,
-            parts.clock,
-            self._plans_for,
+        sight = Sight(
+            reservations=self._reservations,
+            rules=self._rules,
+            planned=self._planned,
+            maintenance=self._maintenance,
+            lanes=self._admission.lanes,
+            shares=self._learning.plan_shares,
+            clock=parts.clock,
         )
+        self._admission.on_changed = sight.forget
+        health = Health(parts.clock)
+        health.on_news = self._admission.moves.look_at
+        self.pool = AccountPool(parts.accounts, sight, health, parts.clock)
+        self.plan_shares = self._learning.plan_shares
         self._estimator = Estimator()
+        self._recalling = Recalling(parts.ledger, self._estimator, self._rules)
         self._warming = Warming(parts.clock)
         self._calls = Calls(
             admission=self._admission,
@@ -158,7 +162,7 @@ class Manager:
             planned=self._planned,
             maintenance=self._maintenance,
             pool=self.pool,
-            waiting_s=self._admission.known_waiting_s,
+            waiting_s=self._admission.lanes.known_waiting_s,
             prices=parts.prices,
             estimator=self._estimator,
             clock=parts.clock,
@@ -190,7 +194,7 @@ class Manager:
     async def start(self) -> Recovered:
         """Clean up after processes that died, and begin the housekeeping."""
         await self.know_keys()
-        await self._see_likely()
+        await self._try(self._recalling.see_likely)
         await self._planned.refresh()
         await self._learning.take_up()
         recovered = await self._recovery.sweep()
@@ -203,7 +207,7 @@ class Manager:
             "learn": self._repeat(self._learning.refresh, REFRESH_EVERY_S, after_s=REFRESH_EVERY_S),
             "forget": self._repeat(self._forget, FORGET_EVERY_S),
             "watch limits": self._limit_news.watch(),
-            "recall": self._try(self._recall),
+            "recall": self._try(self._recalling.recall),
             "forecast": self._try(self._learn_to_forecast),
         }
         self._housekeeping = [asyncio.create_task(each, name=f"housekeeping: {name}") for name, each in work.items()]
@@ -243,17 +247,6 @@ class Manager:
         """Iterate over the body of an answer."""
         return self._calls.read(exchange)
 
-    def account_for(self, dialect: Dialect) -> Account:
-        """Give the account for a question that names no model.
-
-        Raises:
-            UnknownModelError: none speaks the dialect.
-        """
-        for account in self.accounts:
-            if account.dialect == dialect:
-                return account
-        raise UnknownModelError(f"no account that speaks the {dialect} dialect is configured")
-
     def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> int | None:
         """Price what an attempt used, in micro-dollars; None where no price is known."""
         return self._calls.cost(grant, usage, model_served).micro_usd
@@ -274,7 +267,7 @@ class Manager:
             limited = key if key.parent is None else await self.keys.parent_of(key) or key
             if self._ruled.get(limited.id) != limited:
                 self._rule(limited)
-                await self._see_likely()
+                await self._try(self._recalling.see_likely)
         return key
 
     async def needs_key(self) -> bool:
@@ -405,12 +398,6 @@ class Manager:
         async with self._calls.admit(call.as_ruled(await self.model_for(call))) as grant:
             yield grant
 
-    def _plans_for(self, limits: Sequence[Limit], scopes: Scopes, model: str) -> Plans:
-        if not self._planned.standing and not self._maintenance.rules:
-            return NO_PLANS
-        path = scopes.path()
-        return self._planned.met(limits, path, self._maintenance.met(path, model))
-
     def _rule(self, key: HashedKey) -> None:
         if key.fleet:  # they are many, and limited by run and agent
             return
@@ -431,29 +418,6 @@ class Manager:
 
     async def _forget(self) -> None:
         await forget_idle(self._levels, self._rules, self.clock)
-
-    async def _recall(self) -> None:
-        """Learn from the ledger how long answers are: a new estimator would hold too much until it has seen some."""
-        for model, tokens in (await self._outputs(MOST_RECALLED)).items():
-            self._estimator.recall(model, tokens)
-
-    async def _see_likely(self) -> None:
-        """Learn what is likely from the first limit on that holds it; before its calls, which would hold bounds."""
-        if self._rules.hold_likely and not self._estimator.keeps_longest:
-            self._estimator.keep_longest()
-            await self._try(self._recall_longest)
-
-    async def _recall_longest(self) -> None:
-        for model, tokens in (await self._outputs(MOST_LONGEST_RECALLED)).items():
-            self._estimator.recall_longest(model, tokens)
-
-    async def _outputs(self, most: int) -> dict[str, list[int]]:
-        """Give the outputs of each model in the newest rows of the ledger, oldest first."""
-        outputs: defaultdict[str, list[int]] = defaultdict(list)
-        for row in await self._ledger.attempts(None, most):
-            if row.state == "done" and row.usage.reported and row.usage.output_tokens:
-                outputs[row.model].append(row.usage.output_tokens)
-        return outputs
 
     async def _learn_to_forecast(self) -> None:
         """Read what windows used in the past weeks: who asks first need not wait for that."""

@@ -138,7 +138,7 @@ class Monitor:
         return views
 
     def _reason(self, waiting: Waiting) -> str:
-        place = self._admission.reason(waiting)
+        place = self._admission.lanes.reason(waiting)
         limit = waiting.wait.limit
         return f"{describe(limit)}; {place}" if isinstance(limit, Closure) else place
 

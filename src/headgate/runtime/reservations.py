@@ -6,7 +6,7 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -70,12 +70,13 @@ class Reservations:
         met: AsNow | None = None,
         planned: PlannedReservations | None = None,
         maintenance: Maintenance | None = None,
+        watches: bool = False,
     ) -> None:
         """Let a reservation expire `lease_s` after it was taken or renewed.
 
         `in_force` gives limits as they are now, for what is held of them: they may have changed while a call was on its
         way. `met` gives them as a call meets them that waited. With it, `seen` has the levels as the last admissions
-        here left them.
+        here left them; who `watches` sees what other transactions here find too.
         """
         self._store = store
         self._planned = planned or PlannedReservations(store, clock)
@@ -86,6 +87,7 @@ class Reservations:
         self._lease_s = lease_s
         self._in_force: AsNow = in_force or _unchanged
         self._met = met
+        self._watches = watches
         self.seen: dict[str, Level] = {}
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
@@ -133,7 +135,9 @@ class Reservations:
             ],
             lease_s=self._lease_s,
             reads=(CLAIMS,),
-            mind=lambda records, outcome: self._mind_claims(records, outcome, call.limits, asked, came_s, claim_of),
+            mind=lambda records, outcome: self._mind_claims(
+                records, outcome, call.limits, asked, came_s, claim_of, looks=self._watches
+            ),
         )
         if isinstance(held, Admitted) and self._met is not None:
             self._see(held.levels)
@@ -203,6 +207,8 @@ class Reservations:
             if taking is not None:
                 taking.is_admitted = type(outcome) is Admitted
             if type(outcome) is not Admitted:
+                if self._watches:
+                    self._look(records, map(_name_of, limits))
                 return changes, outcome
             levels, reservation = outcome
             if met is not None:
@@ -220,12 +226,16 @@ class Reservations:
         asked: Demand,
         came_s: float,
         claim_of: str | None,
+        *,
+        looks: bool = False,
     ) -> tuple[Outcome, Mapping[str, Record | None]]:
         """Let a call go behind the heads of other processes that came before it; say or take back its own claim.
 
         What is reserved for it nobody else can claim; and one that waits for a reservation or maintenance to end claims
         nothing, since it needs nothing until then.
         """
+        if looks and not isinstance(outcome, Admitted):
+            self._look(records, map(_name_of, limits))
         if claim_of is None and CLAIMS not in records:
             return outcome, _UNCHANGED
         now_s = self._clock.now_s()
@@ -241,6 +251,15 @@ class Reservations:
             return outcome, _UNCHANGED if said is None else {CLAIMS: said}
         left = claims.without(known, self._owner, claim_of)
         return outcome, _UNCHANGED if left == known else {CLAIMS: left or None}
+
+    async def look(self, names: Sequence[str]) -> None:
+        """See levels as they are in the store."""
+
+        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], None]:
+            self._look(records, names)
+            return _UNCHANGED, None
+
+        await self._store.transact(names, step)
 
     def settle(
         self, attempt: str, limits: Sequence[Limit], actual: Amounts, dimensions: Collection[Dimension] | None = None
@@ -261,6 +280,8 @@ class Reservations:
             if record is None:
                 return _UNCHANGED, False
             changed, rest = quota.settle(limits, records, record, actual, now_s, dimensions)  # type: ignore[arg-type]  # as taken
+            if self._watches:
+                self._see(changed)
             changed[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
             return changed, True
 
@@ -346,6 +367,14 @@ class Reservations:
             self.seen.clear()
         self.seen.update(levels)
 
+    def _look(self, records: Mapping[str, Record], names: Iterable[str]) -> None:
+        for name in names:
+            level = records.get(name)
+            if level is None:
+                self.seen.pop(name, None)
+            else:
+                self.seen[name] = level
+
     async def _change_of_another(
         self,
         hold_name: str,
@@ -369,6 +398,8 @@ class Reservations:
             if record is None:
                 return _UNCHANGED, False
             levels, rest = change(records, Reservation(*record))
+            if self._watches:
+                self._see(levels)
             return {**levels, hold_name: rest}, True
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)

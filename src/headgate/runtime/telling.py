@@ -6,10 +6,10 @@ One rule: the limit that binds, how much it is, and the way out; never a promise
 from datetime import UTC
 
 from headgate.core.errors import BudgetError, DeadlineError, UnpricedError
-from headgate.core.estimates import RARE_SAMPLES
 from headgate.core.limits import Limit, Rate, Rolling, Window
 from headgate.core.model_rules import RuledOut
 from headgate.core.planning import amount_in_words
+from headgate.core.quantiles import RARE_SAMPLES
 from headgate.core.quota import Refused, Wait
 from headgate.core.set_aside import Closure
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
@@ -40,6 +40,21 @@ def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> Deadli
         limit=wait.limit.name,
         retry_after_s=retry_after_s,
     )
+
+
+def late_for(ticket: Ticket, wait: Wait, now_s: float) -> DeadlineError | None:
+    """Say when a call could go that cannot before its deadline, or not while maintenance refuses it."""
+    closed = isinstance(wait.limit, Closure) and wait.limit.refuses
+    return too_late(ticket, wait, now_s) if wait.earliest_s > ticket.deadline_s or closed else None
+
+
+def too_late_in_lane(waiting: Waiting, now_s: float) -> DeadlineError:
+    """Give the error of a call whose deadline has come while it waited."""
+    lane = waiting.lane
+    first = lane.head(now_s) if lane is not None else None
+    wait = waiting.wait if first is None else first.wait
+    ahead = 0 if lane is None or first is waiting else sum(1 for other in lane if other.order < waiting.order)
+    return too_late(waiting.ticket, wait, now_s, ahead)
 
 
 def late_behind(lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:

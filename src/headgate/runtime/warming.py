@@ -28,9 +28,16 @@ class Turn:
         self._lasts_s = lasts_s
         self._ended = False
 
-    def went(self) -> None:
-        """Say that it was admitted, and is sent."""
-        self._warming.went(self._account, self._marks, self._led, self._lasts_s)
+    def went_to(self, account: str) -> "Turn":
+        """Say that it was admitted, and is sent; gives its turn there, if it went to another account than was thought.
+
+        There it waits for nobody any more.
+        """
+        if account != self._account:
+            self.ended()
+            return self._warming.begin(account, self._marks, self._lasts_s).went_to(account)
+        self._warming.went(account, self._marks, self._led, self._lasts_s)
+        return self
 
     def answered(self) -> None:
         """Say that the first byte of its answer is here; later words say nothing."""
@@ -66,8 +73,12 @@ class Warming:
             if left_s <= 0 or self._stopped or self._waiting >= MOST_WAITING:
                 break
             await self._wait(place, left_s)
-        lasts_s = MOST_WARM_UP_S if is_streamed else UNSEEN_WARM_UP_S
-        led = self._prefixes.began(account, marks, now_s(), now_s() + lasts_s)
+        return self.begin(account, marks, MOST_WARM_UP_S if is_streamed else UNSEEN_WARM_UP_S)
+
+    def begin(self, account: str, marks: Sequence[Mark], lasts_s: float) -> Turn:
+        """Go at once, first for those prefixes that nobody goes first for."""
+        now_s = asyncio.get_running_loop().time()
+        led = self._prefixes.began(account, marks, now_s, now_s + lasts_s)
         return Turn(self, account, marks, led, lasts_s)
 
     def went(self, account: str, marks: Sequence[Mark], led: Sequence[Place], lasts_s: float) -> None:

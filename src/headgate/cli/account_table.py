@@ -1,0 +1,136 @@
+"""`headgate accounts`: how each account is, what it has left, and why the last calls went where they went.
+
+One rule: it asks the gateway that runs, which alone knows health and choices; where none answers it reads the store and
+says what it could not know. It changes nothing.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from headgate.adapters.config import Config
+from headgate.adapters.providers.http import HttpClient, Timeouts, parse_url
+from headgate.cli.questions import ask, print_json
+from headgate.cli.tables import print_table
+from headgate.cli.wording import limit_text, per_text, share_text
+from headgate.compose import read_config
+from headgate.core.errors import CallerError, ProviderError
+from headgate.gateway.accounts import ACCOUNTS_PATH, accounts_json
+from headgate.runtime.manager import Manager
+
+_TIMEOUTS = Timeouts(pool_s=2.0, connect_s=2.0, first_byte_s=10.0, idle_s=10.0)
+_MOST_ANSWER_BYTES = 16 * 1024 * 1024
+_OK = 200
+MOST_CHOICES = 10
+
+
+def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: bool) -> None:
+    """Print the accounts as the gateway at `gateway` (or the configured address) knows them, or as the store does.
+
+    Raises:
+        CallerError: the gateway that was named does not answer.
+    """
+    config = read_config(config_path, credentials=False)
+    told, why_not = asyncio.run(_ask_gateway(gateway or _address(config), config))
+    if told is not None and gateway is None and not _is_ours(told, config):
+        told, why_not = None, f"the gateway at {_address(config)} has other accounts"
+    if told is None and gateway is not None:
+        raise CallerError(f"--gateway {gateway}: {why_not}")
+    if told is None:
+
+        async def read(manager: Manager, _config: Config) -> dict[str, Any]:
+            return await accounts_json(manager, lives=False)
+
+        told = ask(config_path, read)
+        print(f"headgate: health and choices are not known: {why_not}", file=sys.stderr)  # noqa: T201 - beside the answer
+    if as_json:
+        print_json(told)
+    else:
+        _show(told)
+
+
+async def _ask_gateway(url: str, config: Config) -> tuple[dict[str, Any] | None, str]:
+    """Give what a gateway says, or why it says nothing."""
+    try:
+        origin, _ = parse_url(url)
+    except ValueError as error:
+        raise CallerError(f"--gateway: {error}") from error
+    token = config.server.admin_token.reveal() if config.server.admin_token is not None else None
+    key = os.environ.get("HEADGATE_KEY") or token
+    headers = [] if key is None else [(b"x-api-key", key.encode())]
+    client = HttpClient()
+    try:
+        path = ACCOUNTS_PATH.encode()
+        async with client.send("GET", origin, path, headers=headers, timeouts=_TIMEOUTS) as reply:
+            status, body = reply.status, await reply.read(_MOST_ANSWER_BYTES)
+    except ProviderError as error:
+        return None, f"no gateway answers: {error}"
+    finally:
+        await client.close()
+    try:
+        shape = json.loads(body)
+    except ValueError:
+        shape = None
+    if status != _OK or not isinstance(shape, dict) or "accounts" not in shape:
+        return None, f"{url} answered {status}; put its admin token or a key into HEADGATE_KEY, or is it a Headgate?"
+    return shape, ""
+
+
+def _address(config: Config) -> str:
+    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
+    return f"http://{host}:{config.server.port}"
+
+
+def _is_ours(told: dict[str, Any], config: Config) -> bool:
+    return [each["account"] for each in told["accounts"]] == [each.account.name for each in config.accounts]
+
+
+def _show(told: dict[str, Any]) -> None:
+    columns = ["account", "serves", "scarcest", "health", "free", "in flight", "last hour", "failed", "plan"]
+    rows = []
+    for each in told["accounts"]:
+        scarcest = each["headroom"][0] if each["headroom"] else None
+        rows.append(
+            [
+                f"{each['account']} ({each['provider']})",
+                ", ".join(each["models"]),
+                "-" if scarcest is None else _limit(scarcest),
+                each["health"] or "?",
+                "-" if scarcest is None else share_text(scarcest["free_share"]),
+                f"{each['in_flight']:,}",
+                f"{each['lately']['requests']:,}",
+                f"{each['lately']['failed']:,}",
+                _plan_text(each["plans"]),
+            ]
+        )
+    print_table(columns, rows, names=3)
+    for each in told["accounts"]:
+        if each["why"] is not None:
+            _say(f"{each['account']}: {each['why']}")
+    for choice in (told["choices"] or [])[:MOST_CHOICES]:
+        others = "; ".join(f"not {other['account']}: {other['why']}" for other in choice["others"])
+        left = "" if choice["left"] is None else f" (it waited for {choice['left']})"
+        _say(f"{choice['at'][11:19]} {choice['model']} -> {choice['account']}{left}: {choice['why']}; {others}")
+
+
+def _limit(row: dict[str, Any]) -> str:
+    scope = str(row["limit"]).split(" ", 1)[0]
+    return limit_text(scope, row["models"], row["dimension"]).removeprefix(f"{scope} ") + per_text(row["per"])
+
+
+def _plan_text(plans: list[dict[str, Any]]) -> str:
+    """Say of the plan window that is the furthest ahead of its line where it stands."""
+    known = [each for each in plans if each["behind"] is not None]
+    if not known:
+        return "-" if not plans else f"{share_text(max(each['used'] for each in plans))} used"
+    worst = min(known, key=lambda each: each["behind"])
+    where = "behind" if worst["behind"] >= 0 else "ahead of"
+    window = per_text(f"plan-{worst['period_s']}s").removeprefix("/")
+    return f"{window}: {share_text(worst['used'])} used, {share_text(abs(worst['behind']))} {where} its line"
+
+
+def _say(line: str) -> None:
+    print(line)  # noqa: T201 - what was asked for

@@ -493,3 +493,13 @@ def test_calls_wait_until_the_end_of_all_maintenance_that_follows():
     busy = at(START_S + 1.0, full)
     assert isinstance(busy, Wait)
     assert busy.until_s == START_S + 200
+
+
+def test_of_two_maintenance_windows_the_one_that_refuses_is_told():
+    holds = closure("nightly", "*", None, (START_S + 10, START_S + 200), refuses=False)
+    refuses = closure("weekly", "*", None, (START_S + 20, START_S + 100), refuses=True)
+    for at_s, told in ((15, holds), (30, refuses), (150, holds)):
+        plans = Plans(closures=(holds, refuses))
+        outcome = admit((REQUESTS,), {}, demand(Amounts(1)), START_S + at_s, plans=plans)
+        assert isinstance(outcome, Wait)
+        assert (outcome.limit, outcome.until_s) == (told, START_S + 200)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headgate.adapters.config import Config, limit_rules
+from headgate.adapters.config import Config, ConfiguredKey, above_its_parents, limit_rules
 from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
 from headgate.compose import WallClock, open_stores, read_config
@@ -38,13 +38,19 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
     """Make a key and print it.
 
     Raises:
-        CallerError: a wish cannot be understood, or the name is taken.
+        CallerError: a wish cannot be understood or is above what the key's team, tags or accounts have, or the name is
+            taken.
     """
     if scope_name(wishes.name) != wishes.name:
         raise CallerError(f"key name {wishes.name!r}: use up to 200 letters, digits and . : @ / # + = - _")
     limits = _limits(wishes.limits)
-    limit_rules(f"key:{wishes.name}", limits)
-    scopes = {"team": wishes.team, "tags": dict(_pair("--tag", text) for text in wishes.tags)}
+    rules = limit_rules(f"key:{wishes.name}", limits)
+    tags = dict(_pair("--tag", text) for text in wishes.tags)
+    config = read_config(config_path, credentials=False)
+    above = above_its_parents(config, ConfiguredKey(wishes.name, wishes.team, tuple(tags.items())), rules)
+    if above:
+        raise CallerError("; ".join(above))
+    scopes = {"team": wishes.team, "tags": tags}
     said = {name: value for name, value in scopes.items() if value}
     clock = WallClock()
     now_s = clock.now_s()
@@ -61,7 +67,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
             raise CallerError(f"there is a key named {wishes.name!r} already; revoke it first, or take another name")
         await keys.add([new.stored])
 
-    _with_keys(read_config(config_path, credentials=False), add)
+    _with_keys(config, add)
     if as_json:
         _say(json.dumps({"id": new.stored.id, "name": wishes.name, "key": new.secret}))
     else:

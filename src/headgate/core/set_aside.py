@@ -129,7 +129,7 @@ def admit(
         return plain
     freed = question.freed(to_ns(now_s))
     until_s, earliest_s = question.first_s(outcome, now_s), freed.first_s(freed.ask(now_s), now_s)
-    return Wait(until_s, min(earliest_s, until_s), question.binding(outcome))
+    return Wait(until_s, min(earliest_s, until_s), question.binding(outcome, to_ns(now_s)))
 
 
 def admit_behind(
@@ -241,8 +241,11 @@ class _Question:
                 heapq.heappush(candidates, each)
         return math.inf
 
-    def binding(self, outcome: Wait | _Blocked) -> Limit:
-        """Give the limit that binds as it is configured."""
+    def binding(self, outcome: Wait | _Blocked, now_ns: int) -> Limit:
+        """Give the limit that binds as it is configured; before all else maintenance that refuses calls now."""
+        refusing = next((each for each in self.plans.closures if each.refuses and each.is_in_force(now_ns)), None)
+        if refusing is not None:
+            return refusing
         name = next((part.parent.name for part in self.plans.parts if part.limit.name == outcome.limit.name), None)
         found = (each for each in self.limits if each.name == (name or outcome.limit.name))
         return next(found, outcome.limit)

@@ -4,6 +4,7 @@ One rule: what comes out of `load_config` needs no further check, and every prob
 starts and opens nothing, and the only file that it reads is the configuration itself.
 """
 
+from headgate.adapters.config.budgets import above_its_parents
 from headgate.adapters.config.changes import changes_in_words, needs_restart
 from headgate.adapters.config.limits import limit_rules, limits_in_words
 from headgate.adapters.config.loading import load_config
@@ -25,6 +26,7 @@ __all__ = [
     "Server",
     "Store",
     "Timeouts",
+    "above_its_parents",
     "changes_in_words",
     "limit_rules",
     "limits_in_words",

@@ -1,0 +1,62 @@
+"""`headgate keys create`: what a key can never have is refused, with what it can."""
+
+import json
+
+import pytest
+
+from headgate.cli.keys import KeyWishes, create_key, list_keys
+from headgate.core.errors import CallerError
+
+CONFIG = """
+[store]
+url = "sqlite:///keys.sqlite"
+[[account]]
+name = "main"
+provider = "anthropic"
+api_key = "env:K"
+[[limit]]
+scope = "team:search"
+usd_per_day = 5
+[[limit]]
+scope = "account:main"
+tokens_per_month = 1_000
+[[key]]
+name = "configured"
+team = "search"
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "headgate.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        (
+            KeyWishes("ci", ("usd_per_day=100",), "search"),
+            "key:ci has $100.00 per day, which it can never use: team:search has $5.00 per day; expected at most 5",
+        ),
+        (KeyWishes("configured", ("usd_per_hour=5.01",)), "expected at most 5"),
+        (KeyWishes("ci", ("tokens_per_day=1001",)), "account:main has 1,000 tokens per month; expected at most 1,000"),
+    ],
+)
+def test_a_budget_above_its_parents_is_refused_and_no_key_is_made(config, capsys, wishes, told):
+    with pytest.raises(CallerError) as refused:
+        create_key(config, wishes, as_json=True)
+    assert told in str(refused.value)
+    list_keys(config, as_json=True)
+    assert json.loads(capsys.readouterr().out)["keys"] == []
+
+
+def test_a_budget_within_its_parents_or_of_another_kind_is_given(config, capsys):
+    create_key(
+        config, KeyWishes("ci", ("usd_per_day=5", "usd_per_week=50", "tokens_per_day=1000"), "search"), as_json=True
+    )
+    create_key(config, KeyWishes("other", ("usd_per_day=100",)), as_json=True)
+    capsys.readouterr()
+    list_keys(config, as_json=True)
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["keys"]] == ["ci", "other"]

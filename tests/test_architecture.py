@@ -52,7 +52,7 @@ IMPORT_FUNCTIONS = frozenset(
 MAX_LINES = 450
 NAMES_THAT_SAY_NOTHING = re.compile(r"(utils?|helpers?|common|base|misc|manager\d+)")
 HEAVY_FOR_A_FACADE = ("asyncio", "sqlite3", "ssl", "http", "multiprocessing")
-IMPORT_TIMEOUT_S = 120
+IMPORT_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True, slots=True)

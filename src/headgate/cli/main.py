@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from headgate.cli.accounts import accounts
-from headgate.cli.options import number, whole
+from headgate.cli.options import ConfigOption, JsonOption, number, whole
 from headgate.cli.reconciling import reconcile
+from headgate.cli.reserve import reserve_app
 from headgate.cli.simulating import simulate
 from headgate.core.errors import CallerError, HeadgateError, LimitError
 
@@ -26,18 +27,13 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own limits and attribution.")
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
-reserve_app = typer.Typer(help="Capacity set aside for a run or key and a time to come.")
 app.add_typer(reserve_app, name="reserve", no_args_is_help=True)
 app.command()(accounts)
 app.command()(reconcile)
 app.command()(simulate)
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
-]
 ScopeOption = Annotated[str, typer.Option(help="Only these kinds of scopes or scopes: account,key:ci,run:*.")]
 _AGENTS = whole("--agents", 1, 100_000)
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 
 def main() -> None:
@@ -402,50 +398,3 @@ def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id or name.")
     from headgate.cli.keys import revoke_key  # noqa: PLC0415 - heavy
 
     revoke_key(config, key)
-
-
-@reserve_app.command("create")
-def reserve_create(
-    scope: Annotated[str, typer.Argument(help="For whom: run:nightly, key:ci, team:search, ...")],
-    config: ConfigOption = None,
-    *,
-    until: Annotated[str, typer.Option(help="Its end: 2h (from now), or a time such as 2026-12-01T22:00:00Z.")],
-    start: Annotated[str, typer.Option("--from", help="Its beginning, in the same words.")] = "now",
-    of: Annotated[
-        str | None, typer.Option(help="The scope of the limit that it is carved out of: account:main.")
-    ] = None,
-    dimension: Annotated[str | None, typer.Option(help="What that limit counts: output_tokens, micro_usd, ...")] = None,
-    limit: Annotated[str | None, typer.Option(help="Or that limit by its name, as `limits --json` has it.")] = None,
-    amount: Annotated[
-        int | None, typer.Option(parser=whole("--amount"), metavar="N", help="How many units of it.")
-    ] = None,
-    usd: Annotated[str | None, typer.Option(metavar="DOLLARS", help="Or how many dollars.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Set so many tokens, requests or dollars aside; refused with the reason where that cannot be honoured."""
-    from headgate.cli.reserving import create_reservation, dollars  # noqa: PLC0415 - heavy
-    from headgate.gateway.reserving import ReservationWish  # noqa: PLC0415 - heavy
-
-    wish = ReservationWish(scope, until, start, limit, of, dimension, amount, dollars(usd))
-    create_reservation(config, wish, as_json=as_json)
-
-
-@reserve_app.command("list")
-def reserve_list(config: ConfigOption = None, *, as_json: JsonOption = False) -> None:
-    """List what is set aside, and what was used of it."""
-    from headgate.cli.reserving import list_reservations  # noqa: PLC0415 - heavy
-
-    list_reservations(config, as_json=as_json)
-
-
-@reserve_app.command("cancel")
-def reserve_cancel(
-    reservation: Annotated[str, typer.Argument(help="Its id, as `reserve list` has it.")],
-    config: ConfigOption = None,
-    *,
-    as_json: JsonOption = False,
-) -> None:
-    """Give back what is left of one."""
-    from headgate.cli.reserving import cancel_reservation  # noqa: PLC0415 - heavy
-
-    cancel_reservation(config, reservation, as_json=as_json)

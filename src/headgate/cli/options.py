@@ -1,4 +1,4 @@
-"""Options whose values are numbers: read within bounds, or refused in one line.
+"""Options: those that many commands have, and those whose values are numbers, read within bounds or refused in a line.
 
 One rule: a refusal has the option, the value and what is expected. typer's own readers leave out the value, and what
 checks the number further down does not know the option.
@@ -6,8 +6,17 @@ checks the number further down does not know the option.
 
 import math
 from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from headgate.core.errors import CallerError
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="The configuration; without it ./headgate.toml, else the environment.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
 
 MOST_WHOLE = 10**15
 """As in a configuration: a larger amount is a slip of the hand."""

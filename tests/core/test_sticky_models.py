@@ -10,6 +10,7 @@ from headgate.core.model_rules import (
     NEARLY,
     STICKY_S,
     Asking,
+    Delay,
     Kept,
     Left,
     ModelChoice,
@@ -51,8 +52,8 @@ class Conversation:
     def left(self, scopes: str | None) -> Left:
         return Left(self.part)
 
-    def wait_s(self, model: str) -> float:
-        return self.waits.get(model, 0.0)
+    def delay(self, model: str) -> Delay:
+        return Delay(self.waits.get(model, 0.0))
 
     def can_take(self, model: str) -> bool:
         return model not in self.unserved

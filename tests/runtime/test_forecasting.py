@@ -294,7 +294,7 @@ def test_how_many_more_agents_fit() -> None:
         spare_per_s = 100 / 600 + 100 / 60 - 2 * 100 / 300
         assert answer.agents == int(spare_per_s / (100 / 300))
         assert answer.binding == "account:main * input_tokens rate-60s"
-        assert "mean of 2.0 at work" in answer.assumed
+        assert "2 at work at a time" in answer.assumed
 
     asyncio.run(check())
 

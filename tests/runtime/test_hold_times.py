@@ -51,7 +51,7 @@ def test_a_rule_about_waiting_fires_where_calls_wait_for_slots(house):
             tasks = [asyncio.create_task(hold(here, 300)) for _ in range(42)]
             await asyncio.sleep(1)
             limits = here.manager.limits_met(Scopes(account="main"), BIG)
-            known = here.manager._admission.known_waiting_s
+            known = here.manager._admission.lanes.known_waiting_s
             assert known(limits) is None
             assert known(limits, limits[0]) is None
             assert await model_now(here) == BIG, "nobody knows yet how long they hold their slots"
@@ -88,11 +88,11 @@ def test_of_a_rate_and_slots_in_one_lane_the_scarcer_counts(house):
             limits = here.manager.limits_met(Scopes(account="main"), BIG)
             tasks = [asyncio.create_task(hold(here, 100)) for _ in range(4)]
             await asyncio.sleep(1)
-            assert here.manager._admission.waiting_s(limits) == pytest.approx(300)
+            assert here.manager._admission.lanes.known_waiting_s(limits) == pytest.approx(300)
             by_rate = replace(call(), input_tokens=600)
             tasks += [asyncio.create_task(hold(here, 100, replace(by_rate, id=f"c{n}"))) for n in range(20)]
             await asyncio.sleep(1)
-            assert here.manager._admission.waiting_s(limits) == pytest.approx(3 * 10 + 20 * 600)
+            assert here.manager._admission.lanes.known_waiting_s(limits) == pytest.approx(3 * 10 + 20 * 600)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -109,8 +109,7 @@ def test_how_long_calls_wait_for_a_window_is_no_share_of_it(house):
             task = asyncio.create_task(hold(here, 1))
             await asyncio.sleep(1)
             assert len(here.manager.queue()) == 1
-            assert here.manager._admission.known_waiting_s(limits) is None
-            assert here.manager._admission.waiting_s(limits) == 0.0
+            assert here.manager._admission.lanes.known_waiting_s(limits) is None
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
@@ -146,7 +145,7 @@ def test_adaptive_takes_calls_for_short_by_the_seconds_that_they_hold_slots(hous
                     await hold(here, for_s, call(scopes=Scopes(agent="one")))
 
             await asyncio.gather(*(work() for _ in range(5)))
-            (lane,) = here.manager._admission._lanes.values()
+            (lane,) = here.manager._admission.lanes
             assert lane.line.policy.rule.name == chosen
             if chosen == "shortest":
                 assert "of the limit on average, under 1 s" in lane.line.policy.why
@@ -231,8 +230,8 @@ def test_nothing_is_left_of_calls_that_were_admitted_however_they_end(house):
                 await asyncio.sleep(500)
                 grant.failed(Failure("rejected", "invalid_request", sent=False))
             admission = here.manager._admission
-            assert not admission._held._began_s
-            assert not admission._charged
-            assert admission._held.mean_s("account:main *") < 6, "what was not sent does not count"
+            assert not admission.lanes._held._began_s
+            assert not admission.lanes._charged
+            assert admission.lanes._held.mean_s("account:main *") < 6, "what was not sent does not count"
 
     run(main())

@@ -227,11 +227,11 @@ def test_what_is_told_early_leaves_a_callers_share_to_be_corrected_at_the_end(ho
         async with house(*LIMITS) as here:
             admission = here.manager._admission
             async with here.manager.admit(call()) as grant:
-                admission._charged[grant.attempt.id] = []
+                admission.lanes._charged[grant.attempt.id] = []
                 early = EarlyCharges(admission, grant.attempt.id, grant.limits, grant.asked, grant.dialect)
                 early.look(ScriptedAnswer(Reply(), 200, None, usage=Usage(100)))
                 await early.ended()
-                assert grant.attempt.id in admission._charged
-            assert not admission._charged
+                assert grant.attempt.id in admission.lanes._charged
+            assert not admission.lanes._charged
 
     run(main())

@@ -226,7 +226,8 @@ class AccountPool:
         now_s: float,
         opens_s: dict[str, float] | None = None,
     ) -> list[Option]:
-        home = self._home(asked) if asked.has_cache(now_s) else None
+        last = self._home(asked)  # of equals it goes on there, also before anything is known of its cache
+        home = last if asked.has_cache(now_s) else None
         so_far_s = max(0.0, now_s - asked.queued_s)
         options = []
         for account in able:
@@ -234,7 +235,7 @@ class AccountPool:
             prospect = self._sight.prospect(account, asked.scopes, asked.model, demand, lost, now_s, so_far_s)
             if opens_s is not None:
                 opens_s[account.name] = prospect.opens_s
-            options.append(self._option(account, asked, prospect, price, now_s, is_warm=home == account.name))
+            options.append(self._option(account, asked, prospect, price, now_s, is_warm=last == account.name))
         return options
 
     def _option(

@@ -1,8 +1,10 @@
 """Thresholds warn once for each window, and a check says what is spent."""
 
+from dataclasses import replace
+
 import pytest
 
-from headgate.core.alerts import Said, Use, alerts_due, check
+from headgate.core.alerts import Said, Use, alerts_due, check, said_after_a_raise
 from headgate.core.amounts import Amounts, demand
 from headgate.core.limits import Gauge, Level, Limit, Rate, Rolling, Window
 from headgate.core.quota import Admitted, admit, settle
@@ -97,3 +99,13 @@ def test_a_check_is_about_what_is_spent_or_past_what_was_asked():
     assert check([half], at_percent=50).limited
     verdict = check([half, full])
     assert (verdict.worst, verdict.spent, verdict.limited) == (full, (full,), True)
+
+
+def test_after_a_raise_the_thresholds_of_the_new_amount_are_said():
+    book = Book(LIFE)
+    book.spend(900, START_S)
+    assert book.due(START_S) == [80]
+    for amount, still in ((1_100, 80), (1_500, 50), (2_000, 0)):
+        more = replace(LIFE, amount=amount)
+        said = said_after_a_raise(more, book.levels["life"], book.said["life"], START_S)
+        assert said == ((book.said["life"][0], still) if still else None)

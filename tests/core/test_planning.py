@@ -181,3 +181,22 @@ def test_slots_reserved_at_the_same_time_add_up_and_those_that_follow_do_not():
     assert "8 slots, of which others have reserved 5 slots; possible: at most 3 slots" in words
     for in_s in (0, 1_200):
         assert planned(plan([first], wish(8, in_s=in_s, for_s=600, id_="b"), slots, NOW_S, {})).units == 8
+
+
+@pytest.mark.parametrize(
+    ("own", "units", "possible"),
+    [
+        (Window("own", "run:nightly", "micro_usd", 5_000_000, Calendar("day")), 5_000_001, "at most $5.00"),
+        (Window("own", "run:nightly", "micro_usd", 1_000_000, Calendar("hour")), 2_000_001, "at most $2.00"),
+        (Window("own", "run:nightly", "micro_usd", 5_000_000, Lifetime()), 5_000_001, "at most $5.00"),
+        (Rolling("own", "run:nightly", "micro_usd", 1_000_000, 3_600), 3_000_001, "at most $3.00"),
+    ],
+)
+def test_what_the_holders_own_limits_keep_it_from_using_is_not_reserved(own: Limit, units: int, possible: str):
+    outcome = plan([], wish(units, in_s=20), DAY, NOW_S, {}, [own])
+    assert isinstance(outcome, Denied)
+    assert "run:nightly may use in that time under its own own; possible:" in outcome.reason
+    assert possible in outcome.reason
+    assert isinstance(plan([], wish(units - 1, in_s=20), DAY, NOW_S, {}, [own]), Planned)
+    other = Window("own", "run:nightly", "tokens", 1, Lifetime())
+    assert isinstance(plan([], wish(units, in_s=20), DAY, NOW_S, {}, [other]), Planned)

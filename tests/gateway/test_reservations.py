@@ -118,3 +118,14 @@ def test_dollars_are_set_aside_to_the_millionth(with_stack):
         assert (status, made["amount"], made["dimension"]) == (201, 3, "micro_usd")
 
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+def test_more_than_the_holder_may_use_itself_is_not_set_aside(with_stack):
+    async def test(stack):
+        status, answer = await ask(stack, "POST", wish=a_wish(until="1m"))
+        assert status == 400
+        assert "under its own key:ci * requests lifetime; possible: at most 1 request" in answer["error"]["message"]
+        assert (await ask(stack, "POST", wish=a_wish(amount=1, until="1m")))[0] == 201
+
+    own = '[[key]]\nname = "ci"\nrequests_per_lifetime = 1\n'
+    with_stack(test, limits=LIMIT + own, server=WITH_ADMIN)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from small_house import budget, open_small_house
 
@@ -12,6 +13,7 @@ from headgate.core.spans import Calendar, Lifetime
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
 from headgate.runtime.limit_news import LOOK_EVERY_S
+from headgate.runtime.orders import Orders
 from headgate.testing.virtual_time import run
 
 DAY_S = 86_400
@@ -111,3 +113,20 @@ def test_what_is_learned_of_a_limit_is_told():
         ]
 
     run(main(), max_virtual_s=1e6)
+
+
+def test_a_budget_that_was_raised_warns_at_its_new_thresholds(caplog):
+    def daily(tokens: int) -> LimitRule:
+        return LimitRule("key:*", replace(DAILY.template, amount=tokens))
+
+    async def main():
+        async with open_small_house(DAILY) as here:
+            for used, amount in ((850, 2_000), (100, 2_000), (100, 1_300), (10, 1_300)):
+                await spend(here, used)
+                await asyncio.sleep(2 * LOOK_EVERY_S)
+                await here.manager.configure(Orders([daily(amount)]))
+        lines = [line.partition(" output")[0] for line in warned(caplog)]
+        assert lines == ["past 80 %: 850 of 1,000", "past 50 %: 1,050 of 2,000", "past 80 %: 1,060 of 1,300"]
+
+    with caplog.at_level(logging.WARNING):
+        run(main())

@@ -75,7 +75,7 @@ def alerts_due(
         mark, highest = said.get(limit.name, (0, 0))
         if not _is_same_window(limit, level, mark, now_ns):
             mark, highest = _mark(limit, level, now_ns), 0
-        passed = max((each for each in thresholds_percent if reading.used * 100 >= each * limit.amount), default=0)
+        passed = _passed(limit, reading.used, thresholds_percent)
         if passed > highest:
             due.append(
                 Alert(limit.name, limit.scope, limit.dimension, passed, reading.used, limit.amount, reading.resets_ns)
@@ -83,6 +83,23 @@ def alerts_due(
         if max(passed, highest):
             remembered[limit.name] = (mark, max(passed, highest))
     return due, remembered
+
+
+def said_after_a_raise(
+    limit: Window | Rolling,
+    level: Level | None,
+    said: Said,
+    now_s: float,
+    thresholds_percent: Sequence[int] = THRESHOLDS_PERCENT,
+) -> Said | None:
+    """Give what counts as said of a limit that has more now: of its new thresholds those that it is past already."""
+    mark, highest = said
+    passed = _passed(limit, limit.read(level, to_ns(now_s)).used, thresholds_percent)
+    return (mark, min(passed, highest)) if min(passed, highest) else None
+
+
+def _passed(limit: Window | Rolling, used: int, thresholds_percent: Sequence[int]) -> int:
+    return max((each for each in thresholds_percent if used * 100 >= each * limit.amount), default=0)
 
 
 def check(uses: Iterable[Use], at_percent: int = 100) -> Verdict:

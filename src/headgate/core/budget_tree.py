@@ -53,22 +53,6 @@ def conflicts(
     return found
 
 
-def find_cycle(parent_of: Mapping[str, str]) -> tuple[str, ...] | None:
-    """Give a chain of parents that comes back to where it began, with that one at both ends; None if there is none."""
-    sound: set[str] = set()
-    for start in parent_of:
-        chain: dict[str, None] = {}
-        at: str | None = start
-        while at is not None and at not in sound:
-            if at in chain:
-                names = list(chain)
-                return (*names[names.index(at) :], at)
-            chain[at] = None
-            at = parent_of.get(at)
-        sound.update(chain)
-    return None
-
-
 def _parents_of(scope: str, parents: Mapping[str, Iterable[str]]) -> list[str]:
     """Give the parents of a scope, and those of every scope that a pattern stands for."""
     return sorted({above for name, all_above in parents.items() if fnmatchcase(name, scope) for above in all_above})

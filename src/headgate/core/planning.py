@@ -159,13 +159,15 @@ def plan(
     limit: Limit | None,
     now_s: float,
     levels: Mapping[str, Level],
+    own: Iterable[Limit] = (),
 ) -> Planned | Denied:
     """Accept a reservation of a limit, or say why not.
 
-    `levels` has the level of the limit and of the reservations that exist of it.
+    `levels` has the level of the limit and of the reservations that exist of it; what the holder's `own` limits keep it
+    from using cannot be reserved for it.
     """
     standing = [each for each in existing if each.until_s > now_s]
-    denied = _unfit(wanted, limit, now_s) or _too_many(standing, wanted)
+    denied = _unfit(wanted, limit, now_s) or _too_many(standing, wanted) or _beyond_own(wanted, limit, own)
     if denied is not None:
         return Denied(denied)
     assert limit is not None
@@ -239,6 +241,39 @@ def _too_many(standing: Sequence[Plan], wanted: Wanted) -> str | None:
     if len(standing) >= MOST_PLANS:
         return f"{len(standing)} reservations stand, the most there can be; cancel one, or wait until one is over"
     return None
+
+
+def _beyond_own(wanted: Wanted, limit: Limit | None, own: Iterable[Limit]) -> str | None:
+    """Say if the holder's own limits let it use less in that time, whatever is reserved."""
+    assert limit is not None
+    for each in own:
+        if each.dimension != limit.dimension or each.models not in (None, limit.models):
+            continue
+        possible = _most_used(each, wanted.from_s * NS_PER_S, wanted.until_s * NS_PER_S)
+        if wanted.units > possible:
+            return (
+                f"{amount_in_words(limit.dimension, wanted.units)} is more than {wanted.scope} may use in that time "
+                f"under its own {each.name}; possible: at most {amount_in_words(limit.dimension, possible)}"
+            )
+    return None
+
+
+def _most_used(limit: Limit, from_ns: int, until_ns: int) -> int:
+    """Give how much of a limit can be used between two instants, if nothing of it is before."""
+    match limit:
+        case Rate():
+            return limit.burst + (until_ns - from_ns) * limit.amount // limit.period_ns
+        case Gauge() | Window(span=Lifetime()):
+            return limit.amount
+        case Window(span=OpenedByUse(period_s)) | Rolling(period_s=period_s):
+            return limit.amount * (2 + (until_ns - from_ns) // (period_s * NS_PER_S))
+        case Window(span=span):
+            windows, at_ns = 0, from_ns
+            while at_ns < until_ns:
+                end_ns = span.end_ns(at_ns)
+                assert end_ns is not None, "a lifetime is one window"
+                windows, at_ns = windows + 1, end_ns
+            return limit.amount * windows
 
 
 def _beyond_rate(new: Plan, others: Sequence[Plan], limit: Rate) -> str | None:

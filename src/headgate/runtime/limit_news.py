@@ -8,14 +8,15 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from headgate.core.alerts import Alert, alerts_due
+from headgate.core.alerts import Alert, alerts_due, said_after_a_raise
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_s
 from headgate.core.limits import Limit, Rolling, Window
 from headgate.core.planning import amount_in_words
+from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, LevelStore, Record
 from headgate.runtime.feed import Feed
-from headgate.runtime.rules import Rules
+from headgate.runtime.rules import Rules, bound
 from headgate.runtime.telling import describe
 
 log = logging.getLogger("headgate.limits")
@@ -63,14 +64,32 @@ class LimitNews:
         self._settled.clear()
         if not by_name:
             return
-        in_force = self._rules.in_force(tuple(by_name.values()))
+        in_force = [limit for limit in self._rules.met(tuple(by_name.values())) if isinstance(limit, Window | Rolling)]
 
         def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], list[Alert]]:
             return _alerts(in_force, records, self._clock.now_s())
 
         due = await self._store.transact([*by_name, *(ALERT_PREFIX + name for name in by_name)], step)
+        now = {limit.name: limit for limit in in_force}
         for alert in due:
-            self._warn(by_name[alert.limit], alert)
+            self._warn(now[alert.limit], alert)
+
+    async def raised(self, rules: Sequence[LimitRule]) -> None:
+        """Let the thresholds of limits that have more now be warned of again, as far as they are not past them."""
+        names = [name.removeprefix(ALERT_PREFIX) for name in await self._store.names(ALERT_PREFIX)]
+        limits = [limit for name in names if isinstance(limit := bound(rules, name), Window | Rolling)]
+
+        def step(records: Mapping[str, Record]) -> tuple[dict[str, Record | None], None]:
+            now_s = self._clock.now_s()
+            said = {limit.name: records.get(ALERT_PREFIX + limit.name) for limit in limits}
+            return {
+                ALERT_PREFIX + limit.name: said_after_a_raise(limit, records.get(limit.name), before, now_s)
+                for limit in limits
+                if (before := said[limit.name]) is not None
+            }, None
+
+        if limits:
+            await self._store.transact([each for name in names for each in (name, ALERT_PREFIX + name)], step)
 
     def learned(self, before: Mapping[str, Limit], after: Mapping[str, Limit]) -> None:
         """Tell what was learned of limits: another amount, a new one, or one that is not in force any more."""

@@ -37,7 +37,7 @@ from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
 from headgate.runtime.model_choice import ModelChoosing
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
-from headgate.runtime.orders import Orders, bring_rates_up_to_date
+from headgate.runtime.orders import Orders, bring_rates_up_to_date, raised
 from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
 from headgate.runtime.recalling import Recalling
 from headgate.runtime.recovery import Recovered, Recovery, Settled
@@ -291,7 +291,7 @@ class Manager:
 
     async def reserve(self, wanted: Wanted, limit: Limit) -> Planned | Denied:
         """Set a part of a limit aside for a scope and a time, or say why that cannot be honoured."""
-        return await self._planned.reserve(wanted, limit)
+        return await self._planned.reserve(wanted, limit, self._rules.of_scope(wanted.scope))
 
     async def cancel_reservation(self, plan_id: str) -> Plan | None:
         """Give back what a planned reservation has left; None if there is none, or it is over."""
@@ -317,6 +317,8 @@ class Manager:
             StoreError: the store cannot be used; nothing has changed.
         """
         await bring_rates_up_to_date(self._levels, self._rules, orders.rules, self.clock)
+        more = raised(self._rules.all_configured(), orders.rules)
+        await self._try(lambda: self._limit_news.raised(more))
         # Nothing from here on waits or fails.
         self._rules.configure(orders.rules)
         self._maintenance.configure(orders.maintenance)

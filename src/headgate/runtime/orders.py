@@ -33,6 +33,12 @@ class Orders:
     model_rules: Sequence[ModelRule] = ()
 
 
+def raised(before: Sequence[LimitRule], after: Sequence[LimitRule]) -> list[LimitRule]:
+    """Give the rules that allow more than they did."""
+    amounts = {rule_level(rule): rule.template.amount for rule in before}
+    return [rule for rule in after if rule.template.amount > amounts.get(rule_level(rule), rule.template.amount)]
+
+
 async def bring_rates_up_to_date(store: LevelStore, rules: Rules, to_come: Sequence[LimitRule], clock: Clock) -> None:
     """Let the rates whose pace is about to change drain at their old one until now.
 

@@ -185,8 +185,8 @@ class PlannedReservations:
     def _applicant(self, call: Meeting) -> Applicant:
         return Applicant(call.limits, call.asked, self.met(call.limits, call.path, call.closures))
 
-    async def reserve(self, wanted: Wanted, limit: Limit | None) -> Planned | Denied:
-        """Set capacity aside, or say why that cannot be honoured."""
+    async def reserve(self, wanted: Wanted, limit: Limit | None, own: Sequence[Limit] = ()) -> Planned | Denied:
+        """Set capacity aside for a scope that has these limits of its own, or say why that cannot be honoured."""
         for _ in range(MOST_TRIES):
             serial = self._serial
             met = () if limit is None else (limit,)
@@ -198,7 +198,7 @@ class PlannedReservations:
                     return _UNCHANGED, None
                 now_s = self._clock.now_s()
                 _, existing = _read(records.get(PLANS))
-                outcome = plan(existing, wanted, limit, now_s, records)
+                outcome = plan(existing, wanted, limit, now_s, records, own)
                 if isinstance(outcome, Denied):
                     return _UNCHANGED, outcome
                 standing = [each for each in existing if each.until_s > now_s]

@@ -99,6 +99,12 @@ class Rules:
         """
         return bound((*self._configured, *(rule for rules in self._of_keys.values() for rule in rules)), wanted)
 
+    def of_scope(self, scope: str) -> tuple[Limit, ...]:
+        """Give the limits that a scope has itself, whatever the model: its own, or by a pattern that fits it."""
+        every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
+        found = (rule.bind((scope,), rule.template.models or "") for rule in every)
+        return tuple({limit.name: limit for limit in found if limit is not None}.values())
+
     @property
     def hold_likely(self) -> bool:
         """Whether one of them holds what is likely."""

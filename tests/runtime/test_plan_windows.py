@@ -23,6 +23,7 @@ from headgate.runtime.admission import Admission
 from headgate.runtime.calls import Call, Calls
 from headgate.runtime.learning import Learning
 from headgate.runtime.plan_windows import PlanWindows
+from headgate.runtime.planning import PlannedReservations
 from headgate.runtime.reservations import Reservations
 from headgate.runtime.rules import Rules
 from headgate.testing.in_process import InProcess
@@ -173,7 +174,15 @@ class Front:
         reservations = Reservations(self.store, self.clock, "here", lease_s=600)
         admission = Admission(self.store, reservations, self.clock)
         rules = Rules([LimitRule(self.limit.scope, self.limit)])
-        learning = Learning(store=self.store, clock=self.clock, rules=rules, seen={}, nudge=admission.nudge)
+        learning = Learning(
+            store=self.store,
+            ledger=self.ledger,
+            clock=self.clock,
+            rules=rules,
+            seen={},
+            nudge=admission.nudge,
+            planned=PlannedReservations(self.store, self.clock),
+        )
 
         def limits_for(_scopes: Scopes, _model: str) -> tuple[Window]:
             return (self.limit,)

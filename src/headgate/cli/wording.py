@@ -4,6 +4,8 @@ One rule: short, and never less true than the figure: an unknown amount is a que
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from headgate.core.amounts import MICRO_USD_PER_USD
 
@@ -12,6 +14,7 @@ __all__ = [
     "clock_text",
     "count_text",
     "duration_text",
+    "learned_text",
     "level_text",
     "limit_text",
     "per_text",
@@ -20,6 +23,7 @@ __all__ = [
     "span_text",
     "told_text",
     "usd_text",
+    "why_learned_text",
 ]
 
 _DIMENSIONS = {
@@ -119,8 +123,35 @@ def span_text(seconds: float) -> str:
 
 def limit_text(scope: str, models: str | None, dimension: str, run: str | None = None) -> str:
     """Name a limit: `account:main claude-opus* input tokens`; beside a `run`, what is within it is not said to be."""
-    pool = "" if models in (None, "*") else f" {models}"
-    return f"{scope_text(scope, run)}{pool} {_DIMENSIONS.get(dimension, dimension)}"
+    of = "" if models in (None, "*") else f" {models}"
+    return f"{scope_text(scope, run)}{of} {_DIMENSIONS.get(dimension, dimension)}"
+
+
+_SOURCES = {
+    "header": "headers",
+    "429": "429s",
+    "latency": "overload or slow answers",
+    "plan": "the plan is spent",
+    "start": "slow start after a closing",
+}
+
+
+def learned_text(view: Mapping[str, Any]) -> str:
+    """Write how much a limit's provider was found to give, as `/api/v1/limits` has it; nothing if it was not."""
+    if view.get("learned") is None:
+        return ""
+    models = f" for {view['learned_models']}" if view.get("learned_models") else ""
+    return f"{amount_text(view['dimension'], view['learned'])}{per_text(view['per'])}{models}"
+
+
+def why_learned_text(view: Mapping[str, Any]) -> str:
+    """Write what taught that, since when (UTC), and until when nothing goes; nothing if nothing was learned."""
+    source = view.get("learned_from")
+    if source is None:
+        return ""
+    since = f", since {view['learned_since'][11:16]}" if view.get("learned_since") else ""
+    closed = f", closed until {view['closed_until'][11:19]}" if view.get("closed_until") else ""
+    return f"{_SOURCES.get(source, source)}{since}{closed}"
 
 
 def scope_text(scope: str, run: str | None = None) -> str:

@@ -25,8 +25,9 @@ from headgate.runtime.admission import Admission
 from headgate.runtime.asking import demand_of, estimate_of, most_of, size_of, standing_of
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
-from headgate.runtime.learning import Learning, Sent
+from headgate.runtime.learning import Learning
 from headgate.runtime.streaming import EarlyCharges
+from headgate.runtime.traffic import Sent
 from headgate.runtime.used import cost_of, used
 from headgate.runtime.warming import Turn, Warming
 
@@ -134,7 +135,7 @@ class Calls:
         grant.choice, grant.turn = choice, turn
         grant.effort = call.ruled.effort if call.ruled is not None else None
         try:
-            await self._begin(grant)
+            await self._begin(grant, is_streamed=call.is_streamed)
             yield grant
         except (asyncio.CancelledError, GeneratorExit, CallerGoneError):
             grant.outcome = "cancelled"
@@ -331,7 +332,7 @@ class Calls:
 
     # -- settle and record ---------------------------------------------------------------------------------------
 
-    async def _begin(self, grant: Grant) -> None:
+    async def _begin(self, grant: Grant, *, is_streamed: bool) -> None:
         try:
             await self._ledger.begin(grant.attempt)
         except BaseException:
@@ -340,7 +341,14 @@ class Calls:
             raise
         self._in_flight[grant.attempt.id] = grant
         row = grant.attempt
-        grant.pool = self._learning.began(grant.account, row.model, grant.asked, first=row.attempt == 1)
+        grant.journey = self._learning.began(
+            grant.account,
+            row.model,
+            grant.limits,
+            grant.asked,
+            first=row.attempt == 1,
+            is_streamed=is_streamed,
+        )
 
     async def _finish(self, call: Call, grant: Grant) -> None:
         if grant.turn is not None:
@@ -355,9 +363,9 @@ class Calls:
         task = asyncio.create_task(self._keep(grant), name=f"settle {grant.attempt.id}")
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
-        if (pool := grant.pool) is not None:  # until all of it is charged, a provider may know more of it than we do
+        if (journey := grant.journey) is not None:  # until all is charged, a provider may know more of it than we do
             output_tokens = grant.attempt.usage.output_tokens
-            task.add_done_callback(lambda _task: self._learning.ended(pool, grant.asked, output_tokens))
+            task.add_done_callback(lambda _task: self._learning.ended(journey, output_tokens))
         # Cancelled here, the task goes on: `close` waits for it.
         await asyncio.shield(task)
 
@@ -405,5 +413,5 @@ class Calls:
 
 
 def _sent(grant: Grant) -> Sent:
-    assert grant.pool is not None, grant.call_id
-    return Sent(grant.pool, grant.limits, grant.asked.expected, grant.attempt.admitted_s)
+    assert grant.journey is not None, grant.call_id
+    return grant.journey

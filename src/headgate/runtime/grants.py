@@ -19,8 +19,8 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Passage
-from headgate.runtime.learning import Pool
 from headgate.runtime.streaming import EarlyCharges
+from headgate.runtime.traffic import Sent
 from headgate.runtime.warming import Turn
 
 DEFAULT_MAX_WAIT_S = 600.0
@@ -81,7 +81,7 @@ class Grant:
         self.failure: Failure | None = None
         self.early: EarlyCharges | None = None
         self.choice: Choice | None = None
-        self.pool: Pool | None = None
+        self.journey: Sent | None = None
         self.passage: Passage | None = None
         self.turn: Turn | None = None
         self.effort: Effort | None = None

@@ -52,10 +52,10 @@ class Waiting:
 
 
 class Lane:
-    """The calls that wait for the limits of one scope and pool of models."""
+    """The calls that wait for the limits of one scope and class of models."""
 
     def __init__(self, limit: Limit, scheduling: Scheduling) -> None:
-        """Start empty, for the limits that share a scope and pool with `limit`."""
+        """Start empty, for the limits that share a scope and a class of models with `limit`."""
         self.name = lane_of(limit)
         self.scope = limit.scope
         self.models = limit.models

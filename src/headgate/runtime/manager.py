@@ -105,6 +105,7 @@ class Manager:
             parts.owner,
             lease_s=parts.lease_s,
             in_force=self._rules.in_force,
+            met_now=self._rules.met_now,
             planned=self._planned,
             maintenance=self._maintenance,
         )
@@ -113,12 +114,15 @@ class Manager:
         )
         self._learning = Learning(
             store=parts.levels,
+            ledger=parts.ledger,
             clock=parts.clock,
             rules=self._rules,
             seen=self._reservations.seen,
             nudge=self._admission.nudge,
+            planned=self._planned,
             accounts=parts.accounts,
         )
+        self._planned.on_news = self._learning.take_up
         self.pool = AccountPool(
             parts.accounts, self._rules.limits_for, self._reservations.seen, self._admission.waiting_s, parts.clock
         )

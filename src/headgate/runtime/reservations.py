@@ -55,13 +55,14 @@ class Reservations:
         *,
         lease_s: float,
         in_force: Callable[[Sequence[Limit]], Sequence[Limit]] | None = None,
+        met_now: Callable[[Sequence[Limit]], Sequence[Limit]] | None = None,
         planned: PlannedReservations | None = None,
         maintenance: Maintenance | None = None,
     ) -> None:
         """Let a reservation expire `lease_s` after it was taken or renewed.
 
-        `in_force` gives limits as they are now: they may have changed while a call waited for them. With it, `seen` has
-        the levels as the last admissions here left them.
+        `in_force` gives limits as they are now: they may have changed while a call waited for them; `met_now` without
+        those that no call meets any more. With it, `seen` has the levels as the last admissions here left them.
         """
         self._store = store
         self._planned = planned or PlannedReservations(store, clock)
@@ -71,6 +72,7 @@ class Reservations:
         self._hold_prefix = f"{HOLD_PREFIX}{owner}/"
         self._lease_s = lease_s
         self._in_force = in_force
+        self._met_now = met_now or in_force
         self.seen: dict[str, Level] = {}
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
@@ -105,7 +107,7 @@ class Reservations:
         path = scopes.path()
         return await self._planned.take(
             self._hold_prefix + attempt,
-            limits if self._in_force is None else self._in_force(limits),
+            limits if self._met_now is None else self._met_now(limits),
             asked,
             lease_s=self._lease_s,
             path=path,
@@ -119,9 +121,9 @@ class Reservations:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
         now_s, lease_s = self._clock.now_s, self._lease_s
-        in_force = self._in_force
-        if in_force is not None:
-            limits = in_force(limits)
+        met_now = self._met_now
+        if met_now is not None:
+            limits = met_now(limits)
 
         known = self._planned.serial
 
@@ -132,7 +134,7 @@ class Reservations:
             if type(outcome) is not Admitted:
                 return _UNCHANGED, outcome
             levels, reservation = outcome
-            if in_force is not None:
+            if met_now is not None:
                 self._see(levels)
             levels[hold_name] = reservation  # type: ignore[assignment]  # a store keeps both
             return levels, outcome
@@ -153,8 +155,8 @@ class Reservations:
             now_s = self._clock.now_s()
             return Wait(now_s, now_s, limits[0])
         hold_name = self._hold_prefix + attempt
-        if self._in_force is not None:
-            limits, head_limits = self._in_force(limits), self._in_force(head_limits)
+        if self._met_now is not None:
+            limits, head_limits = self._met_now(limits), self._met_now(head_limits)
 
         def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Admitted | Wait | Refused]:
             now_s = self._clock.now_s()

@@ -22,6 +22,7 @@ class Rules:
         self._configured = tuple(configured)
         self._of_keys: dict[str, tuple[LimitRule, ...]] = {}
         self._learned: Mapping[str, Limit] = {}
+        self._unlearned: set[str] = set()  # what was learned, is in force no more and may still stand in tickets
         self.on_learned: Callable[[Mapping[str, Limit], Mapping[str, Limit]], None] = lambda _before, _after: None
         """Told what was in force and what is now, each time that something was learned."""
         self._remembered: OrderedDict[tuple[Scopes, str], tuple[Limit, ...]] = OrderedDict()
@@ -44,10 +45,21 @@ class Rules:
         learned = self._learned
         return [learned.get(limit.name, limit) for limit in limits] if learned else limits
 
+    def met_now(self, limits: Sequence[Limit]) -> Sequence[Limit]:
+        """Give limits as they are now, without those that were learned and are in force no more."""
+        learned, unlearned = self._learned, self._unlearned
+        if not unlearned:
+            return [learned.get(limit.name, limit) for limit in limits] if learned else limits
+        return [learned.get(limit.name, limit) for limit in limits if limit.name not in unlearned]
+
     def learn(self, limits: Mapping[str, Limit]) -> None:
         """Let these learned limits be in force, by the names of their levels: configured ones as far as they go now."""
         if limits.keys() != self._learned.keys():
             self._remembered.clear()
+            gone = (name for name in self._learned.keys() - limits.keys() if self.configured(name) is None)
+            self._unlearned = (self._unlearned | set(gone)) - limits.keys()
+            if len(self._unlearned) > MOST_REMEMBERED:
+                self._unlearned.clear()
         before, self._learned = self._learned, limits
         self.on_learned(before, limits)
 
@@ -84,9 +96,9 @@ class Rules:
         return tuple(limit for _rule, limit in plain if limit is not None)
 
     def _learned_for(self, account: str, model: str, met: set[str]) -> tuple[Limit, ...]:
-        scope, pool = f"account:{account}", model_class(model)
+        scope, models = f"account:{account}", model_class(model)
         return tuple(
             limit
             for name, limit in self._learned.items()
-            if name not in met and limit.scope == scope and limit.models in (None, pool)
+            if name not in met and limit.scope == scope and limit.models in (None, models)
         )

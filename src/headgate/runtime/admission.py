@@ -140,15 +140,21 @@ class Admission:
         """Let the lanes look, and the shares follow what an attempt used in all (None: it goes on)."""
         if actual is not None:
             self.lanes.settled(attempt, limits, actual)
-        self.nudge(limits)
+        # What was not sent gives back what was charged at its start too, and no wait reckons with that.
+        self.nudge(limits, came_back=actual is None or actual.requests > 0)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
         """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
         if await self._reservations.draw(attempt, limits, asked, so_far):
-            self.nudge(limits)
+            self.nudge(limits, came_back=True)
 
-    def nudge(self, limits: Sequence[Limit] | None = None) -> None:
-        """Let the heads of the lanes of these limits (or of all) try again: something may have become free."""
+    def nudge(
+        self, limits: Sequence[Limit] | None = None, *, came_back: bool = False, but: Lane | None = None
+    ) -> None:
+        """Let the heads of the lanes of these limits (or of all) try again: something may have become free.
+
+        With `came_back` that is a hold, and nothing else; `but` for a lane that looks by itself.
+        """
         if not self._waiting:
             return
         if limits is None:
@@ -157,7 +163,12 @@ class Admission:
         names = {lane_of(limit) for limit in limits}
         if self.moves.lanes:  # before these: who comes from another lane may have come earlier
             self.moves.nudge({limit.scope for limit in limits}, but=names)
-        self.lanes.nudge(names)
+        if but is not None:
+            names.discard(but.name)
+        if came_back:
+            self.lanes.came_back(names)
+        else:
+            self.lanes.nudge(names)
         if self._reservations.planned.standing:
             # Who has a reservation goes when nobody before it is delayed, in whichever lane that one waits.
             self.lanes.nudge([lane.name for lane in self.lanes if lane.plans])
@@ -247,8 +258,8 @@ class Admission:
         finally:
             if timer is not None:
                 timer.cancel()
-            self._leave(waiting)
-            self.nudge(waiting.ticket.limits)
+            # The lane in which it was let go went on with the next one; in others some may have waited behind it.
+            self.nudge(waiting.ticket.limits, but=None if self._leave(waiting) else waiting.lane)
             self._waiting -= 1
 
     def _enter(self, waiting: Waiting) -> None:
@@ -270,11 +281,13 @@ class Admission:
             listening = listen(self._store, lambda: self._waiting, self._heard)
             self._listener = asyncio.create_task(listening, name="lanes of other processes")
 
-    def _leave(self, waiting: Waiting) -> None:
-        if waiting.lane is not None:
-            waiting.lane.leave(waiting)
-            # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
-            waiting.lane.nudged.set()
+    def _leave(self, waiting: Waiting) -> bool:
+        """Take a call out of its lane, if it still stands there."""
+        if waiting.lane is None or not waiting.lane.leave(waiting):
+            return False
+        # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
+        waiting.lane.nudged.set()
+        return True
 
     async def _pump(self, lane: Lane) -> None:
         """Try the lane's head until nobody waits."""
@@ -313,9 +326,17 @@ class Admission:
         now_s = self._clock.now_s()
         longest_s = LONGEST_TIMER_S if self._claim_of(head, now_s + CLAIM_AFTER_S) is None else SAY_AGAIN_S
         delay_s = min(longest_s, max(0.0, until_s - now_s))
-        timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
-        await lane.nudged.wait()
-        timer.cancel()
+        await lane.wait_nudged(head, delay_s, self._opens_s(lane, head, wait))
+
+    def _opens_s(self, lane: Lane, head: Waiting, wait: Wait) -> float:
+        """Give the instant before which no hold that comes back lets a lane's head, or one behind it, go.
+
+        After a while it is estimated anew, and may then ask for less.
+        """
+        others_may_go = lane.elsewhere or (len(lane) > 1 and self._may_be_passed(lane, wait))
+        if others_may_go or not self._reservations.is_plain:
+            return -math.inf
+        return min(wait.earliest_s, head.asks_again_s)
 
     async def _backfill(self, lane: Lane, head: Waiting) -> float:
         """Let those behind a head go that do not delay it; give when one of them is to be tried again.

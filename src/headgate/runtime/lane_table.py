@@ -68,6 +68,13 @@ class LaneTable:
             if (lane := self._lanes.get(name)) is not None:
                 lane.nudged.set()
 
+    def came_back(self, names: Iterable[str]) -> None:
+        """Let the heads of these lanes try again where a hold that came back can help them."""
+        now_s = self._clock.now_s()
+        for name in names:
+            if (lane := self._lanes.get(name)) is not None:
+                lane.came_back(now_s)
+
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""
         now_s = self._clock.now_s()

@@ -128,10 +128,17 @@ class Waiting:
     moves: int = 0
     estimated_s: float = -math.inf
 
+    @property
+    def asks_again_s(self) -> float:
+        """From when on it is estimated anew."""
+        if self.ticket.again is None:
+            return math.inf
+        return max(self.estimated_s, self.ticket.queued_s) + ASK_AGAIN_S
+
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now, estimated anew if that was long ago."""
         ticket = self.ticket
-        if ticket.again is not None and now_s >= max(self.estimated_s, ticket.queued_s) + ASK_AGAIN_S:
+        if ticket.again is not None and now_s >= self.asks_again_s:
             asked, standing = ticket.again(now_s, ticket.limits)
             self.ticket = ticket = replace(ticket, asked=asked, standing=standing)
             self.estimated_s = now_s
@@ -158,6 +165,9 @@ class Lane:
         self.scope = limit.scope
         self.models = limit.models
         self.nudged = asyncio.Event()
+        self._tried: Waiting | None = None
+        self._opens_s = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self.pump: asyncio.Task[None] | None = None
         self.line = Line(POLICIES[scheduling.policy_of(limit.scope, limit.models or "*")]())
         self.uniform = True
@@ -218,12 +228,39 @@ class Lane:
         elif shape != self._shape:
             self.uniform = False
 
-    def leave(self, waiting: Waiting) -> None:
-        """Give up a place; one that has left already changes nothing."""
-        if self._waiting.pop(waiting.order, None) is not None and waiting.place is not None:
-            self.line.remove(waiting.place)
-            self._leave_plans(waiting)
-            self._gone(waiting, waiting.place)
+    def leave(self, waiting: Waiting) -> bool:
+        """Give up a place; False if it was left already, which changes nothing."""
+        if self._waiting.pop(waiting.order, None) is None or waiting.place is None:
+            return False
+        self.line.remove(waiting.place)
+        self._leave_plans(waiting)
+        self._gone(waiting, waiting.place)
+        return True
+
+    async def wait_nudged(self, head: Waiting, within_s: float, opens_s: float) -> None:
+        """Wait until it is worth trying again: after so many seconds, or when nudged.
+
+        Before `opens_s` no hold that comes back lets this head go (`came_back`).
+        """
+        self._tried, self._opens_s = head, opens_s
+        self._timer = asyncio.get_running_loop().call_later(within_s, self.nudged.set)
+        await self.nudged.wait()
+        self._tried, self._opens_s = None, -math.inf
+        self._timer.cancel()
+
+    def came_back(self, now_s: float) -> None:
+        """Let the head be tried because a hold came back, but not before that can help it.
+
+        Most tries of a lane whose limit is spent were such: they found what the one before had said.
+        """
+        if now_s >= self._opens_s or self._timer is None or self.head(now_s) is not self._tried:
+            self.nudged.set()
+            return
+        loop = asyncio.get_running_loop()
+        opens_in_s = self._opens_s - now_s
+        if self._timer.when() > loop.time() + opens_in_s:
+            self._timer.cancel()
+            self._timer = loop.call_later(opens_in_s, self.nudged.set)
 
     def waiting_s(self, unknown_hold_s: float | None) -> float | None:
         """Give the seconds of the lane's scarcest rate or slots that those who wait take; None: nobody knows.

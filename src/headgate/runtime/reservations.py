@@ -99,6 +99,11 @@ class Reservations:
         """What is reserved for a time, as this process knows it."""
         return self._planned
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether limits alone decide: nothing is reserved, and there is no maintenance."""
+        return not self._planned.standing and not self._maintenance.rules
+
     async def take(
         self,
         attempt: str,
@@ -119,7 +124,7 @@ class Reservations:
         """
         if self._clock.now_s() > self._late_from_s:
             await self.catch_up()
-        if not ahead and not self._planned.standing and not self._maintenance.rules:
+        if not ahead and self.is_plain:
             outcome = await self._take(attempt, limits, asked, came_s, claim_of)
             if outcome is not None:
                 return outcome
@@ -164,7 +169,7 @@ class Reservations:
 
         After an error either of the two may be there.
         """
-        is_plain = not self._planned.standing and not self._maintenance.rules and not self._is_late
+        is_plain = self.is_plain and not self._is_late
         if begin is not None and is_plain and not ahead:
             taking = _Taking()
             taking.kept = self._take(attempt, limits, asked, came_s, taking=taking)

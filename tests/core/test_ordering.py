@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headgate.core.choosing import POLICIES, Adaptive
 from headgate.core.ordering import BATCH_EVERY, BOOST_MARGIN_S, COLD_RATIO, MOST_BOOSTS, Line
 from headgate.core.policies import Policy, fair, fifo, priority, program, round_robin, score, shortest
-from headgate.core.shares import CARRIED_S, CREEP, LEAST_COST_S, MOST_IDLE, Waiter
+from headgate.core.shares import CARRIED_S, CREEP, LEAST_COST_S, MOST_IDLE, RETURN_CALLS, SEEN_CALLS, Waiter
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
 COSTS = st.sampled_from([0.0, 0.0004, 0.01, 0.3, 1.0, 7.0, 90.0])
@@ -319,7 +319,7 @@ def test_ever_new_sharers_do_not_starve_an_old_one() -> None:
         if stage.serve_one() is old:
             break
         stage.add(sharer=f"new {number}", cost_s=1.0)
-        assert number < 2 * 5 + debt_s * 5 / CREEP
+        assert number < 2 * 5 + (debt_s + 1.0 + RETURN_CALLS * 1.0) * 5 / CREEP
 
 
 def test_calls_that_cost_nothing_do_not_go_first_for_ever() -> None:
@@ -331,7 +331,7 @@ def test_calls_that_cost_nothing_do_not_go_first_for_ever() -> None:
         stage.add(sharer="free", cost_s=0.0)
         if stage.serve_one() is pays:
             break
-        assert number < 2 + 1.0 / LEAST_COST_S
+        assert number < 4 + (2.0 + RETURN_CALLS / SEEN_CALLS) / LEAST_COST_S
 
 
 def test_ever_new_programs_do_not_starve_a_large_one() -> None:
@@ -556,3 +556,37 @@ def test_adaptive_does_not_flap_at_a_threshold(pattern: list[float]) -> None:
         seen(line, 64, 1 + 64 * window, cost_s=pattern[window % len(pattern)])
         rules.append(policy.rule.name)
     assert sum(one != other for one, other in pairwise(rules)) <= 1
+
+
+def test_a_small_call_does_not_wait_for_a_large_one_of_a_sharer_that_has_had_as_much() -> None:
+    stage = Stage("fair")
+    stage.add(sharer="large", cost_s=8.0)
+    stage.add(sharer="small", cost_s=1.0)
+    assert [waiter.sharer for waiter in stage.drain()] == ["small", "large"]
+
+
+def test_one_that_comes_back_goes_before_those_who_never_pause() -> None:
+    """With its first calls, and no more often than that."""
+    stage = Stage("fair")
+    for _ in range(4 * SEEN_CALLS):
+        stage.add(sharer="busy", cost_s=1.0)
+        stage.add(sharer="eager", cost_s=1.0)
+        stage.serve_one()
+    for _ in range(20):
+        stage.add(sharer="back", cost_s=1.0)
+    heads = [stage.serve_one() for _ in range(20)]
+    assert [head is not None and head.sharer == "back" for head in heads[:RETURN_CALLS]] == [True] * RETURN_CALLS
+    assert sum(head is not None and head.sharer == "back" for head in heads[RETURN_CALLS + 1 :]) <= 6
+
+
+def test_what_goes_before_the_head_takes_no_turn_of_batchs() -> None:
+    stage = Stage("fifo")
+    for _ in range(BATCH_EVERY * 2):
+        stage.add(interactive=True, cost_s=1.0)
+    batch = [stage.add(cost_s=1.0) for _ in range(2)]
+    for _ in range(BATCH_EVERY - 1):
+        stage.serve_one()
+    assert stage.line.head(stage.now_s) is batch[0]
+    stage.admit(stage.line.next_few(stage.now_s, 20)[-1])
+    assert batch[1].order in stage.served
+    assert stage.line.head(stage.now_s) is batch[0]

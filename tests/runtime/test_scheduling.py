@@ -2,29 +2,33 @@
 
 import asyncio
 from collections import Counter
+from contextlib import asynccontextmanager
 
 import pytest
 from small_house import rate, slots
 
 from headgate.core.amounts import Amounts
 from headgate.core.errors import DeadlineError
+from headgate.core.limits import Window
 from headgate.core.scheduling import LaneRule, Scheduling, Standing
-from headgate.core.scopes import Scopes
+from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.spans import Calendar
 from headgate.core.usage import Usage
+from headgate.runtime.backfill import MOST_IN_TURN, TURN_S
 from headgate.runtime.calls import Call
 from headgate.testing.virtual_time import run
 
 SIX_A_MINUTE = rate("requests", 6, burst=1)
 
 
-async def use(house, log: list[str], name: str, *, holds_s: float = 0.0, **facts) -> None:
+async def use(house, log: list[str], name: str, *, holds_s: float = 0.0, used: int | None = None, **facts) -> None:
     facts.setdefault("max_wait_s", 36_000.0)
     facts.setdefault("input_tokens", 100)
     facts.setdefault("max_output_tokens", 1)
     async with house.manager.admit(Call("claude-test", **facts)) as grant:
         log.append(name)
         await asyncio.sleep(holds_s)
-        grant.settle(Usage(facts["input_tokens"]))
+        grant.settle(Usage(facts["input_tokens"] if used is None else used))
 
 
 async def in_order(house, *calls: tuple[str, dict]) -> list[str]:
@@ -268,5 +272,64 @@ def test_a_call_that_goes_first_in_two_lanes_does_not_move_between_them_for_ever
             here.manager._admission._enter = counted
             await asyncio.gather(of_account, of_key, first)
             assert log.index("first") < log.index("key")
+
+    run(main())
+
+
+BEHIND = 100
+"""Calls behind a head: many times what is tried at each change."""
+
+
+async def start(house, log: list[str], name: str, **facts) -> asyncio.Task[None]:
+    task = asyncio.create_task(use(house, log, name, **facts))
+    await asyncio.sleep(0.001)
+    return task
+
+
+@asynccontextmanager
+async def day_with_a_queue(house, free: int):
+    """A day with so much left, a call behind whose head many wait that need more than that."""
+    day = Window("", "account:main", "input_tokens", 1_000, Calendar("day"))
+    limits = rate("requests", 600_000), LimitRule("account:main", day)
+    async with house(*limits) as here:
+        log: list[str] = []
+        await use(here, log, "spends", input_tokens=1_000 - free - 1)
+        tasks = [await start(here, log, "head", input_tokens=990)]
+        tasks += [await start(here, log, "large", input_tokens=900 + number % 7) for number in range(BEHIND)]
+        yield here, log, tasks
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_call_that_comes_behind_many_goes_at_once_where_that_delays_nobody(house):
+    async def main():
+        async with day_with_a_queue(house, free=400) as (_here, log, tasks):
+            tasks.append(await start(_here, log, "small", input_tokens=100))
+            assert log == ["spends", "small"]
+
+    run(main())
+
+
+def test_one_of_many_behind_a_head_goes_soon_after_a_change_lets_it(house):
+    async def main():
+        async with day_with_a_queue(house, free=400) as (here, log, tasks):
+            tasks.append(await start(here, log, "holds", input_tokens=300, used=10, holds_s=10.0))
+            tasks += [await start(here, log, "fits", input_tokens=250 + number) for number in range(3)]
+            await asyncio.sleep(9.5)
+            assert log == ["spends", "holds"]
+            await asyncio.sleep(0.5 + 2 * (BEHIND / MOST_IN_TURN + 1) * TURN_S)
+            assert log == ["spends", "holds", "fits"]
+
+    run(main())
+
+
+def test_who_waits_behind_a_head_is_told_at_once_that_it_cannot_make_its_deadline(house):
+    async def main():
+        async with day_with_a_queue(house, free=400) as (here, log, _tasks):
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(DeadlineError, match="would be admitted"):
+                await use(here, log, "late", input_tokens=500, max_wait_s=60)
+            assert asyncio.get_running_loop().time() == started
 
     run(main())

@@ -199,17 +199,23 @@ class Line:
                 self._sections[entry.waiter.interactive].replace(entry, colder)
 
     def _count_turn(self, entry: Entry, cost_s: float) -> None:
-        boosted = self._picked is not None and self._picked[0] is entry and self._picked[1] == "cache"
+        """Count an admission of the line's; one that went before the head, delaying nobody, takes no turn of batch's.
+
+        Nor does it end a row of boosted ones.
+        """
+        why = self._picked[1] if self._picked is not None and self._picked[0] is entry else None
         paid_s = max(cost_s, LEAST_COST_S)
-        if boosted:
+        if why == "cache":
             self._boosts += 1
             self._credit_s -= paid_s
         else:
-            self._boosts = 0
             self._credit_s = min(MOST_CREDIT_S, self._credit_s + paid_s)
-        if not boosted:
-            passed_over = entry.waiter.interactive and self._sections[False].waiting
-            self._batch_waits = self._batch_waits + 1 if passed_over else 0
+            if entry.waiter.interactive and self._sections[False].waiting:
+                self._batch_waits += 1
+            elif why is not None:
+                self._batch_waits = 0
+            if why is not None:
+                self._boosts = 0
         self._picked = None
 
     def _leave(self, entry: Entry) -> None:

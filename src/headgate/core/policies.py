@@ -147,9 +147,12 @@ def round_robin() -> Policy:
 def fair() -> Policy:
     """Weighted virtual counters (VTC, Sheng et al., OSDI 2024) over the dominant share; a sharer's calls by arrival.
 
-    Charged at admission with the estimate, corrected at settle. Bound: while two sharers have calls waiting, what each
-    is served, divided by its weight, differs by two costliest calls at most, divided by theirs; and a sharer that is d
-    above the floor goes within d x 16 x the weights of those who wait, however many others come.
+    Charged at admission with the estimate, corrected at settle; a sharer's place is what it will have had with its next
+    call (virtual finish times, as in weighted fair queueing), so small calls do not wait for large ones. Bound: while
+    two sharers have calls waiting, what each is served, divided by its weight, differs by two costliest calls at most,
+    divided by theirs, and by RETURN_CALLS average ones where one of them has just come; and a sharer that is d above
+    the floor, with its next call, goes within (d + RETURN_CALLS average calls) x 16 x the weights of those who wait,
+    however many others come.
     """
     return Policy(
         name="fair",
@@ -157,10 +160,10 @@ def fair() -> Policy:
         rank=_arrival,
         reason=lambda shares, entry: (
             f"{entry.waiter.sharer} has had {shares.served_s(entry.waiter.sharer) - shares.floor_s:.3g} s of the limit "
-            "by its weight beyond the floor; who has had least goes first"
+            "by its weight beyond the floor; who will have had least with its next call goes first"
         ),
         group_of=lambda waiter: waiter.sharer,
-        key=lambda shares, group: shares.served_s(group.name),
+        key=_fair_finish_s,
         cost_before_s=_fairly_before_s,
         lives_on="shares",
     )
@@ -221,8 +224,12 @@ def _doublings(cost_s: float) -> float:
     return min(MOST_DOUBLINGS, math.log2(cost_s / SMALLEST_COST_S))
 
 
+def _fair_finish_s(shares: Shares, group: Group) -> float:
+    return shares.served_s(group.name) + group.first.cost_s / group.first.waiter.weight
+
+
 def _fairly_before_s(shares: Shares, other: Group, mine: Group, ahead_s: float, _ahead: int) -> float:
-    until_s = shares.served_s(mine.name) + ahead_s / mine.first.waiter.weight
+    until_s = _fair_finish_s(shares, mine) + ahead_s / mine.first.waiter.weight
     return min(other.cost_s, max(0.0, until_s - shares.served_s(other.name)) * other.first.waiter.weight)
 
 

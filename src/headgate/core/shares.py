@@ -1,7 +1,7 @@
 """Shares: what each sharer and each program has had of a lane, and where one that comes back begins.
 
-One rule: whoever was idle begins no lower than the least served of those who wait, so that nobody saves up. Amounts are
-seconds of the lane's scarcest limit. It orders nothing: policies read it.
+One rule: whoever was idle begins near the least served of those who wait, at most RETURN_CALLS average calls lower, so
+that nobody saves up. Amounts are seconds of the lane's scarcest limit. It orders nothing: policies read it.
 """
 
 import math
@@ -14,6 +14,13 @@ LEAST_COST_S = 0.001
 
 MOST_IDLE = 10_000
 """Sharers and programs without a waiting call that are remembered."""
+
+RETURN_CALLS = 5
+"""Who was idle begins as many average calls below the floor at most: a sharer with few calls need not wait in line with
+those who never pause. On row C1's trace, with 0, 4, 5, 6 of them the light half's p90 is 6.9, 6.4, 5.7, 6.3 s."""
+
+SEEN_CALLS = 64
+"""The average call is one of about so many last ones; it is taken for smaller until as many have been seen."""
 
 CREEP = 1 / 16
 """The floor's pace as a part of the fair pace: without it, ever new sharers at the floor would starve an old one."""
@@ -65,6 +72,7 @@ class Shares:
     def __init__(self) -> None:
         """Start with nobody known."""
         self.floor_s = 0.0
+        self._mean_cost_s = 0.0
         self.virtual_s = 0.0
         self.turns = 0
         self._served_s: dict[Hashable, float] = {}
@@ -95,8 +103,7 @@ class Shares:
         if not waiting:
             self._weight_of[sharer] = waiter.weight
             self._weights += waiter.weight
-            if self._served_s.get(sharer, -math.inf) < self.floor_s:
-                self._served_s[sharer] = self.floor_s
+            self._served_s[sharer] = self._begins_s(sharer)
         name = waiter.program
         if name is not None:
             self._waiting_programs[name] = self._waiting_programs.get(name, 0) + 1
@@ -115,9 +122,9 @@ class Shares:
     def charge(self, waiter: Waiter, cost_s: float, least_served_s: float | None) -> None:
         """Charge an admission. `least_served_s` is the smallest counter of those who wait, None when nobody does."""
         cost_s = max(cost_s, LEAST_COST_S)
-        begins_s = max(self._served_s.get(waiter.sharer, self.floor_s), self.floor_s)
-        if waiter.sharer in self._waiting:
-            begins_s = self._served_s[waiter.sharer]
+        self._mean_cost_s += (cost_s - self._mean_cost_s) / SEEN_CALLS
+        waits = waiter.sharer in self._waiting
+        begins_s = self._served_s[waiter.sharer] if waits else self._begins_s(waiter.sharer)
         self._served_s[waiter.sharer] = begins_s + cost_s / waiter.weight
         lowest_s = begins_s if least_served_s is None else min(begins_s, least_served_s)
         creeping_s = self.floor_s + CREEP * cost_s / max(self._weights, waiter.weight)
@@ -141,6 +148,10 @@ class Shares:
             self.floor_s = max(min(counters), max(counters) - CARRIED_S)
             for sharer in self._waiting:
                 self._served_s[sharer] = max(self._served_s[sharer], self.floor_s)
+
+    def _begins_s(self, sharer: Hashable) -> float:
+        lowest_s = self.floor_s - RETURN_CALLS * self._mean_cost_s
+        return max(self._served_s.get(sharer, -math.inf), lowest_s)
 
     def _know(self, waiter: Waiter) -> Program:
         program = self._programs.get(waiter.program)

@@ -14,11 +14,12 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.claims import SAY_AGAIN_S
 from headgate.core.errors import HeadgateError, LimitError, ShuttingDownError, StoreError
-from headgate.core.limits import Gauge, Limit, Rate
+from headgate.core.limits import Limit
 from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import lane_of
 from headgate.ports import Clock, LevelStore
+from headgate.runtime.backfill import Backfill
 from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.giving_back import GivingBack
 from headgate.runtime.lane_table import LaneTable
@@ -33,9 +34,6 @@ log = logging.getLogger("headgate.admission")
 
 MOST_WAITING = 20_000
 """Calls that may wait at once: 1,000 agents with 20 calls each."""
-
-MOST_BEHIND = 4
-"""Calls behind a head that are tried when it has to wait, and as many of each reservation that somebody there has."""
 
 LONGEST_TIMER_S = 60.0
 """A timer runs on the loop's clock and a wait ends on the wall's: look again before the two can drift far apart."""
@@ -73,6 +71,7 @@ class Admission:
         self._others_seen_s = -math.inf
         self._listener: asyncio.Task[None] | None = None
         self.giving_back = GivingBack(self.settle)
+        self._backfill = Backfill(self.lanes, reservations.planned, self._try_behind, clock)
         self.moves = Moves(self.lanes, self._take_elsewhere, self._let_go, self._enter, self._fail, clock)
         self.on_changed: Callable[[], None] = lambda: None  # another process has changed something
         reservations.planned.on_changed = self.nudge
@@ -97,7 +96,7 @@ class Admission:
         order = ticket.order or self.next_order()
         ahead = self.lanes.ahead(ticket) if self._waiting else []
         wait = self._wait_behind(ahead) if ahead else None
-        if wait is None or self._plans_of(ticket):  # what is reserved for it is nobody's to wait for
+        if wait is None or self._may_pass(ticket, ahead):
             asked = ticket.asked_at(self._clock.now_s())
             outcome, begun = await self._take(ticket, asked, begin, ahead)
             if isinstance(outcome, Admitted):
@@ -211,6 +210,12 @@ class Admission:
             self.giving_back.soon(ticket)
             raise
 
+    def _may_pass(self, ticket: Ticket, ahead: Sequence[Waiting]) -> bool:
+        """Whether a call that comes may go before those ahead; what is reserved for it is nobody's to wait for."""
+        if self._plans_of(ticket):
+            return True
+        return all(head.lane is not None and self._backfill.may_pass(head.lane, head.wait, ticket) for head in ahead)
+
     def _wait_behind(self, ahead: Sequence[Waiting]) -> Wait:
         return Wait(ahead[0].wait.until_s, self._clock.now_s(), ahead[0].wait.limit)
 
@@ -264,7 +269,7 @@ class Admission:
         if lane.pump is None:
             lane.pump = asyncio.create_task(self._pump(lane), name=f"lane {lane.name}")
         head = lane.head(now_s)
-        if head is waiting or waiting.plans or (head is not None and self._may_be_passed(lane, head.wait)):
+        if head is waiting or waiting.plans or (head is not None and self._backfill.may_pass(lane, head.wait)):
             lane.nudged.set()
         if self._listener is None or self._listener.done():
             listening = listen(self._store, lambda: self._waiting, self._heard)
@@ -274,7 +279,7 @@ class Admission:
         if waiting.lane is not None:
             waiting.lane.leave(waiting)
             # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
-            waiting.lane.nudged.set()
+            waiting.lane.nudge()
 
     async def _pump(self, lane: Lane) -> None:
         """Try the lane's head until nobody waits."""
@@ -305,45 +310,17 @@ class Admission:
             until_s = min(until_s, await self.moves.send_elsewhere(lane, head))
             if head.lane is not lane:
                 return
-            self._fail_if_late(head)
+            self._fail_if_late(head, head.wait)
             if head.admitted.done():
                 return
         if len(lane) > 1:
-            until_s = min(until_s, await self._backfill(lane, head))
+            until_s = min(until_s, await self._backfill.let_pass(lane, head))
         now_s = self._clock.now_s()
         longest_s = LONGEST_TIMER_S if self._claim_of(head, now_s + CLAIM_AFTER_S) is None else SAY_AGAIN_S
         delay_s = min(longest_s, max(0.0, until_s - now_s))
         timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
         await lane.nudged.wait()
         timer.cancel()
-
-    async def _backfill(self, lane: Lane, head: Waiting) -> float:
-        """Let those behind a head go that do not delay it; give when one of them is to be tried again.
-
-        They ask nothing of what it waits for, or what it leaves, or what is reserved for them.
-        """
-        until_s = math.inf
-        planned = self._reservations.planned
-        plan_ids = [plan_id for plan_id in lane.plans if planned.is_open(plan_id)]
-        if self._may_be_passed(lane, head.wait):
-            for waiting in lane.behind(self._clock.now_s(), MOST_BEHIND):
-                has_own = not waiting.plans.isdisjoint(plan_ids)
-                if not has_own and not self.lanes.ahead(waiting.ticket, than=waiting):
-                    until_s = min(until_s, await self._try_behind(waiting, [head]))
-        for plan_id in plan_ids:
-            ahead = [head]
-            for waiting in lane.holders(plan_id, self._clock.now_s(), MOST_BEHIND):
-                if waiting is not head:
-                    others = self.lanes.ahead(waiting.ticket, than=waiting)
-                    until_s = min(until_s, await self._try_behind(waiting, [*ahead, *others]))
-                    if not waiting.admitted.done():
-                        ahead.append(waiting)
-        return until_s
-
-    def _may_be_passed(self, lane: Lane, wait: Wait) -> bool:
-        """Whether one behind a head may go without delaying it: not where all ask for what drains, or comes back."""
-        alike = lane.uniform and isinstance(wait.limit, Rate | Gauge)
-        return not alike or self._reservations.planned.changes_at(wait.until_s)
 
     async def _try(self, head: Waiting) -> Wait | None:
         """Try to admit the first of a lane; None when it has left, else how long it waits."""
@@ -361,17 +338,19 @@ class Admission:
             return head.wait
         head.wait = outcome
         if head.ticket.route is None:
-            self._fail_if_late(head)
+            self._fail_if_late(head, head.wait)
         return None if head.admitted.done() else outcome
 
-    def _fail_if_late(self, head: Waiting) -> None:
-        late = late_for(head.ticket, head.wait, self._clock.now_s())
-        if late is not None and not head.admitted.done():
-            self._fail(head, late)
+    def _fail_if_late(self, waiting: Waiting, wait: Wait) -> None:
+        late = late_for(waiting.ticket, wait, self._clock.now_s())
+        if late is not None and not waiting.admitted.done():
+            self._fail(waiting, late)
 
     async def _try_behind(self, waiting: Waiting, ahead: Sequence[Waiting]) -> float:
         """Try to admit one behind others that it must not delay; give when to try again, infinite when it has left."""
         outcome = await self._ask(waiting, ahead)
+        if isinstance(outcome, Wait) and waiting.ticket.route is None:
+            self._fail_if_late(waiting, outcome)
         # One ahead that may go now is its own lane's to try, which nudges this one.
         return outcome.until_s if outcome is not None and outcome.until_s > self._clock.now_s() else math.inf
 

@@ -66,7 +66,7 @@ class LaneTable:
         """Let the heads of these lanes (or of all) try again."""
         for name in self._lanes if names is None else names:
             if (lane := self._lanes.get(name)) is not None:
-                lane.nudged.set()
+                lane.nudge()
 
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""

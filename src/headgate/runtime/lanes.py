@@ -22,6 +22,7 @@ from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
 from headgate.runtime.hold_times import HoldTimes
+from headgate.runtime.turns import Turns
 
 GUESSED_HOLD_S = 10.0
 """How long calls are taken to hold a slot until some have ended: for their order and between accounts, which need some
@@ -127,6 +128,8 @@ class Waiting:
     plans: frozenset[str] = frozenset()
     moves: int = 0
     estimated_s: float = -math.inf
+    again_s: float = math.inf
+    """When time alone could let it go before the head that it waits behind, as it was tried last."""
 
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now, estimated anew if that was long ago."""
@@ -158,6 +161,7 @@ class Lane:
         self.scope = limit.scope
         self.models = limit.models
         self.nudged = asyncio.Event()
+        self.turns: Turns[Waiting] = Turns()
         self.pump: asyncio.Task[None] | None = None
         self.line = Line(POLICIES[scheduling.policy_of(limit.scope, limit.models or "*")]())
         self.uniform = True
@@ -203,6 +207,7 @@ class Lane:
         waiting.lane = self
         waiting.place = self.place_of(waiting.ticket, waiting.order)
         self._waiting[waiting.order] = waiting
+        self.turns.comes(waiting)
         self.line.add(waiting.place)
         self.waiting_cost_s += waiting.place.cost_s
         if waiting.ticket.route is not None:
@@ -212,11 +217,20 @@ class Lane:
             if limit.scope == self.scope and limit.models == self.models:
                 self._has_rate = self._has_rate or isinstance(limit, Rate)
                 self._slots = limit.amount if isinstance(limit, Gauge) else self._slots
-        shape = tuple(limit.name for limit in waiting.ticket.limits if _units(limit, waiting.ticket.asked))
+        shape = _shape(waiting.ticket)
         if len(self._waiting) == 1:
             self._shape, self.uniform = shape, True
         elif shape != self._shape:
             self.uniform = False
+
+    def nudge(self) -> None:
+        """Have the head tried, and those behind it that can pass it: something may have become free."""
+        self.turns.changed()
+        self.nudged.set()
+
+    def asks_alike(self, ticket: Ticket) -> bool:
+        """Whether a call that comes asks for something of the very limits of which those that wait do."""
+        return _shape(ticket) == self._shape
 
     def leave(self, waiting: Waiting) -> None:
         """Give up a place; one that has left already changes nothing."""
@@ -347,8 +361,13 @@ class Lane:
 
     def _gone(self, waiting: Waiting, place: Waiter) -> None:
         self.waiting_cost_s = self.waiting_cost_s - place.cost_s if self._waiting else 0.0
+        self.turns.leaves(waiting)
         if waiting.ticket.route is not None:
             self.elsewhere -= Counter(waiting.ticket.route.scopes)  # drops what is 0
+
+
+def _shape(ticket: Ticket) -> tuple[str, ...]:
+    return tuple(limit.name for limit in ticket.limits if _units(limit, ticket.asked))
 
 
 def _units(limit: Limit, asked: Demand) -> int | None:

@@ -1,0 +1,88 @@
+"""Backfill: calls behind a lane's head go before it where that delays nobody ahead of them.
+
+One rule: what comes is tried once as it comes; of those that wait, the ones that the policy puts next are tried at
+every change, all others in turn. So of n calls behind a head one that could go is tried within 2 x (n / MOST_IN_TURN +
+1) x TURN_S of the change that lets it, however much changes, and nothing is tried for ever where nothing does.
+"""
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+
+from headgate.core.limits import Gauge, Rate
+from headgate.core.quota import Wait
+from headgate.ports import Clock
+from headgate.runtime.lane_table import LaneTable
+from headgate.runtime.lanes import Lane, Ticket, Waiting
+from headgate.runtime.planning import PlannedReservations
+
+MOST_BEHIND = 4
+"""Calls behind a head that are tried at each change, and as many of each reservation that somebody there has."""
+
+MOST_IN_TURN = 16
+TURN_S = 0.1
+"""Of all others so many are tried at a time, so often: 160 tries a second in each lane take some 2 % of a core."""
+
+TryBehind = Callable[[Waiting, Sequence[Waiting]], Awaitable[float]]
+"""Tries a call behind others that it must not delay; gives when to try again, infinite when it has left."""
+
+
+class Backfill:
+    """Who behind the head of a lane is tried when the head has to wait."""
+
+    def __init__(self, lanes: LaneTable, planned: PlannedReservations, try_behind: TryBehind, clock: Clock) -> None:
+        """Look at nothing yet."""
+        self._lanes = lanes
+        self._planned = planned
+        self._try_behind = try_behind
+        self._clock = clock
+
+    async def let_pass(self, lane: Lane, head: Waiting) -> float:
+        """Let those behind a head go that do not delay it; give when one of them is to be tried again.
+
+        They ask nothing of what it waits for, or what it leaves, or what is reserved for them.
+        """
+        until_s = math.inf
+        plan_ids = [plan_id for plan_id in lane.plans if self._planned.is_open(plan_id)]
+        if self.may_pass(lane, head.wait):
+            first = lane.behind(self._clock.now_s(), MOST_BEHIND)
+            for waiting in first:
+                until_s = min(until_s, await self._try(waiting, head, plan_ids))
+            until_s = min(until_s, await self._in_turn(lane, head, first, plan_ids))
+        for plan_id in plan_ids:
+            ahead = [head]
+            for waiting in lane.holders(plan_id, self._clock.now_s(), MOST_BEHIND):
+                if waiting is not head:
+                    others = self._lanes.ahead(waiting.ticket, than=waiting)
+                    until_s = min(until_s, await self._try_behind(waiting, [*ahead, *others]))
+                    if not waiting.admitted.done():
+                        ahead.append(waiting)
+        return until_s
+
+    def may_pass(self, lane: Lane, wait: Wait, ticket: Ticket | None = None) -> bool:
+        """Whether one behind a head, or one that comes, may go without delaying it.
+
+        Not where all ask for what drains, or comes back.
+        """
+        alike = lane.uniform and isinstance(wait.limit, Rate | Gauge)
+        if alike and ticket is not None:
+            alike = lane.asks_alike(ticket)
+        return not alike or self._planned.changes_at(wait.until_s)
+
+    async def _in_turn(self, lane: Lane, head: Waiting, first: Sequence[Waiting], plan_ids: Sequence[str]) -> float:
+        """Try the next of those that are not the policy's next; give when the others are to be tried."""
+        if len(lane) <= 1 + len(first):
+            return math.inf
+        for waiting in lane.turns.next_few(list(lane), MOST_IN_TURN, self._clock.now_s(), TURN_S):
+            if waiting.lane is lane and waiting is not head and waiting not in first:
+                await self._try(waiting, head, plan_ids)
+        return lane.turns.look_again_s
+
+    async def _try(self, waiting: Waiting, head: Waiting, plan_ids: Sequence[str]) -> float:
+        has_own = not waiting.plans.isdisjoint(plan_ids)
+        if waiting.admitted.done() or has_own or self._lanes.ahead(waiting.ticket, than=waiting):
+            waiting.again_s = math.inf
+        else:
+            waiting.again_s = await self._try_behind(waiting, [head])
+        if waiting.lane is not None:
+            waiting.lane.turns.was_tried(waiting)
+        return waiting.again_s

@@ -28,6 +28,9 @@ GOOD = b'{"model":"claude-haiku-4-5","max_tokens":9,"messages":[{"role":"user","
         ({"x-headgate-run": ""}, "x-headgate-run is empty; leave it out"),
         ({"x-headgate-class": ""}, "x-headgate-class is empty; leave it out"),
         ({"x-headgate-priority": "1      9"}, "x-headgate-priority: '1      9'; expected a whole number"),
+        ({"x-headgate-program-tokens": "0"}, "x-headgate-program-tokens: '0'; expected a whole number from 1 to 1000"),
+        ({"x-headgate-program-tokens": "9" * 400}, "x-headgate-program-tokens: '" + "9" * 40 + "'; expected a whole"),
+        ({"x-headgate-program-tokens": "\xb2"}, "x-headgate-program-tokens: '\xb2'; expected a whole number"),
         (
             {"x-headgate-prority": "5"},
             "x-headgate-prority: there is no such header; did you mean x-headgate-priority? ",
@@ -71,6 +74,7 @@ def test_what_can_be_used_is_used_and_what_clients_send_of_their_own_goes_on_wor
             "x-headgate-priority": "-3",
             "x-headgate-class": "batch",
             "x-headgate-max-wait": "5",
+            "x-headgate-program-tokens": "250000",
         }
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         status, _, answer = await stack.send("POST", "/v1/messages", GOOD, pairs)

@@ -333,3 +333,20 @@ def test_who_waits_behind_a_head_is_told_at_once_that_it_cannot_make_its_deadlin
             assert asyncio.get_running_loop().time() == started
 
     run(main())
+
+
+def test_the_program_that_is_guessed_to_need_least_goes_first(house):
+    """Without a guess the first one would go first."""
+
+    async def main():
+        async with house(rate("input_tokens", 6_000, burst=1_000), scheduling=Scheduling("program")) as here:
+            guesses = {"long": 90_000, "short": 2_000, "middle": 20_000}
+            calls = [
+                (name, {"input_tokens": 950, "standing": Standing(program_tokens=guess), **session(name)})
+                for name, guess in guesses.items()
+            ]
+            assert await in_order(here, *calls) == ["short", "middle", "long"]
+            unsaid = [(name, {"input_tokens": 950, **session(f"another {name}")}) for name in guesses]
+            assert await in_order(here, *unsaid) == ["long", "short", "middle"]
+
+    run(main())

@@ -19,12 +19,14 @@ __all__ = ["MOST_PRIORITY", "ORDINARY", "POLICIES", "LaneRule", "Scheduling", "S
 class Standing:
     """What a call's place depends on, beside its arrival and its cost.
 
-    A higher `priority` goes first. `interactive`: a person waits for it. `program_cost` guesses the amounts of all its
-    program's calls. Its prompt cache lives until `warm_until_s`; from then on it would use `cold`.
+    A higher `priority` goes first. `interactive`: a person waits for it. `program_tokens` guesses the tokens, of
+    prompts and answers, that all calls of its program take together, and `program_cost` is what that comes to in
+    amounts. Its prompt cache lives until `warm_until_s`; from then on it would use `cold`.
     """
 
     priority: int = 0
     interactive: bool = False
+    program_tokens: int | None = None
     program_cost: Amounts | None = None
     warm_until_s: float | None = None
     cold: Amounts | None = None

@@ -18,6 +18,9 @@ from headgate.gateway.own_headers import tags_in
 from headgate.ports import HashedKey
 from headgate.runtime.manager import Manager
 
+MOST_PROGRAM_TOKENS = 10**12
+"""The largest guess that a header may state."""
+
 
 class NoKeyError(CallerError):
     """The request carries no key of Headgate's, or one that is not in force."""
@@ -129,13 +132,28 @@ def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str,
     if kind not in ("", "interactive", "batch"):
         raise CallerError(f"x-headgate-class: {kind[:40]!r} is no class; expected interactive or batch")
     priority = 0 if stated is None else _priority(stated)
+    program_tokens = _program_tokens(exchange.header(b"x-headgate-program-tokens"))
     if caller.key is None:
-        return Standing(priority, kind == "interactive")
+        return Standing(priority, kind == "interactive", program_tokens)
     owner = configured.get(caller.key.name, _NOBODY)
     said = _said(caller.key.scopes)
     most = owner.priority or said.priority
     allowed = owner.interactive or said.interactive
-    return Standing(most if stated is None else min(priority, most), allowed and kind != "batch")
+    priority = most if stated is None else min(priority, most)
+    return Standing(priority, allowed and kind != "batch", program_tokens)
+
+
+def _program_tokens(stated: str | None) -> int | None:
+    if stated is None:
+        return None
+    digits = stated.strip()
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= len(str(MOST_PROGRAM_TOKENS))):
+        digits = "0"
+    if not 0 < int(digits) <= MOST_PROGRAM_TOKENS:
+        raise CallerError(
+            f"x-headgate-program-tokens: {stated[:40]!r}; expected a whole number from 1 to {MOST_PROGRAM_TOKENS}"
+        )
+    return int(digits)
 
 
 def _priority(stated: str) -> int:

@@ -59,6 +59,7 @@ ASKED: dict[str, Callable[[str, str], None]] = {
     "x-headgate-priority": _anything,
     "x-headgate-class": _anything,
     "x-headgate-max-wait": _anything,
+    "x-headgate-program-tokens": _anything,
 }
 """What a request may say, and what checks it."""
 

@@ -191,10 +191,20 @@ class Question:
         asked = demand_of(call, estimate, prices, now_s, most_of(call, limits, prices, now_s))
         if self.is_drawn:
             asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
-        standing = standing_of(call, self.stated, estimate, prices, now_s)
+        stated = _of_program(self.stated, estimate, asked.expected)
         if self.is_warm:
-            return asked, standing
-        return asked._replace(expected=uncached_of(call, estimate, prices, now_s)), self.stated
+            return asked, standing_of(call, stated, estimate, prices, now_s)
+        return asked._replace(expected=uncached_of(call, estimate, prices, now_s)), stated
+
+
+def _of_program(stated: Standing, estimate: Estimate, expected: Amounts) -> Standing:
+    """Give a standing with what the whole program will use, where that is guessed: as many calls like this one."""
+    if stated.program_tokens is None:
+        return stated
+    usage = estimate.likely_usage
+    calls = max(1.0, stated.program_tokens / max(1, usage.prompt_tokens + usage.output_tokens))
+    cost = Amounts(*(None if each is None else round(each * calls) for each in expected))
+    return replace(stated, program_cost=cost)
 
 
 def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Prices, now_s: float) -> Standing:

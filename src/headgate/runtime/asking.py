@@ -203,7 +203,7 @@ def _of_program(stated: Standing, estimate: Estimate, expected: Amounts) -> Stan
         return stated
     usage = estimate.likely_usage
     calls = max(1.0, stated.program_tokens / max(1, usage.prompt_tokens + usage.output_tokens))
-    cost = Amounts(*(None if each is None else round(each * calls) for each in expected))
+    cost = Amounts(*(None if each is None else round(each * calls) for each in expected))  # type: ignore[arg-type]  # money may be unknown
     return replace(stated, program_cost=cost)
 
 

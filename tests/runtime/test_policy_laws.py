@@ -104,7 +104,7 @@ MOST_S = {
     "priority": 20 * 60.0,
     "shortest": 20 * 20.0,
     "round_robin": 2 * WAITING * NEW_S,
-    "fair": 2 * (ONCE_S + RETURN_CALLS * NEW_S) * (WAITING + 2),
+    "fair": 4 * (ONCE_S + RETURN_CALLS * NEW_S) * (WAITING + 2),
     "program": 16 * 2 * ONCE_S * WAITING,
     "adaptive": 20 * 30.0 + 20 * 10.0,
 }

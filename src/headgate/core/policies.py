@@ -151,7 +151,7 @@ def fair() -> Policy:
     call (virtual finish times, as in weighted fair queueing), so small calls do not wait for large ones. Bound: while
     two sharers have calls waiting, what each is served, divided by its weight, differs by two costliest calls at most,
     divided by theirs, and by RETURN_CALLS average ones where one of them has just come; and a sharer that is d above
-    the floor, with its next call, goes within (d + RETURN_CALLS average calls) x 2 x the weights of those who wait,
+    the floor, with its next call, goes within (d + RETURN_CALLS average calls) x 4 x the weights of those who wait,
     however many others come.
     """
     return Policy(

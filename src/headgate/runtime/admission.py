@@ -214,7 +214,9 @@ class Admission:
         """Whether a call that comes may go before those ahead; what is reserved for it is nobody's to wait for."""
         if self._plans_of(ticket):
             return True
-        return all(head.lane is not None and self._backfill.may_pass(head.lane, head.wait, ticket) for head in ahead)
+        return all(
+            head.lane is not None and self._backfill.may_overtake(head.lane, head.wait, ticket) for head in ahead
+        )
 
     def _wait_behind(self, ahead: Sequence[Waiting]) -> Wait:
         return Wait(ahead[0].wait.until_s, self._clock.now_s(), ahead[0].wait.limit)
@@ -349,8 +351,10 @@ class Admission:
     async def _try_behind(self, waiting: Waiting, ahead: Sequence[Waiting]) -> float:
         """Try to admit one behind others that it must not delay; give when to try again, infinite when it has left."""
         outcome = await self._ask(waiting, ahead)
-        if isinstance(outcome, Wait) and waiting.ticket.route is None:
-            self._fail_if_late(waiting, outcome)
+        if isinstance(outcome, Wait):
+            waiting.wait = outcome
+            if waiting.ticket.route is None:
+                self._fail_if_late(waiting, outcome)
         # One ahead that may go now is its own lane's to try, which nudges this one.
         return outcome.until_s if outcome is not None and outcome.until_s > self._clock.now_s() else math.inf
 

@@ -1,8 +1,9 @@
 """Backfill: calls behind a lane's head go before it where that delays nobody ahead of them.
 
-One rule: what comes is tried once as it comes; of those that wait, the ones that the policy puts next are tried at
-every change, all others in turn. So of n calls behind a head one that could go is tried within 2 x (n / MOST_IN_TURN +
-1) x TURN_S of the change that lets it, however much changes, and nothing is tried for ever where nothing does.
+One rule: of those that wait, the ones that the policy puts next are tried at every change; beyond them the cheapest of
+each kind (`alike`) in turn, and a call that comes at once if it is that. So of n kinds behind a head one that could go
+is tried within 2 x (n / MOST_IN_TURN + 1) x TURN_S of the change that lets it, however much changes, and nothing is
+tried for ever where nothing does.
 """
 
 import math
@@ -12,7 +13,7 @@ from headgate.core.limits import Gauge, Rate
 from headgate.core.quota import Wait
 from headgate.ports import Clock
 from headgate.runtime.lane_table import LaneTable
-from headgate.runtime.lanes import Lane, Ticket, Waiting
+from headgate.runtime.lanes import Lane, Ticket, Waiting, size_of
 from headgate.runtime.planning import PlannedReservations
 
 MOST_BEHIND = 4
@@ -20,7 +21,7 @@ MOST_BEHIND = 4
 
 MOST_IN_TURN = 16
 TURN_S = 0.1
-"""Of all others so many are tried at a time, so often: 160 tries a second in each lane take some 2 % of a core."""
+"""Beyond them so many kinds are tried at a time, so often: 160 tries a second in each lane take some 2 % of a core."""
 
 TryBehind = Callable[[Waiting, Sequence[Waiting]], Awaitable[float]]
 """Tries a call behind others that it must not delay; gives when to try again, infinite when it has left."""
@@ -58,31 +59,31 @@ class Backfill:
                         ahead.append(waiting)
         return until_s
 
-    def may_pass(self, lane: Lane, wait: Wait, ticket: Ticket | None = None) -> bool:
-        """Whether one behind a head, or one that comes, may go without delaying it.
-
-        Not where all ask for what drains, or comes back.
-        """
-        alike = lane.uniform and isinstance(wait.limit, Rate | Gauge)
-        if alike and ticket is not None:
-            alike = lane.asks_alike(ticket)
+    def may_pass(self, lane: Lane, wait: Wait) -> bool:
+        """Whether one behind a head may go without delaying it: not where all ask for what drains, or comes back."""
+        alike = len(lane.kinds) == 1 and isinstance(wait.limit, Rate | Gauge)
         return not alike or self._planned.changes_at(wait.until_s)
 
+    def may_overtake(self, lane: Lane, wait: Wait, ticket: Ticket) -> bool:
+        """Whether a call that comes may go before all that wait: none is alike, or each asks for more than it."""
+        alike = lane.alike(ticket)
+        return alike is None or (size_of(ticket) < alike.least and self.may_pass(lane, wait))
+
     async def _in_turn(self, lane: Lane, head: Waiting, first: Sequence[Waiting], plan_ids: Sequence[str]) -> float:
-        """Try the next of those that are not the policy's next; give when the others are to be tried."""
+        """Try the cheapest of each kind, some kinds at a time; give when the others are to be tried."""
         if len(lane) <= 1 + len(first):
             return math.inf
-        for waiting in lane.turns.next_few(list(lane), MOST_IN_TURN, self._clock.now_s(), TURN_S):
-            if waiting.lane is lane and waiting is not head and waiting not in first:
-                await self._try(waiting, head, plan_ids)
+        kinds = lane.kinds.values()
+        for alike in lane.turns.next_few(kinds, MOST_IN_TURN, self._clock.now_s(), TURN_S):
+            cheapest = alike.cheapest
+            alike.again_s = math.inf
+            if cheapest is not None and cheapest is not head and cheapest not in first:
+                alike.again_s = await self._try(cheapest, head, plan_ids)
+            lane.turns.was_tried(alike)
         return lane.turns.look_again_s
 
     async def _try(self, waiting: Waiting, head: Waiting, plan_ids: Sequence[str]) -> float:
         has_own = not waiting.plans.isdisjoint(plan_ids)
         if waiting.admitted.done() or has_own or self._lanes.ahead(waiting.ticket, than=waiting):
-            waiting.again_s = math.inf
-        else:
-            waiting.again_s = await self._try_behind(waiting, [head])
-        if waiting.lane is not None:
-            waiting.lane.turns.was_tried(waiting)
-        return waiting.again_s
+            return math.inf
+        return await self._try_behind(waiting, [head])

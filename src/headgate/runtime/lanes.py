@@ -21,6 +21,7 @@ from headgate.core.quota import Wait
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
+from headgate.runtime.alike import Alike
 from headgate.runtime.hold_times import HoldTimes
 from headgate.runtime.turns import Turns
 
@@ -128,8 +129,7 @@ class Waiting:
     plans: frozenset[str] = frozenset()
     moves: int = 0
     estimated_s: float = -math.inf
-    again_s: float = math.inf
-    """When time alone could let it go before the head that it waits behind, as it was tried last."""
+    kind: tuple[str, ...] = ()
 
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now, estimated anew if that was long ago."""
@@ -161,10 +161,12 @@ class Lane:
         self.scope = limit.scope
         self.models = limit.models
         self.nudged = asyncio.Event()
-        self.turns: Turns[Waiting] = Turns()
+        self.turns: Turns[Alike[Waiting]] = Turns()
+        self.kinds: dict[tuple[str, ...], Alike[Waiting]] = {}
+        """Its calls by the limits of which they ask something."""
+        self._kinds_seen = 0
         self.pump: asyncio.Task[None] | None = None
         self.line = Line(POLICIES[scheduling.policy_of(limit.scope, limit.models or "*")]())
-        self.uniform = True
         self.waiting_cost_s = 0.0
         self.elsewhere: Counter[str] = Counter()
         """How many of its calls may go to an account, by its scope."""
@@ -173,7 +175,6 @@ class Lane:
         self._has_rate = False
         self._slots: int | None = None
         self._waiting: dict[int, Waiting] = {}
-        self._shape: tuple[str, ...] | None = None
         self._plans_of = plans_of
         self._plans_serial = plans_serial
         self._of_plans: dict[str, Line] = {}
@@ -207,7 +208,6 @@ class Lane:
         waiting.lane = self
         waiting.place = self.place_of(waiting.ticket, waiting.order)
         self._waiting[waiting.order] = waiting
-        self.turns.comes(waiting)
         self.line.add(waiting.place)
         self.waiting_cost_s += waiting.place.cost_s
         if waiting.ticket.route is not None:
@@ -217,20 +217,22 @@ class Lane:
             if limit.scope == self.scope and limit.models == self.models:
                 self._has_rate = self._has_rate or isinstance(limit, Rate)
                 self._slots = limit.amount if isinstance(limit, Gauge) else self._slots
-        shape = _shape(waiting.ticket)
-        if len(self._waiting) == 1:
-            self._shape, self.uniform = shape, True
-        elif shape != self._shape:
-            self.uniform = False
+        waiting.kind = _kind(waiting.ticket)
+        alike = self.kinds.get(waiting.kind)
+        if alike is None:
+            self._kinds_seen += 1
+            alike = self.kinds[waiting.kind] = Alike(self._kinds_seen, self._still_waits)
+        if alike.add(waiting, size_of(waiting.ticket)):
+            self.turns.comes(alike)
 
     def nudge(self) -> None:
         """Have the head tried, and those behind it that can pass it: something may have become free."""
         self.turns.changed()
         self.nudged.set()
 
-    def asks_alike(self, ticket: Ticket) -> bool:
-        """Whether a call that comes asks for something of the very limits of which those that wait do."""
-        return _shape(ticket) == self._shape
+    def alike(self, ticket: Ticket) -> Alike[Waiting] | None:
+        """Give those that wait here and are like a call; None: none is."""
+        return self.kinds.get(_kind(ticket))
 
     def leave(self, waiting: Waiting) -> None:
         """Give up a place; one that has left already changes nothing."""
@@ -338,6 +340,9 @@ class Lane:
                     share = max(share, units / limit.amount)
         return most_s or slots_s or share
 
+    def _still_waits(self, waiting: Waiting) -> bool:
+        return self._waiting.get(waiting.order) is waiting
+
     def _join_plans(self, waiting: Waiting) -> None:
         waiting.plans = self._plans_of(waiting.ticket)
         assert waiting.place is not None
@@ -361,12 +366,23 @@ class Lane:
 
     def _gone(self, waiting: Waiting, place: Waiter) -> None:
         self.waiting_cost_s = self.waiting_cost_s - place.cost_s if self._waiting else 0.0
-        self.turns.leaves(waiting)
+        alike = self.kinds[waiting.kind]
+        alike.count -= 1
+        if alike.count:
+            self.turns.comes(alike)  # the next cheapest of them was not tried yet
+        else:
+            self.turns.leaves(alike)
+            del self.kinds[waiting.kind]
         if waiting.ticket.route is not None:
             self.elsewhere -= Counter(waiting.ticket.route.scopes)  # drops what is 0
 
 
-def _shape(ticket: Ticket) -> tuple[str, ...]:
+def size_of(ticket: Ticket) -> float:
+    """Give what a call asks in all, in parts of its limits: of those alike, none that asks for less is larger."""
+    return sum((_units(limit, ticket.asked) or 0) / limit.amount for limit in ticket.limits)
+
+
+def _kind(ticket: Ticket) -> tuple[str, ...]:
     return tuple(limit.name for limit in ticket.limits if _units(limit, ticket.asked))
 
 

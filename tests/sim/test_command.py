@@ -75,6 +75,21 @@ def test_the_table_fits_the_terminal(place):
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
 
 
+def test_what_goes_wrong_is_told_in_the_table_and_on_the_page(place):
+    arguments = ["--outage", "5s:5s", "--provider-limits", "0.7", "--html", "page.html"]
+    done = simulate(place, "arena.csv", "--policy", "fifo", *arguments)
+    assert done.returncode == 0, done.stderr
+    head = done.stdout.splitlines()[0]
+    assert head.endswith("seed 0; 0.7 times its limits enforced, outage (529) from 5 s for 5 s")
+    rows = {line[:40].strip(): line[40:].split() for line in done.stdout.splitlines()}
+    assert int(rows["other failures of the provider"][-1]) > 0
+    assert "x overloaded_error" in done.stdout
+    assert "learned: account:main" in done.stdout
+    page = (place / "page.html").read_text()
+    assert "outage (529) from 5 s for 5 s" in page
+    assert '"provider_failures"' in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -83,6 +98,9 @@ def test_the_table_fits_the_terminal(place):
         (("nothing.csv",), "there is no such file or folder"),
         (("agents:0",), "expected agents:N or agents:N:HOURS"),
         (("arena.csv", "--speed", "0"), "--speed 0: expected a number"),
+        (("arena.csv", "--outage", "soon"), "--outage soon: expected [ACCOUNT:]FROM:FOR[:KIND]"),
+        (("arena.csv", "--outage", "second:1m:1m"), "account 'second' is not configured; expected one of main"),
+        (("arena.csv", "--key", "ci"), "--key ci: it is not configured"),
         (("arena.csv", "--html", "no/such/folder.html"), "--html no/such/folder.html: it cannot be written"),
     ],
 )

@@ -4,14 +4,16 @@ import asyncio
 
 import pytest
 
+from headgate.core.limits import Rate
+from headgate.sim.buckets import Bucket, Meters
 from headgate.sim.processes import Processes, at_once
-from headgate.sim.provider import Bucket, Caches, Meters
+from headgate.sim.provider import Caches
 from headgate.sim.workload import Round
 from headgate.testing.virtual_time import run
 
 
 def test_a_bucket_refills_flows_and_says_what_it_lost():
-    bucket = Bucket("b", 10.0, 100.0, enforced=True)
+    bucket = Bucket(Rate("b", "account:main", "output_tokens", 600, 60, 100))
     bucket.advance(5.0, waiting=False)
     assert (bucket.level, bucket.lost, bucket.lost_waiting) == (100.0, 50.0, 0.0)
     bucket.take(80)

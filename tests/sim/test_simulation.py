@@ -9,10 +9,12 @@ from sim_stage import ACCOUNT, calls, config, play, session, uncached
 from headgate.core.errors import CallerError
 from headgate.sim.agents import agents_of, generated_agents
 from headgate.sim.figures import figures_of, jain, quantile
+from headgate.sim.provider import Fault, Outage, Terms, Truth
 from headgate.sim.simulation import Circumstances, Scenario, scenarios_of, simulate
-from headgate.sim.workload import Program, Round, Workload, alone, scaled
+from headgate.sim.workload import Prefix, Program, Round, Workload, alone, scaled
 from headgate.testing.scripted import FlatPrices
 
+TWO = ACCOUNT + ACCOUNT.replace('"main"', '"second"')
 TIGHT = 'scope = "account:main"\ninput_tokens_per_minute = 60_000\noutput_tokens_per_minute = 8_000'
 
 
@@ -22,7 +24,7 @@ def test_every_offered_call_is_in_one_place(tmp_path, policy):
     assert tally.refused
     assert tally.waiting or tally.under_way
     assert tally.offered == tally.served + tally.refused + len(tally.waiting) + len(tally.under_way)
-    assert len(tally.waits_s[0]) + len(tally.waits_s[1]) == tally.served + len(tally.under_way)
+    assert sum(map(len, tally.waits_s.values())) == tally.served + len(tally.under_way)
     done = sum(map(len, tally.programs_s))
     assert tally.programs_begun >= done + tally.programs_given_up >= tally.programs_begun - 12
 
@@ -43,7 +45,7 @@ def test_what_was_used_is_what_the_provider_counted(tmp_path):
 def test_waits_are_as_long_as_the_limit_makes_them(tmp_path):
     configured = config(tmp_path, 'scope = "account:main"\nrequests_per_minute = 60\nburst_s = 1')
     played = play(calls(*[Round(100, 10) for _ in range(4)]), configured)
-    assert sorted(played.tally.waits_s[0]) == pytest.approx([0.0, 1.0, 2.0, 3.0], abs=1e-5)
+    assert sorted(played.tally.waits_s[False, 0]) == pytest.approx([0.0, 1.0, 2.0, 3.0], abs=1e-5)
 
 
 def test_a_cache_is_read_while_it_lives_and_not_after(tmp_path):
@@ -55,12 +57,100 @@ def test_a_cache_is_read_while_it_lives_and_not_after(tmp_path):
     assert reads(310.0) == 0
 
 
-def test_an_account_that_enforces_less_than_is_configured_answers_429(tmp_path):
+def test_what_an_account_enforces_is_learned_from_its_headers_or_else_from_429s(tmp_path):
     workload = calls(*[Round(2_000, 50, at_s=float(number)) for number in range(60)])
-    assert play(workload, config(tmp_path, TIGHT)).tally.answered_429 == 0
-    enforced_less = play(workload, config(tmp_path, TIGHT), provider_scale=0.4).tally
-    assert enforced_less.answered_429 > 0
-    assert enforced_less.offered == 60 == enforced_less.served + enforced_less.refused
+    less = {"*": Terms(0.4)}
+    told = figures_of(play(workload, config(tmp_path, TIGHT), truth=Truth(less)))
+    assert told.answered_429 == 0
+    assert [(each.what, each.amount, each.source) for each in told.learned][:1] == [("input_tokens", 24_000, "header")]
+    untold = figures_of(play(workload, config(tmp_path, TIGHT), truth=Truth(less, tells=False)))
+    assert untold.answered_429 > 0
+    assert untold.retries == untold.answered_429
+    assert {each.source for each in untold.learned} == {"429"}
+    assert untold.served == 60
+
+
+def test_limits_that_nobody_configured_are_the_providers_own(tmp_path):
+    workload = calls(*[Round(2_000, 50, at_s=float(number)) for number in range(60)])
+    truth = Truth({"main": Terms(per_minute={"input_tokens": 30_000})})
+    figures = figures_of(play(workload, config(tmp_path), truth=truth))
+    assert figures.served == 60
+    assert figures.took_s > 170  # 120,000 tokens, of which a minute's were there
+    assert [(use.dimension, use.amount) for use in figures.limits] == [("input_tokens", 30_000)]
+    assert [each.amount for each in figures.learned] == [30_000]
+
+
+def test_an_outage_is_met_with_retries_and_the_other_account(tmp_path):
+    workload = calls(*[Round(2_000, 50, at_s=float(number)) for number in range(60)])
+    truth = Truth(outages=(Outage(20.0, 20.0, account="main"),))
+    alone = figures_of(play(workload, config(tmp_path, TIGHT), truth=truth))
+    assert alone.failed > 0
+    assert alone.failures == {"overloaded_error": alone.failed}
+    assert alone.offered == 60 == alone.served + alone.failed
+    limits = 'scope = "account:main"\ninput_tokens_per_minute = 200_000'
+    both = config(tmp_path, limits, limits.replace("main", "second"), account=TWO)
+    busy = calls(*[Round(600, 50, at_s=0.1 * number) for number in range(400)])
+    broken = Truth(outages=(Outage(10.0, 20.0, "500", "main"),))
+    two = figures_of(play(busy, both, truth=broken))
+    assert (two.failed, two.served) == (0, 400)
+    main, second = two.accounts
+    assert (main.account, second.account) == ("main", "second")
+    assert main.failures == {"api_error": two.retries}
+    assert main.pauses > 0  # its circuit opened
+    assert second.served > main.served > 0
+
+
+def test_calls_that_fail_at_random_are_tried_again(tmp_path):
+    workload = calls(*[Round(2_000, 50, at_s=float(number)) for number in range(60)])
+    truth = Truth(faults=(Fault("500", 0.2),))
+    first, again = (figures_of(play(workload, config(tmp_path), truth=truth)) for _ in range(2))
+    assert first.provider_failures > 5
+    assert first.served + first.failed == 60
+    assert first.accounts[0].failures == {"api_error": first.provider_failures}
+    assert asdict(first) == asdict(again)
+
+
+def test_a_fan_out_of_one_prompt_writes_its_cache_once(tmp_path):
+    prefix = Prefix("tools", 20_000)
+    programs = [Program(f"s{number}", f"a{number}", (Round(21_000, 50),), prefix=prefix) for number in range(20)]
+    workload = Workload("fan-out", lambda: alone(programs), 1.0)
+    warmed = figures_of(play(workload, config(tmp_path)))
+    assert (warmed.warmed, warmed.warming_s) == (19, pytest.approx(19.0))
+    assert warmed.input_tokens == 21_000 + 19 * 1_000
+    at_once = figures_of(play(workload, config(tmp_path), warm_up=False))
+    assert at_once.warmed == 0
+    assert at_once.input_tokens == 20 * 21_000
+
+
+def test_it_says_which_limit_refused_and_since_when(tmp_path):
+    rounds = [Round(10_000, 100, at_s=60.0 * number) for number in range(30)]
+    configured = config(tmp_path, 'scope = "agent:*"\nusd_per_day = 0.5', 'scope = "key:ci"\nusd_per_day = 1.0')
+    program = Program("s", "a", rounds[:10], key="ci")
+    other = Program("t", "b", rounds, key="ci")
+    figures = figures_of(play(Workload("w", lambda: alone([program, other]), 1.0), configured, max_wait_s=60.0))
+    assert sum(each.calls for each in figures.refusals) == figures.refused
+    by = {each.limit: each for each in figures.refusals}
+    assert set(by) <= {"agent:* * micro_usd day", "key:ci * micro_usd day"}
+    assert all(each.first_s <= each.last_s and each.used is not None for each in by.values())
+    assert by["agent:* * micro_usd day"].scopes >= 1
+
+
+def test_waits_are_told_by_priority(tmp_path):
+    keys = '[[key]]\nname = "high"\npriority = 5\n[[key]]\nname = "low"\n'
+    configured = config(tmp_path, TIGHT, account=ACCOUNT + keys)
+    rounds = [Round(5_000, 20, at_s=0.1 * number) for number in range(40)]
+    figures = figures_of(play(calls(*rounds), configured, "priority", keys=("high", "low")))
+    waits = figures.waits_by_priority
+    assert list(waits) == ["5", "0"]
+    assert waits["5"].count == waits["0"].count == 20
+    assert waits["5"].p90_s < waits["0"].p50_s
+
+
+def test_an_account_or_key_that_is_not_configured_is_told(tmp_path):
+    with pytest.raises(CallerError, match="account 'other' is not configured; expected one of main"):
+        play(calls(Round(10, 10)), config(tmp_path), truth=Truth({"other": Terms(0.5)}))
+    with pytest.raises(CallerError, match="--key ci: it is not configured; configured: none"):
+        play(calls(Round(10, 10)), config(tmp_path), keys=("ci",))
 
 
 def test_fair_serves_the_one_who_asks_little_before_the_flood(tmp_path):
@@ -89,7 +179,9 @@ def test_twice_the_agents_ask_for_twice_and_half_the_limits_give_half(tmp_path):
     wide = config(tmp_path, 'scope = "account:main"\noutput_tokens_per_minute = 50_000_000')
     one, two = (play(workload, wide, agents=factor).tally for factor in (1, 2))
     assert two.offered == pytest.approx(2 * one.offered, rel=0.05)
-    tight = config(tmp_path, TIGHT)
+    tight = config(
+        tmp_path, 'scope = "account:main"\ninput_tokens_per_minute = 120_000\noutput_tokens_per_minute = 12_000'
+    )
     full, half = (figures_of(play(workload, tight, limits=factor)) for factor in (1.0, 0.5))
     assert half.limits[0].amount == full.limits[0].amount / 2
     assert half.input_tokens == pytest.approx(full.input_tokens / 2, rel=0.15)

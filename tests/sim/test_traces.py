@@ -18,6 +18,17 @@ MOONCAKE = [
     {"timestamp": 1000, "input_length": 900, "output_length": 5, "hash_ids": [1, 9, 10]},
     {"timestamp": 9000, "input_length": 2600, "output_length": 60, "hash_ids": [1, 2, 3, 4, 5, 6]},
 ]
+TRACELAB = (
+    "session_id,arrival_time,round_idx,prefix_len,input_len,output_len,tool_wait_after_ms\n"
+    "7,2000,1,2500,300,40,0\n7,2000,0,0,2400,100,1500\n8,500,0,0,900,10,0\n"
+)
+
+
+def tracelab_round(number: int, at: int, *, session: str = "s", **more: object) -> dict[str, object]:
+    """Give a round as TraceLab records it: its input comes at a second, its answer ends three seconds later."""
+    events = [{"event_type": "user_message", "timestamp": f"2026-06-01T05:40:{at + each:02d}.000Z"} for each in (0, 3)]
+    facts = {"session_id": session, "round_index": number, "model": "claude-x", "provider": "claude"}
+    return {**facts, "output_tokens": 20, "timing_events": events, **more}
 
 
 def written(folder, name, text):
@@ -61,6 +72,51 @@ def test_servegen_draws_arrivals_at_the_recorded_rates(tmp_path):
     assert len(programs(read_trace(tmp_path / "rates.csv", seed=1, hours=0.25))) > 3_000
 
 
+def test_tracelab_workloads_come_at_their_arrival_and_pause_between_rounds(tmp_path):
+    workload = read_trace(written(tmp_path, "tracelab.csv", TRACELAB))
+    first, other = programs(workload)
+    assert first.session == "session-8"
+    assert [(each.prompt_tokens, each.output_tokens, each.known_tokens) for each in other.rounds] == [
+        (2_400, 100, 0),
+        (2_800, 40, 2_500),
+    ]
+    assert [(each.at_s, each.pause_s) for each in other.rounds] == [(1.5, 0.0), (0.0, 1.5)]
+    assert first.rounds[0].at_s == 0.0
+    assert [program.session for program in programs(read_trace(tmp_path / "tracelab.csv", hours=1 / 3600))] == [
+        "session-8"
+    ]
+
+
+def test_tracelab_workloads_without_arrivals_are_worked_through_by_agents(tmp_path):
+    lines = [line.split(",") for line in TRACELAB.splitlines()]
+    text = "\n".join(",".join(line[:1] + line[2:]) for line in lines)
+    workload = read_trace(written(tmp_path, "tracelab.csv", text), agents=1)
+    assert [actor.starts_s for actor in workload.actors()] == [0.0]
+    assert [program.session for program in programs(workload)] == ["session-7", "session-8"]
+    with pytest.raises(CallerError, match=r"--hours 1: tracelab\.csv says no time"):
+        read_trace(tmp_path / "tracelab.csv", hours=1.0)
+
+
+def test_tracelab_rounds_make_a_program_of_what_a_person_asks(tmp_path):
+    person, tool = {"first_input_event_type": "user_message"}, {"first_input_event_type": "tool_result"}
+    rounds = [
+        tracelab_round(1, 10, input_tokens_total=9_000, prefix_tokens=8_000, **tool),
+        tracelab_round(0, 0, input_tokens_total=8_000, prefix_tokens=6_000, **person),
+        tracelab_round(2, 40, input_tokens_total=9_500, prefix_tokens=9_000, **person),
+    ]
+    path = written(tmp_path, "rounds.jsonl", "\n".join(map(json.dumps, rounds)))
+    workload = read_trace(path, agents=3)
+    first, second = programs(workload)
+    assert first.prefix is not None
+    assert (first.prefix.tokens, first.session, first.interactive) == (6_000, second.session, True)
+    assert [(each.prompt_tokens, each.known_tokens, each.pause_s) for each in first.rounds] == [
+        (8_000, 0, 0.0),
+        (9_000, 8_000, 7.0),
+    ]
+    assert [(each.prompt_tokens, each.known_tokens, each.pause_s) for each in second.rounds] == [(9_500, 9_000, 27.0)]
+    assert first.model == "claude-x"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
@@ -91,6 +147,19 @@ def test_servegen_draws_arrivals_at_the_recorded_rates(tmp_path):
         ("a.jsonl", "[1]", r"a\.jsonl:1: expected a JSON object"),
         ("a.jsonl", json.dumps(MOONCAKE[0] | {"hash_ids": "x"}), r"a\.jsonl:1: hash_ids is 'x'; expected a list"),
         ("a.csv.gz", ARENA, r"a\.csv\.gz: it cannot be read"),
+        ("a.csv", TRACELAB.replace(",1,2500", ",x,2500"), r"a\.csv:2: round_idx is 'x'; expected a whole number"),
+        ("a.csv", TRACELAB.replace("1500", "-1"), r"a\.csv:3: tool_wait_after_ms is '-1'; expected a time, 0 or more"),
+        ("a.jsonl", '{"round_index": 0}', r"a\.jsonl:1: input_tokens_total is missing"),
+        (
+            "a.jsonl",
+            json.dumps(tracelab_round(0, 0, input_tokens_total=9, prefix_tokens=1, timing_events=[])),
+            r"a\.jsonl:1: timing_events is \[\]; expected a list of events",
+        ),
+        (
+            "a.jsonl",
+            json.dumps(tracelab_round(0, 0, input_tokens_total=9, prefix_tokens=1, timing_events=[{"timestamp": "x"}])),
+            r"a\.jsonl:1: timing_events\.timestamp is 'x'; expected a date and time",
+        ),
     ],
 )
 def test_a_broken_row_is_told(tmp_path, name, text, told):

@@ -39,11 +39,25 @@ def simulate(
         typer.Option(parser=number("--limits-scale"), metavar="X", help="So many times the limits; may be repeated."),
     ] = None,
     provider_limits: Annotated[
-        float,
+        list[str] | None,
         typer.Option(
-            parser=number("--provider-limits"), metavar="X", help="What the account really enforces of its limits."
+            metavar="[ACCOUNT:]X", help="What is really enforced of the limits, or WORD=N,...; may be repeated."
         ),
-    ] = 1.0,
+    ] = None,
+    outage: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[ACCOUNT:]FROM:FOR[:KIND]",
+            help="The provider is down: 10m:2m, main:1h:90s:stall; may be repeated.",
+        ),
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[ACCOUNT:]KIND=SHARE", help="A part of the calls fails: 529=0.02; may be repeated."),
+    ] = None,
+    no_limit_headers: Annotated[
+        bool, typer.Option("--no-limit-headers", help="Answers say nothing of limits: only 429s teach them.")
+    ] = False,
     speed: Annotated[
         float, typer.Option(parser=number("--speed"), metavar="X", help="Arrivals and pauses pass so much faster.")
     ] = 1.0,
@@ -53,6 +67,10 @@ def simulate(
     agents: Annotated[
         int, typer.Option(parser=whole("--agents", 1, 100_000), metavar="N", help="Who work through recorded sessions.")
     ] = 10,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Configured keys that agents work under in turn; may be repeated."),
+    ] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME", help="The model of all calls.")] = None,
     max_wait: Annotated[
         float | None,
@@ -72,19 +90,23 @@ def simulate(
     no_cache_boost: Annotated[
         bool, typer.Option("--no-cache-boost", help="Calls whose cache is about to die get no preference.")
     ] = False,
+    no_warm_up: Annotated[
+        bool, typer.Option("--no-warm-up", help="Calls with one prefix go at once, not one of them first.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
     """Play a workload under policies, in virtual time: use of limits, waits, fairness, cost, side by side."""
     from headgate.cli.simulation.page import write_page  # noqa: PLC0415 - heavy, and `--help` does not need it
     from headgate.cli.simulation.picture import check_picture, write_picture  # noqa: PLC0415 - as above
     from headgate.cli.simulation.table import Comparison, as_object, print_comparison  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.told import truth_told  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.truth import read_truth  # noqa: PLC0415 - as above
     from headgate.compose import read_config  # noqa: PLC0415 - as above
     from headgate.core.scheduling import POLICIES  # noqa: PLC0415 - as above
     from headgate.sim.provider import Pace  # noqa: PLC0415 - as above
     from headgate.sim.simulation import CONFIGURED, Circumstances, scenarios_of  # noqa: PLC0415 - as above
     from headgate.sim.simulation import simulate as play  # noqa: PLC0415 - as above
 
-    _check_number("--provider-limits", provider_limits, 0.001, 1000.0)
     _check_number("--speed", speed, 1 / MOST_SPEED, MOST_SPEED)
     _check_number("--first-token-s", first_token_s, 0.0, 3600.0)
     _check_number("--tokens-per-second", tokens_per_second, 0.001, 1e9)
@@ -96,18 +118,21 @@ def simulate(
         check_picture()
     names = list(POLICIES) if policy == ["all"] else policy or [CONFIGURED]
     scenarios = scenarios_of(names, agents_scale or [1.0], limits_scale or [1.0])
+    truth = read_truth(provider_limits or (), outage or (), fault or (), tells=not no_limit_headers)
     configured = read_config(config, credentials=False)
     played = _read(workload, hours, agents, seed)
     circumstances = Circumstances(
         model=model,
         pace=Pace(first_token_s, tokens_per_second),
-        provider_scale=provider_limits,
+        truth=truth,
+        keys=tuple(key or ()),
         max_wait_s=max_wait,
         cache_boost=not no_cache_boost,
+        warm_up=not no_warm_up,
         seed=seed,
     )
     columns = play(played, configured, scenarios, circumstances, speed=speed, began=_Told(len(scenarios)))
-    comparison = Comparison(played.title, speed, seed, list(columns))
+    comparison = Comparison(played.title, speed, seed, list(columns), truth_told(truth))
     if html is not None:
         write_page(comparison, html)
     if png is not None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from headgate.core.errors import CallerError
-from headgate.sim.workload import Actor, Program, Round, Workload
+from headgate.sim.workload import Actor, Prefix, Program, Round, Workload
 
 __all__ = ["ASSUMED", "PUBLISHED", "Assumed", "Lognormal", "Published", "agents_of", "generated_agents"]
 
@@ -65,8 +65,12 @@ class Published:
 class Assumed:
     """What is not published, and what is taken for it."""
 
-    first_prompt_tokens: Lognormal = Lognormal(30_000.0, 0.3, 100_000.0)
-    """System prompt, tools and first request: 32,272 tokens in the one session that TraceLab shows whole."""
+    shared_tokens: int = 27_000
+    """System prompt and tools, the same for all agents: of the first prompt of the session of Claude Code that TraceLab
+    shows whole, 32,272 tokens, 27,217 had been written to the cache by sessions before it."""
+
+    first_tokens: Lognormal = Lognormal(5_000.0, 0.8, 70_000.0)
+    """What a session's first prompt adds to that: 5,055 tokens there."""
 
     window_tokens: int = 200_000
     compact_at: float = 0.92
@@ -77,7 +81,7 @@ class Assumed:
     """Part of the agents that nobody talks to: they begin the next request when the last is done, as in a fleet."""
 
     starts_within: float = 1 / 6
-    """Agents begin within the first part of the time, not all at once."""
+    """Attended agents begin within the first part of the time; the others begin at once, as a fleet does."""
 
 
 PUBLISHED = Published()
@@ -120,6 +124,8 @@ def _actor(number: int, ends_s: float, seed: int, assumed: Assumed) -> Actor:
     # Spread evenly by the golden ratio: exactly the assumed part, whatever the number of agents.
     attended = (number * 0.618_033_988_749_895) % 1.0 >= assumed.unattended
     starts_s = chooser.uniform(0.0, ends_s * assumed.starts_within)
+    if not attended:
+        starts_s = 0.0
     return Actor(starts_s, _programs(f"agent-{number}", chooser, assumed, attended=attended))
 
 
@@ -127,12 +133,14 @@ def _programs(agent: str, chooser: random.Random, assumed: Assumed, *, attended:
     """Draw an agent's requests, session after session, without end."""
     session = 0
     pause_s = 0.0
+    prefix = Prefix("agents", assumed.shared_tokens) if assumed.shared_tokens else None
     while True:
         name = f"{agent}/{session}"
-        context = _Context(int(assumed.first_prompt_tokens.draw(chooser)), 0)
+        context = _Context(assumed.shared_tokens + int(assumed.first_tokens.draw(chooser)), 0)
         for _ in range(max(1, round(PUBLISHED.requests_per_session.draw(chooser)))):
             rounds = max(1, round(PUBLISHED.rounds_per_request.draw(chooser)))
-            yield Program(name, agent, _rounds(rounds, pause_s, context, chooser, assumed), interactive=attended)
+            made = _rounds(rounds, pause_s, context, chooser, assumed)
+            yield Program(name, agent, made, interactive=attended, prefix=prefix)
             pause_s = (PUBLISHED.person_s if attended else PUBLISHED.tool_s).draw(chooser)
         session += 1
 

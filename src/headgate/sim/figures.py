@@ -6,16 +6,29 @@ None, never 0.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from fnmatch import fnmatchcase
 from math import ceil
 
-from headgate.core.amounts import Dimension
+from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.limits import Limit, Rate
+from headgate.core.scopes import LimitRule, level_name
 from headgate.runtime.monitor import per_of
+from headgate.sim.buckets import MINUTE_S
 from headgate.sim.driver import Played
-from headgate.sim.tally import Sample, Share
+from headgate.sim.tally import AccountTally, Refusal, Sample, Share
 
-__all__ = ["Figures", "LimitUse", "Series", "Spread", "figures_of", "jain", "quantile"]
+__all__ = [
+    "AccountUse",
+    "Figures",
+    "LearnedLimit",
+    "LimitUse",
+    "RefusedBy",
+    "Series",
+    "Spread",
+    "figures_of",
+    "jain",
+    "quantile",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +62,69 @@ class LimitUse:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedBy:
+    """A limit that refused calls: `scopes` of its kind did, `spent` of the `calls` could never have gone.
+
+    The first came at `first_s`, when the limit was used to the share `used` (None: it has no level); the last at
+    `last_s`. `limit` is its level's name, with the scope as it is configured.
+    """
+
+    limit: str
+    calls: int
+    spent: int
+    scopes: int
+    first_s: float
+    last_s: float
+    used: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedLimit:
+    """What was known of a provider's limit at the end: from a `header`, a `429`, or slow answers (`latency`)."""
+
+    account: str
+    models: str
+    what: str
+    amount: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountUse:
+    """What one account did. `failures` counts attempts that went wrong, by kind; `pauses` are circuits that opened."""
+
+    account: str
+    served: int
+    share: float | None
+    cache_hits: float | None
+    cost_micro_usd: int
+    failures: Mapping[str, int]
+    pauses: int
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
-    """How things went: a point for each look, at its time. `limits` has the use since the look before, by limit."""
+    """How things went: a point for each look, at its time.
+
+    What is counted over time, and the use of rates in `limits`, are of the minute before, or since the look before
+    where that is longer ago.
+    """
 
     at_s: list[float]
     waiting: list[int]
     under_way: list[int]
     served_per_minute: list[float]
+    failures_per_minute: list[float]
     limits: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of a workload. `offered` calls are `served`, `refused`, or at the end still `waiting` or `under_way`.
+    """What came of a workload: `offered` calls are `served`, `refused`, `failed`, or at the end `waiting`, `under_way`.
+
+    Failures of a provider's (`answered_429` and `provider_failures`) are of attempts; `failed` are the calls whose
+    agents were told. `warmed` calls waited `warming_s` in all for another's first token, to read what it writes.
 
     A sharer's served share is what it was served of the work that it asked for: of these `least_served`, `most_served`
     and Jain's index. `behind` is the VTC paper's difference in service: per window of 60 s, how far the sharers are
@@ -73,10 +136,20 @@ class Figures:
     offered: int
     served: int
     refused: int
+    failed: int
     waiting: int
     under_way: int
     answered_429: int
+    provider_failures: int
+    retries: int
+    refusals: Sequence[RefusedBy]
+    failures: Mapping[str, int]
+    accounts: Sequence[AccountUse]
+    learned: Sequence[LearnedLimit]
+    warmed: int
+    warming_s: float
     waits: Mapping[str, Spread]
+    waits_by_priority: Mapping[str, Spread]
     longest_wait_s: float
     programs_begun: int
     programs_given_up: int
@@ -106,7 +179,11 @@ _CURVE_POINTS = 100
 def figures_of(played: Played) -> Figures:
     """Compute the figures of a simulation."""
     tally, usage = played.tally, played.tally.usage
-    waits = [sorted(each) for each in tally.waits_s]
+    waits = [
+        _merged(each for (of_person, _), each in tally.waits_s.items() if of_person == interactive)
+        for interactive in (False, True)
+    ]
+    priorities = sorted({priority for _, priority in tally.waits_s}, reverse=True)
     programs = [sorted(each) for each in tally.programs_s]
     done = sum(map(len, programs))
     served = [sum(share.served.values()) / sum(share.asked.values()) for share in tally.shares.values()]
@@ -116,10 +193,23 @@ def figures_of(played: Played) -> Figures:
         offered=tally.offered,
         served=tally.served,
         refused=tally.refused,
+        failed=tally.failed,
         waiting=len(tally.waiting),
         under_way=len(tally.under_way),
         answered_429=tally.answered_429,
+        provider_failures=tally.provider_failures,
+        retries=tally.retries,
+        refusals=_refusals(tally.refusals, played.config.limits),
+        failures=dict(tally.failures.most_common()),
+        accounts=[_account(name, each, tally.served) for name, each in tally.accounts.items()],
+        learned=_learned(played),
+        warmed=tally.warmed,
+        warming_s=_rounded(tally.warming_s),
         waits=_by_class(waits),
+        waits_by_priority={
+            str(priority): _spread(_merged(each for (_, of), each in tally.waits_s.items() if of == priority))
+            for priority in priorities
+        },
         longest_wait_s=_rounded(tally.longest_wait_s),
         programs_begun=tally.programs_begun,
         programs_given_up=tally.programs_given_up,
@@ -152,6 +242,68 @@ def jain(amounts: Sequence[float]) -> float | None:
     """Give Jain's fairness index: 1 where all have the same, 1/n where one has all (Jain, Chiu, Hawe 1984)."""
     squares = sum(amount * amount for amount in amounts)
     return _rounded(sum(amounts) ** 2 / (len(amounts) * squares)) if squares else None
+
+
+def _merged(waits_s: Iterable[Iterable[float]]) -> list[float]:
+    return sorted(wait_s for each in waits_s for wait_s in each)
+
+
+def _refusals(refusals: Mapping[str, Refusal], rules: Sequence[LimitRule]) -> list[RefusedBy]:
+    """Give what refused calls, most of them first; the limits of many scopes that one rule makes are one."""
+    groups: dict[str, list[Refusal]] = {}
+    for name, refusal in refusals.items():
+        groups.setdefault(_as_configured(name, rules), []).append(refusal)
+    found = []
+    for name, each in groups.items():
+        first = min(each, key=lambda refusal: refusal.first_s)
+        found.append(
+            RefusedBy(
+                name,
+                sum(refusal.calls for refusal in each),
+                sum(refusal.spent for refusal in each),
+                len(each),
+                _rounded(first.first_s),
+                _rounded(max(refusal.last_s for refusal in each)),
+                None if first.used is None else _rounded(first.used),
+            )
+        )
+    return sorted(found, key=lambda by: -by.calls)
+
+
+def _as_configured(name: str, rules: Sequence[LimitRule]) -> str:
+    scope, found, _ = name.partition(" ")
+    for rule in rules if found else ():
+        if fnmatchcase(scope, rule.scope) and level_name(scope, rule.template) == name:
+            return level_name(rule.scope, rule.template)
+    return name
+
+
+def _account(name: str, account: AccountTally, served: int) -> AccountUse:
+    return AccountUse(
+        name,
+        account.served,
+        _rounded(account.served / served) if served else None,
+        _rounded(account.cached_tokens / account.prompt_tokens) if account.prompt_tokens else None,
+        account.cost_micro_usd,
+        dict(account.failures.most_common()),
+        account.pauses,
+        _rounded(account.paused_s),
+    )
+
+
+def _learned(played: Played) -> list[LearnedLimit]:
+    """Give the rates that were learned beside or below what is configured, and bounds on calls at once."""
+    configured = {
+        (rule.scope, rule.template.dimension): rule.template.amount
+        for rule in played.config.limits
+        if isinstance(rule.template, Rate)
+    }
+    found = []
+    for key, learned in played.learned.items():
+        own = configured.get((key.scope, key.what)) if key.what in DIMENSIONS else None
+        if own is None or learned.amount < own:
+            found.append(LearnedLimit(key.account, key.pool, key.what, learned.amount, learned.source))
+    return found
 
 
 def _by_class(ordered: Sequence[list[float]]) -> dict[str, Spread]:
@@ -204,8 +356,7 @@ def _use(limit: Limit, overall: float | None, while_waiting: float | None, highe
 
 
 def _series(played: Played) -> Series:
-    samples = played.sampler.samples
-    pairs = list(pairwise(samples))
+    pairs = list(_minutes(played.sampler.samples))
     limits: dict[str, list[float | None]] = {}
     for name, limit in played.sampler.limits.items():
         if not isinstance(limit, Rate):
@@ -216,9 +367,27 @@ def _series(played: Played) -> Series:
         [_rounded(after.at_s) for _, after in pairs],
         [after.waiting for _, after in pairs],
         [after.under_way for _, after in pairs],
-        [round(60 * (after.served - before.served) / (after.at_s - before.at_s), 3) for before, after in pairs],
+        [_per_minute(after.served - before.served, before, after) for before, after in pairs],
+        [_per_minute(_failures(after) - _failures(before), before, after) for before, after in pairs],
         limits,
     )
+
+
+def _minutes(samples: Sequence[Sample]) -> Iterable[tuple[Sample, Sample]]:
+    """Give each look with the last one that is a minute before it or more, or else the first."""
+    since = 0
+    for at, after in enumerate(samples[1:], 1):
+        while since + 1 < at and after.at_s - samples[since + 1].at_s >= MINUTE_S:
+            since += 1
+        yield samples[since], after
+
+
+def _failures(sample: Sample) -> int:
+    return sample.answered_429 + sample.provider_failures
+
+
+def _per_minute(count: int, before: Sample, after: Sample) -> float:
+    return round(60 * count / (after.at_s - before.at_s), 3)
 
 
 def _used_between(played: Played, name: str, before: Sample, after: Sample) -> float | None:

@@ -1,45 +1,50 @@
-"""Foresight: what Headgate makes of a simulated call before it is sent.
+"""Foresight: what Headgate knows of a simulated call before it is sent, and what it makes of that.
 
-One rule: the estimator and what a call asks for are the product's own; text of unknown size is taken for so many bytes
-a token of its prompt. What a provider did with a prompt is learned from its answer alone.
+One rule: estimates are the product's own; text of unknown size is taken for so many bytes a token of its prompt. What a
+provider did with a prompt is learned from its answer alone.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from headgate.core.amounts import Demand
-from headgate.core.bounds import Reach
-from headgate.core.estimates import CallSize, Estimator
+from headgate.core.bounds import PromptBound, Reach
+from headgate.core.estimates import CallSize, Estimate, Estimator
 from headgate.core.scheduling import Standing
+from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect, Usage
-from headgate.ports import Cost, Prices
-from headgate.runtime.asking import demand_of, standing_of
-from headgate.sim.workload import Round
+from headgate.core.warm_up import Mark
+from headgate.ports import Cost
 
-__all__ = ["Foreseen", "Foresight"]
+__all__ = ["BYTES_PER_TOKEN", "Asks", "Unasked", "estimator_of"]
 
 BYTES_PER_TOKEN = 4
 _NOTHING = Cost(0, None)
 
 
 class Asks(NamedTuple):
-    """What a call's demand depends on (`runtime.asking.Asker`); agents let all that is new be written to the cache."""
+    """As much of a `runtime.grants.Call` as is asked for; agents let all that is new be written to the cache.
+
+    A tuple, because a call's own class takes ten times as long to make.
+    """
 
     model: str
     dialect: Dialect
+    scopes: Scopes
+    text_bytes: int
     max_output_tokens: int | None
-    cache_write: str | None = "5m"
-
-
-class Foreseen(NamedTuple):
-    """What a call asks for and how it stands; `size` is what the estimator knew of it."""
-
-    asked: Demand
     standing: Standing
-    size: CallSize
+    max_wait_s: float
+    cache_write: str | None = "5m"
+    endpoint: str = "messages"
+    media: int = 0
+    input_tokens: int | None = None
+    measure: Callable[[], PromptBound] | None = None
+    prompt_marks: Callable[[], Sequence[Mark]] | None = None
+    is_streamed: bool = True
 
 
 class Unasked:
-    """Prices where no limit is on money: nobody asks what a hold would cost."""
+    """Prices where nobody asks what a hold would cost: no limit is on money, and one account serves."""
 
     def cost(self, model: str, usage: Usage, at_s: float) -> Cost:  # noqa: ARG002 - as `ports.Prices` has it
         """Give nothing."""
@@ -50,38 +55,25 @@ class Unasked:
         return Reach()
 
 
-class Foresight:
-    """One process's estimates.
+class _Unboosted(Estimator):
+    """Tells of no call until when its prompt cache lives."""
 
-    Without `predicts_cache` every prompt is taken for uncached; without `cache_boost` no call tells until when its
-    cache lives: what any limiter does that knows nothing of caches.
-    """
+    def estimate(self, size: CallSize, now_s: float) -> Estimate:
+        """Estimate a call."""
+        return super().estimate(size, now_s)._replace(warm_until_s=None)
 
-    def __init__(self, dialect: Dialect, prices: Prices | None, *, predicts_cache: bool, cache_boost: bool) -> None:
-        """Know nothing yet; `prices` is None where no limit is on money."""
-        self._estimator = Estimator()
-        self._dialect = dialect
-        self._prices: Prices = prices or Unasked()
-        self._predicts_cache = predicts_cache
-        self._cache_boost = cache_boost
 
-    def keep_longest(self) -> None:
-        """Say what is likely, too."""
-        self._estimator.keep_longest()
+class _Blind(Estimator):
+    """Takes every prompt for uncached, as any limiter does that knows nothing of caches."""
 
-    def of(self, asked: Round, session: str, agent: str, model: str, stated: Standing, now_s: float) -> Foreseen:
-        """Estimate a call that goes now."""
-        text_bytes = asked.prompt_tokens * BYTES_PER_TOKEN if asked.text_bytes is None else asked.text_bytes
-        size = CallSize(model, text_bytes, 0, asked.max_output_tokens, session, agent, "messages")
-        estimate = self._estimator.estimate(size, now_s)
-        if not self._predicts_cache:
-            estimate = estimate._replace(cached_tokens=0, cold_cached_tokens=0, warm_until_s=None)
-        call = Asks(model, self._dialect, asked.max_output_tokens)
-        standing = stated
-        if self._cache_boost:
-            standing = standing_of(call, stated, estimate, self._prices, now_s)
-        return Foreseen(demand_of(call, estimate, self._prices, now_s), standing, size)
+    def estimate(self, size: CallSize, now_s: float) -> Estimate:
+        """Estimate a call."""
+        found = super().estimate(size, now_s)
+        return found._replace(cached_tokens=0, cold_cached_tokens=0, warm_until_s=None, written_tokens=0)
 
-    def learn(self, size: CallSize, usage: Usage, sent_s: float) -> None:
-        """Learn from an answer to its end."""
-        self._estimator.observe(size, usage, sent_s)
+
+def estimator_of(*, predicts_cache: bool, cache_boost: bool) -> Estimator:
+    """Give the product's estimator, or one that knows less of caches."""
+    if not predicts_cache:
+        return _Blind()
+    return Estimator() if cache_boost else _Unboosted()

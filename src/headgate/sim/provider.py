@@ -1,28 +1,50 @@
-"""The provider of a simulation: exact buckets, a latency and a prompt cache, in virtual time.
+"""The providers of a simulation: one for each account, with limits of its own, a pace, a prompt cache and its faults.
 
-One rule: this is the truth that admission is measured against, so it shares no arithmetic with `headgate.core`; output
-flows out of its bucket while it is produced, as real providers meter it. It waits for nothing: whoever drives it does.
+One rule: a provider knows nothing of Headgate: what Headgate knows of it are its answers. It waits for nothing:
+whoever drives it does.
 """
 
+import random
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
 from math import ceil
+from typing import Literal, get_args
 
 from headgate.core.amounts import Dimension
 from headgate.core.limits import Limit, Rate
+from headgate.core.notices import NO_NOTICES, Notices
+from headgate.core.retries import Failure
 from headgate.core.usage import Dialect, Usage
-from headgate.sim.workload import Round
+from headgate.ports import Headers
+from headgate.sim.buckets import MINUTE_S, Bucket, Meters, Pool
+from headgate.sim.workload import Prefix, Round
 
-__all__ = ["CACHE_LIFE_S", "MOST_FOLLOWED", "Bucket", "Caches", "Meters", "Pace", "Pool", "Prompt", "refusal"]
+__all__ = [
+    "CACHE_LIFE_S",
+    "FAULT_KINDS",
+    "Caches",
+    "Fault",
+    "FaultKind",
+    "Head",
+    "ModelledProvider",
+    "Outage",
+    "Pace",
+    "Prompt",
+    "Terms",
+    "Truth",
+    "reserved_tokens",
+]
 
 CACHE_LIFE_S = 300.0
 LEAST_CACHED_TOKENS = 1_024
 """Anthropic, "Prompt caching" (wire.md section 2): five minutes from its last use, nothing below 1,024 tokens."""
 
 MOST_CACHES = 200_000
-MOST_FOLLOWED = 50
-_TOLERANCE = 1e-6
+
+FaultKind = Literal["529", "500", "disconnect", "stall"]
+FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+"""Answers with that status; a connection that ends before a byte; no answer at all until Headgate gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,136 +59,51 @@ class Pace:
     tokens_per_second: float = 53.0
 
 
-class Bucket:
-    """One bucket that is refilled continuously, and what became of what it was refilled with.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an account's provider enforces: so much of its configured rates, or amounts a minute of its own.
 
-    `lost` is refill that found it full; `lost_waiting` of that while somebody waited. A flow drains it evenly.
+    `per_minute` goes before what is configured, and is enforced where nothing is.
     """
 
-    __slots__ = ("at_s", "capacity", "enforced", "flow", "level", "lost", "lost_waiting", "name", "rate", "used")
-
-    def __init__(self, name: str, rate_per_s: float, capacity: float, *, enforced: bool) -> None:
-        """Start full, at 0 s."""
-        self.name = name
-        self.rate = rate_per_s
-        self.capacity = self.level = max(1.0, capacity)
-        self.enforced = enforced
-        self.at_s = self.flow = self.used = self.lost = self.lost_waiting = 0.0
-
-    def advance(self, now_s: float, *, waiting: bool) -> None:
-        """Refill and drain until now; exact, as long as it is told of every change of flow and of waiting."""
-        past_s = now_s - self.at_s
-        if past_s <= 0:
-            return
-        self.at_s = now_s
-        drained = self.flow * past_s
-        self.used += drained
-        level = self.level + self.rate * past_s - drained
-        if level > self.capacity:
-            self.lost += level - self.capacity
-            if waiting:
-                self.lost_waiting += level - self.capacity
-            level = self.capacity
-        self.level = level
-
-    def take(self, units: float) -> None:
-        """Take units out, into debt if need be."""
-        self.level -= units
-        self.used += units
-
-    def wait_s(self, units: float) -> float:
-        """Give the time until so much is there; what never fits waits for a full bucket."""
-        missing = min(units, self.capacity) - self.level
-        return 0.0 if missing <= _TOLERANCE and units <= self.capacity + _TOLERANCE else max(missing, 1.0) / self.rate
+    limits_scale: float = 1.0
+    per_minute: Mapping[Dimension, int] = field(default_factory=dict)
 
 
-class Meters:
-    """All buckets of a simulation, and for how long somebody waited.
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A time in which every call to an account (None: to any) goes wrong."""
 
-    The first MOST_FOLLOWED of them are exact in what they lost while somebody waited; the others only in their levels.
+    from_s: float
+    for_s: float
+    kind: FaultKind = "529"
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A part of the calls to an account (None: to any) that goes wrong, drawn by the seed."""
+
+    kind: FaultKind
+    share: float
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What the providers are really like: terms by account (`*`: of those not named), outages and faults.
+
+    With `tells` the head of an answer says what the limits are and what is left of them, as the vendors' do.
     """
 
-    def __init__(self) -> None:
-        """Begin without buckets."""
-        self.buckets: dict[str, Bucket] = {}
-        self.followed: dict[str, Bucket] = {}
-        self.waiting = 0
-        self.waited_s = 0.0
-        self._since_s = 0.0
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+    outages: tuple[Outage, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    tells: bool = True
 
-    def add(self, bucket: Bucket) -> None:
-        """Take in a bucket."""
-        self.buckets[bucket.name] = bucket
-        if len(self.followed) < MOST_FOLLOWED:
-            self.followed[bucket.name] = bucket
-
-    def enters(self, now_s: float) -> None:
-        """Count a call that may have to wait."""
-        if not self.waiting:
-            self.advance(now_s)
-            self._since_s = now_s
-        self.waiting += 1
-
-    def leaves(self, now_s: float) -> None:
-        """Stop counting it."""
-        if self.waiting == 1:
-            self.advance(now_s)
-            self.waited_s += now_s - self._since_s
-        self.waiting -= 1
-
-    def advance(self, now_s: float) -> None:
-        """Bring every bucket up to now."""
-        waiting = self.waiting > 0
-        for bucket in self.followed.values():
-            if bucket.at_s < now_s:
-                bucket.advance(now_s, waiting=waiting)
-
-    def total_waited_s(self, now_s: float) -> float:
-        """Give for how long somebody waited until now."""
-        return self.waited_s + (now_s - self._since_s if self.waiting else 0.0)
-
-
-class Pool:
-    """The buckets that calls of the same limits draw from, by what they count."""
-
-    __slots__ = ("input_tokens", "output_tokens", "requests", "tokens")
-
-    def __init__(self, limits: Iterable[Limit], meters: Meters, provider_scale: float) -> None:
-        """Find or make the bucket of each rate; what is no rate is the owner's own affair."""
-        by_dimension: dict[Dimension, list[Bucket]] = {}
-        for limit in limits:
-            if isinstance(limit, Rate):
-                by_dimension.setdefault(limit.dimension, []).append(_bucket(limit, meters, provider_scale))
-        self.requests = by_dimension.get("requests", [])
-        self.input_tokens = by_dimension.get("input_tokens", [])
-        self.output_tokens = by_dimension.get("output_tokens", [])
-        self.tokens = by_dimension.get("tokens", [])
-
-    def charge(self, uncached_tokens: int, asked: Round) -> None:
-        """Take what a call counts at its start."""
-        for bucket in self.requests:
-            bucket.take(1)
-        for bucket in self.input_tokens:
-            bucket.take(uncached_tokens)
-        for bucket in self.tokens:
-            bucket.take(max(asked.max_output_tokens, asked.prompt_tokens + asked.output_tokens))
-
-    def flow(self, tokens_per_s: float, now_s: float, *, waiting: bool) -> None:
-        """Let so many more tokens of output flow from now on."""
-        for bucket in self.output_tokens:
-            bucket.advance(now_s, waiting=waiting)
-            bucket.flow += tokens_per_s
-
-
-def _bucket(limit: Rate, meters: Meters, provider_scale: float) -> Bucket:
-    found = meters.buckets.get(limit.name)
-    if found is None:
-        enforced = limit.scope.startswith("account:")
-        scale = provider_scale if enforced else 1.0
-        capacity = (limit.largest or limit.burst) * scale
-        found = Bucket(limit.name, limit.amount * scale / limit.period_s, capacity, enforced=enforced)
-        meters.add(found)
-    return found
+    def terms_of(self, account: str) -> Terms:
+        """Give the terms of an account."""
+        return self.terms.get(account) or self.terms.get("*") or Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,45 +121,166 @@ class Prompt:
 
 
 class Caches:
-    """The prompt caches of all sessions: one prefix each, alive for five minutes from its last use."""
+    """The prompt caches of one account: a prefix of each session and shared ones, five minutes from their last use."""
 
     def __init__(self, life_s: float = CACHE_LIFE_S) -> None:
         """Begin cold."""
         self.life_s = life_s
         self._kept: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._shared: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
-    def read(self, session: str, asked: Round, now_s: float) -> Prompt:
+    def read(self, session: str, asked: Round, now_s: float, prefix: Prefix | None = None) -> Prompt:
         """Say how a prompt would be charged now, and keep alive what it reads."""
         tokens, until_s = self._kept.get(session, (0, 0.0))
         cached = min(tokens, asked.known_tokens, asked.prompt_tokens) if until_s > now_s else 0
+        if prefix is not None:
+            shared, until_s = self._shared.get(prefix.name, (0, 0.0))
+            if until_s > now_s:
+                self._shared[prefix.name] = (shared, now_s + self.life_s)
+                shared = min(shared, prefix.tokens, asked.prompt_tokens)
+                if shared > cached:
+                    return Prompt(shared, asked.prompt_tokens - shared)
         if cached < LEAST_CACHED_TOKENS:
             return Prompt(0, asked.prompt_tokens)
         self._kept[session] = (tokens, now_s + self.life_s)
         return Prompt(cached, asked.prompt_tokens - cached)
 
-    def write(self, session: str, asked: Round, now_s: float) -> None:
+    def write(self, session: str, asked: Round, now_s: float, prefix: Prefix | None = None) -> None:
         """Keep a prompt whose first token exists."""
-        self._kept[session] = (asked.prompt_tokens, now_s + self.life_s)
-        self._kept.move_to_end(session)
-        if len(self._kept) > MOST_CACHES:
-            self._kept.popitem(last=False)
+        _keep(self._kept, session, asked.prompt_tokens, now_s + self.life_s)
+        if prefix is not None:
+            shared = min(prefix.tokens, asked.prompt_tokens)
+            if shared >= LEAST_CACHED_TOKENS:
+                _keep(self._shared, prefix.name, shared, now_s + self.life_s)
 
 
-def refusal(pool: Pool, uncached_tokens: int, reserved_tokens: int, now_s: float, *, waiting: bool) -> float | None:
-    """Give the whole seconds after which a refused call may come again, or None for a call that is served.
+def _keep(kept: OrderedDict[str, tuple[int, float]], name: str, tokens: int, until_s: float) -> None:
+    kept[name] = (tokens, until_s)
+    kept.move_to_end(name)
+    if len(kept) > MOST_CACHES:
+        kept.popitem(last=False)
 
-    Anthropic wants some output to be left, not all that will come; OpenAI what the call reserves of its `tokens`.
-    """
-    wait_s = 0.0
-    needs: tuple[tuple[Sequence[Bucket], int], ...] = (
-        (pool.requests, 1),
-        (pool.input_tokens, uncached_tokens),
-        (pool.output_tokens, 1),
-        (pool.tokens, reserved_tokens),
-    )
-    for buckets, units in needs:
-        for bucket in buckets:
-            bucket.advance(now_s, waiting=waiting)
-            if bucket.enforced and bucket.level + _TOLERANCE < units:
-                wait_s = max(wait_s, bucket.wait_s(units))
-    return float(max(1, ceil(wait_s))) if wait_s else None
+
+class Head:
+    """The head of an answer, as a provider's adapter would give it."""
+
+    __slots__ = ("_made_s", "_pool", "_provider", "failure")
+
+    headers: Headers = ()
+    usage: Usage | None = None
+    output_seen_tokens = 0
+    model_served: str | None = None
+    provider_request: str | None = None
+
+    def __init__(self, provider: "ModelledProvider", pool: Pool, failure: Failure | None, made_s: float) -> None:
+        """Say whether the call failed; what it tells of limits is made when somebody asks, in the same moment."""
+        self._provider = provider
+        self._pool = pool
+        self.failure = failure
+        self._made_s = made_s
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return 200 if self.failure is None else self.failure.status or 500
+
+    def notices(self, now_s: float) -> Notices:  # noqa: ARG002 - as `ports.Answer` has it
+        """Give what it says of limits."""
+        return self._provider.notices(self._pool, self.failure, self._made_s)
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give no body: what is in it is counted, not written."""
+        raise NotImplementedError
+
+
+_FAILURES: Mapping[FaultKind, Failure] = {
+    "529": Failure("overloaded", "overloaded_error", 529),
+    "500": Failure("server", "api_error", 500),
+    "disconnect": Failure("connection", "no_answer_broken"),
+    "stall": Failure("connection", "no_answer_timeout"),
+}
+
+
+class ModelledProvider:
+    """What stands behind one account."""
+
+    def __init__(
+        self,
+        account: str,
+        truth: Truth,
+        meters: Meters,
+        *,
+        epoch_s: float,
+        cache_life_s: float,
+        chooser: random.Random,
+    ) -> None:
+        """Begin with full buckets and cold caches; `epoch_s` is the wall clock at 0 s."""
+        self.account = account
+        self.caches = Caches(cache_life_s)
+        self.own_limits: tuple[Rate, ...] = tuple(
+            _own_rate(account, dimension, amount) for dimension, amount in truth.terms_of(account).per_minute.items()
+        )
+        self._truth = truth
+        self._terms = truth.terms_of(account)
+        self._outages = [each for each in truth.outages if each.account in (None, account)]
+        self._faults = [each for each in truth.faults if each.account in (None, account)]
+        self.is_faulty = bool(self._outages or self._faults)
+        self._meters = meters
+        self._epoch_s = epoch_s
+        self._chooser = chooser
+
+    def pool(self, limits: Iterable[Limit]) -> Pool:
+        """Give the buckets of a call that meets these configured limits; what is no rate is the owner's own affair."""
+        scope, own = f"account:{self.account}", self._terms.per_minute
+        rates = [limit for limit in limits if isinstance(limit, Rate)]
+        meant = [rate for rate in rates if rate.scope != scope or rate.dimension not in own]
+        return Pool([self._bucket(rate, enforced=rate.scope == scope) for rate in (*meant, *self.own_limits)])
+
+    def fault(self, now_s: float) -> Failure | None:
+        """Say what goes wrong with a call that comes now, beside its limits."""
+        for outage in self._outages:
+            if outage.from_s <= now_s < outage.from_s + outage.for_s:
+                return _FAILURES[outage.kind]
+        for fault in self._faults:
+            if self._chooser.random() < fault.share:
+                return _FAILURES[fault.kind]
+        return None
+
+    def refusal(self, pool: Pool, uncached_tokens: int, reserved_tokens: int, now_s: float) -> Failure | None:
+        """Give the 429 of a call that a bucket cannot serve, with the whole seconds after which it may come again."""
+        found = pool.refused_for(uncached_tokens, reserved_tokens, now_s, waiting=self._meters.waiting > 0)
+        if found is None:
+            return None
+        bucket, wait_s = found
+        after_s = float(max(1, ceil(wait_s)))
+        return Failure("limited", "rate_limit_error", 429, after_s, dimension=bucket.limit.dimension)
+
+    def head(self, pool: Pool, failure: Failure | None, now_s: float) -> Head:
+        """Give the head of an answer that comes now."""
+        return Head(self, pool, failure, now_s)
+
+    def notices(self, pool: Pool, failure: Failure | None, now_s: float) -> Notices:
+        """Give what the head of an answer says of limits."""
+        rates = pool.told(now_s, self._epoch_s, waiting=self._meters.waiting > 0) if self._truth.tells else ()
+        retry_after_s = None if failure is None else failure.retry_after_s
+        return Notices(rates, retry_after_s=retry_after_s) if rates or retry_after_s else NO_NOTICES
+
+    def _bucket(self, rate: Rate, *, enforced: bool) -> Bucket:
+        found = self._meters.buckets.get(rate.name)
+        if found is None:
+            own = rate in self.own_limits
+            found = Bucket(rate, self._terms.limits_scale if enforced and not own else 1.0, enforced=enforced)
+            self._meters.add(found)
+        return found
+
+
+def _own_rate(account: str, dimension: Dimension, amount: int) -> Rate:
+    """Give a rate of a provider's that nobody configured, a minute deep as the vendors' are."""
+    scope = f"account:{account}"
+    name = f"{scope} * {dimension} rate-{MINUTE_S}s"
+    return Rate(name, scope, dimension, amount, MINUTE_S, amount)
+
+
+def reserved_tokens(pool: Pool, asked: Round) -> int:
+    """Give what a call reserves of a limit on all its tokens, where there is one."""
+    return max(asked.max_output_tokens, asked.prompt_tokens) if pool.tokens else 0

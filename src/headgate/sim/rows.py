@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from headgate.core.errors import CallerError
 
-__all__ = ["Row", "Rows", "csv_rows", "header_of", "json_rows"]
+__all__ = ["Row", "Rows", "csv_rows", "first_line_of", "header_of", "json_rows"]
 
 MOST_ROWS = 2_000_000
 MOST_LINE_CHARACTERS = 1_000_000
@@ -43,6 +43,10 @@ class Row:
         """Read a number of tokens."""
         return int(self._number(column, f"a whole number of tokens, {least} to {MOST_TOKENS:,}", least, MOST_TOKENS, 1))
 
+    def whole(self, column: str) -> int:
+        """Read a whole number from 0 up, such as an index."""
+        return int(self._number(column, f"a whole number from 0 to {MOST_ROWS:,}", 0, MOST_ROWS, 1))
+
     def seconds(self, column: str, *, per_second: float = 1.0) -> float:
         """Read a time that is written in units of which so many make a second."""
         return self._number(column, "a time, 0 or more", 0.0, MOST_SECONDS * per_second) / per_second
@@ -60,12 +64,19 @@ class Row:
 
     def moment_s(self, column: str) -> float:
         """Read a date with a time, in seconds since the epoch; one without a zone is UTC."""
-        value = self._value(column)
-        try:
-            moment = datetime.fromisoformat(value)
-        except (TypeError, ValueError):
-            raise _broken(column, value, "a date and time such as 2023-11-16 18:17:03.97") from None
-        return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+        return _moment_s(column, self._value(column))
+
+    def optional_text(self, column: str) -> str | None:
+        """Read a name that may be missing."""
+        return None if self._values.get(column) is None else self.text(column)
+
+    def span_s(self, column: str, key: str) -> tuple[float, float]:
+        """Read a list of events, each with a time under `key`; give the first and the last of these."""
+        events = self._value(column)
+        if not isinstance(events, list) or not events or not all(isinstance(event, dict) for event in events):
+            raise _broken(column, events, "a list of events")
+        moments = [_moment_s(f"{column}.{key}", event.get(key)) for event in events]
+        return min(moments), max(moments)
 
     def whole_numbers(self, column: str) -> list[int]:
         """Read a list of ids."""
@@ -89,6 +100,14 @@ class Row:
         if value is None:
             raise _BrokenError(f"{column} is missing")
         return value
+
+
+def _moment_s(column: str, value: Any) -> float:
+    try:
+        moment = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise _broken(column, value, "a date and time such as 2023-11-16 18:17:03.97") from None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _broken(column: str, value: object, expected: str) -> _BrokenError:
@@ -136,6 +155,12 @@ def header_of(path: Path) -> list[str]:
     """Give the columns that the first line of a table names."""
     with _readable(path), _open(path) as file:
         return [column.strip() for column in file.readline(MOST_LINE_CHARACTERS).lstrip("\ufeff").split(",")]
+
+
+def first_line_of(path: Path) -> str:
+    """Give the first line of a file."""
+    with _readable(path), _open(path) as file:
+        return file.readline(MOST_LINE_CHARACTERS)
 
 
 def csv_rows(path: Path) -> Rows:

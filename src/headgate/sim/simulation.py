@@ -4,12 +4,15 @@ One rule: every scenario plays the same workload from the same seed on a clock o
 is what was changed between them, and the same question has the same answer, byte for byte.
 """
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from headgate.adapters.config import Config, ConfiguredAccount
+from headgate.adapters.config import Config
 from headgate.adapters.prices import GenaiPrices
+from headgate.compose import maintenance_rule
 from headgate.core.errors import CallerError, UnknownModelError
 from headgate.core.limits import Limit, Rate
 from headgate.core.scheduling import POLICIES
@@ -17,8 +20,8 @@ from headgate.core.scopes import LimitRule
 from headgate.ports import Prices
 from headgate.sim.driver import Played, Stage, play
 from headgate.sim.figures import Figures, figures_of
-from headgate.sim.provider import CACHE_LIFE_S, Pace
-from headgate.sim.workload import Workload, scaled
+from headgate.sim.provider import CACHE_LIFE_S, Pace, Truth
+from headgate.sim.workload import Workload, keyed, scaled
 from headgate.testing.virtual_time import run
 
 __all__ = [
@@ -44,18 +47,22 @@ CONFIGURED = "configured"
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What is the same in all scenarios; `model` None takes the first that the account's limits name, or a usual one.
+    """What is the same in all scenarios.
 
-    `provider_scale`: what the account really enforces, as a part of what is configured.
+    `model` None leaves it to the workload, and where that names none to a usual one. `truth` is what the providers are
+    really like, whatever is configured; `keys` are those that agents work under in turn, where the workload's own are
+    not meant.
     """
 
     model: str | None = None
     pace: Pace = field(default_factory=Pace)
     cache_life_s: float = CACHE_LIFE_S
-    provider_scale: float = 1.0
+    truth: Truth = field(default_factory=Truth)
+    keys: tuple[str, ...] = ()
     max_wait_s: float | None = None
     cache_boost: bool = True
     predicts_cache: bool = True
+    warm_up: bool = True
     seed: int = 0
 
 
@@ -136,29 +143,45 @@ def play_scenario(
 ) -> Played:
     """Play one scenario on a loop of its own."""
     config = scaled_config(config, scenario.limits)
-    account, model = _account(config, circumstances.model)
-    workload = scaled(workload, scenario.agents, speed, circumstances.seed)
+    usual_model = _usual_model(config, circumstances.model)
+    _check_names(config, circumstances)
+    workload = scaled(keyed(workload, circumstances.keys), scenario.agents, speed, circumstances.seed)
     scheduling = config.scheduling
     if scenario.policy != CONFIGURED:
         scheduling = replace(scheduling, policy=scenario.policy, lanes=())
     max_wait_s = config.server.max_wait_s if circumstances.max_wait_s is None else circumstances.max_wait_s
     stage = Stage(
         config=config,
-        account=account,
-        model=model,
+        usual_model=usual_model,
         prices=prices,
-        scheduling=scheduling,
-        one_model=circumstances.model is not None,
+        scheduling=replace(scheduling, warm_up=scheduling.warm_up and circumstances.warm_up),
+        model=circumstances.model,
+        truth=circumstances.truth,
+        maintenance=tuple(maintenance_rule(each) for each in config.maintenance),
         pace=circumstances.pace,
         cache_life_s=circumstances.cache_life_s,
-        provider_scale=circumstances.provider_scale,
         max_wait_s=max_wait_s,
         cache_boost=circumstances.cache_boost,
         predicts_cache=circumstances.predicts_cache,
         seed=circumstances.seed,
         step_s=max(LEAST_STEP_S, workload.last_s / LOOKS),
     )
-    return run(play(workload, stage), max_virtual_s=MOST_VIRTUAL_S)
+    with _rarely_collected():
+        return run(play(workload, stage), max_virtual_s=MOST_VIRTUAL_S)
+
+
+@contextmanager
+def _rarely_collected() -> Iterator[None]:
+    """Let Python look for cycles a seventieth as often: a simulation makes hardly any, and each look walks all agents.
+
+    A tenth of its time goes into it otherwise.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def scaled_config(config: Config, factor: float) -> Config:
@@ -184,21 +207,42 @@ def _scaled(limit: Limit, factor: float) -> Limit:
 _USUAL_MODELS: Mapping[str, str] = {"anthropic": "claude-sonnet-4-5", "openai": "gpt-5"}
 
 
-def _account(config: Config, model: str | None) -> tuple[ConfiguredAccount, str]:
-    """Choose the first account that serves the model, or a model that the first account serves."""
+def _usual_model(config: Config, model: str | None) -> str:
+    """Give the model of calls that name none: the one asked for, or what the first account that can serves.
+
+    Raises:
+        CallerError: no account serves it, or none is configured.
+    """
     if not config.accounts:
         raise CallerError("the configuration has no account; write [[account]], for its limits are what is simulated")
-    if model is None:
-        for configured in config.accounts:
-            usual = _USUAL_MODELS[configured.account.dialect]
-            if configured.account.serves(usual):
-                return configured, usual
-        first = config.accounts[0]
-        raise CallerError(
-            f"account {first.account.name} serves {', '.join(first.account.models)}; name the model with --model"
-        )
-    for configured in config.accounts:
-        if configured.account.serves(model):
-            return configured, model
-    served = "; ".join(f"{each.account.name} ({', '.join(each.account.models)})" for each in config.accounts)
-    raise UnknownModelError(f"no account serves model {model!r}; configured: {served}")
+    accounts = [each.account for each in config.accounts]
+    if model is not None:
+        if any(account.serves(model) for account in accounts):
+            return model
+        served = "; ".join(f"{account.name} ({', '.join(account.models)})" for account in accounts)
+        raise UnknownModelError(f"no account serves model {model!r}; configured: {served}")
+    for account in accounts:
+        usual = _USUAL_MODELS[account.dialect]
+        if account.serves(usual):
+            return usual
+    first = accounts[0]
+    raise CallerError(f"account {first.name} serves {', '.join(first.models)}; name the model with --model")
+
+
+def _check_names(config: Config, circumstances: Circumstances) -> None:
+    """Return if every account and key that is named is configured.
+
+    Raises:
+        CallerError: one is not.
+    """
+    truth = circumstances.truth
+    accounts = {each.account.name for each in config.accounts}
+    faulty = [each.account for each in truth.outages] + [each.account for each in truth.faults]
+    for name in (*truth.terms, *faulty):
+        if name not in accounts and name not in (None, "*"):
+            raise CallerError(f"account {name!r} is not configured; expected one of {', '.join(sorted(accounts))}")
+    keys = {key.name for key in config.keys}
+    for name in circumstances.keys:
+        if name not in keys:
+            known = ", ".join(sorted(keys)) or "none; write [[key]]"
+            raise CallerError(f"--key {name}: it is not configured; configured: {known}")

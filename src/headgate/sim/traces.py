@@ -1,4 +1,4 @@
-"""Recorded traces: Azure, Mooncake, Arena and ServeGen, each told by its own columns, and folders of sessions.
+"""Recorded traces: Azure, Mooncake, Arena, ServeGen and TraceLab, each told by its columns, and folders of sessions.
 
 One rule: a file is recognised by what stands in it, and a call comes when it came in the recording, however long the
 ones before it waited (but for the next call of one conversation, which cannot come before the answer).
@@ -6,15 +6,15 @@ ones before it waited (but for the next call of one conversation, which cannot c
 
 import random
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from headgate.core.errors import CallerError
 from headgate.core.scopes import scope_name
 from headgate.core.usage import Usage
+from headgate.sim import tracelab
 from headgate.sim.agents import Lognormal
 from headgate.sim.rows import Row, csv_rows, header_of, json_rows
-from headgate.sim.workload import MAX_OUTPUT_TOKENS, Program, Round, Workload, alone, shared_among
+from headgate.sim.workload import MAX_OUTPUT_TOKENS, Program, Round, Workload, alone, from_zero, shared_among, within
 from headgate.testing.provider.recorded import RecordedSession, SessionError, load_session
 from headgate.testing.provider.recorded_answers import SessionFolder, recorded_answer
 
@@ -33,7 +33,8 @@ MOST_CALLS = 2_000_000
 MOST_PER_SECOND = 100_000.0
 _FORMATS = (
     "azure (TIMESTAMP,ContextTokens,GeneratedTokens), arena (req_time_s,client,prompt_len,output_len), "
-    "servegen (client,time_s,requests_per_s,cv), mooncake (.jsonl: timestamp, input_length, output_length, hash_ids)"
+    "servegen (client,time_s,requests_per_s,cv), tracelab (session_id,round_idx,prefix_len,input_len,output_len,"
+    "tool_wait_after_ms), and .jsonl: mooncake (timestamp, input_length, output_length, hash_ids) or tracelab's rounds"
 )
 
 
@@ -53,11 +54,15 @@ def read_trace(path: Path, *, hours: float | None = None, agents: int = 10, seed
         )
     name = path.name.removesuffix(".gz")
     if name.endswith(".jsonl"):
-        return _cut(path, _mooncake(path), hours)
+        if tracelab.is_rounds(path):
+            return tracelab.read_rounds(path, hours=hours, agents=agents)
+        return within(path.name, _mooncake(path), hours)
     columns = header_of(path)
     for wanted, read in ((AZURE, _azure), (ARENA, _arena)):
         if set(wanted) <= set(columns):
-            return _cut(path, read(path), hours)
+            return within(path.name, read(path), hours)
+    if tracelab.is_workload(columns):
+        return tracelab.read_workload(path, columns, hours=hours, agents=agents)
     if set(SERVEGEN) <= set(columns):
         return _servegen(path, SERVEGEN_SLOT_S if hours is None else 3600.0 * hours, seed)
     raise CallerError(f"{path}:1: the columns are {','.join(columns)[:200]!r}; expected one of {_FORMATS}")
@@ -73,7 +78,7 @@ def _azure(path: Path) -> list[Program]:
         programs.append(Program(f"{name}/{len(programs)}", name, (asked,)))
 
     csv_rows(path).read(take)
-    return _from_zero(programs)
+    return from_zero(programs)
 
 
 def _arena(path: Path) -> list[Program]:
@@ -86,7 +91,7 @@ def _arena(path: Path) -> list[Program]:
         programs.append(Program(f"{key}/{len(programs)}", key, (asked,), key=key))
 
     csv_rows(path).read(take)
-    return _from_zero(programs)
+    return from_zero(programs)
 
 
 def _mooncake(path: Path) -> list[Program]:
@@ -105,12 +110,12 @@ def _mooncake(path: Path) -> list[Program]:
         known = shared > 0 and 2 * shared >= len(blocks)
         conversation = owners[blocks[shared - 1]] if known else f"conversation-{len(rounds)}"
         if known:
-            asked = replace(asked, known_tokens=min(asked.prompt_tokens, shared * MOONCAKE_BLOCK_TOKENS))
+            asked = asked._replace(known_tokens=min(asked.prompt_tokens, shared * MOONCAKE_BLOCK_TOKENS))
         owners.update(dict.fromkeys(blocks, conversation))
         rounds.setdefault(conversation, []).append(asked)
 
     json_rows(path).read(take)
-    return _from_zero([Program(name, name, tuple(each)) for name, each in rounds.items()])
+    return from_zero([Program(name, name, tuple(each)) for name, each in rounds.items()])
 
 
 def _servegen(path: Path, ends_s: float, seed: int) -> Workload:
@@ -179,7 +184,7 @@ def recordings(
     turns = sum(len(program.rounds) for program in programs)
     title = f"{len(programs)} recorded sessions, {turns:,} turns, {agents} agents"
     longest_s = max(sum(each.pause_s for each in program.rounds) for program in programs)
-    return Workload(title, lambda: shared_among(programs, agents), longest_s)
+    return Workload(title, lambda: shared_among([(program,) for program in programs], agents), longest_s)
 
 
 def _session(session: RecordedSession, *, pauses: bool, recorded_cache: bool) -> Program:
@@ -203,29 +208,6 @@ def _session(session: RecordedSession, *, pauses: bool, recorded_cache: bool) ->
 
 def _round(at_s: float, prompt_tokens: int, output_tokens: int) -> Round:
     return Round(max(1, prompt_tokens), max(1, output_tokens), at_s=at_s)
-
-
-def _from_zero(programs: list[Program]) -> list[Program]:
-    """Let the first call come at 0 s, and all in the order of their coming."""
-    first_s = min(program.rounds[0].at_s for program in programs)
-    moved = [
-        replace(program, rounds=tuple(replace(each, at_s=each.at_s - first_s) for each in program.rounds))
-        for program in programs
-    ]
-    return sorted(moved, key=lambda program: program.rounds[0].at_s)
-
-
-def _cut(path: Path, programs: list[Program], hours: float | None) -> Workload:
-    """Make a workload of what comes within the first hours, or of all."""
-    if hours is not None:
-        kept = (
-            replace(program, rounds=tuple(each for each in program.rounds if each.at_s < hours * 3600))
-            for program in programs
-        )
-        programs = [program for program in kept if program.rounds]
-    calls = sum(len(program.rounds) for program in programs)
-    last_s = max(program.rounds[-1].at_s for program in programs)
-    return Workload(f"{path.name}, {calls:,} calls", lambda: alone(programs), last_s)
 
 
 def _stem(path: Path) -> str:

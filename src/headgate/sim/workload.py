@@ -6,12 +6,26 @@ the same work. Nothing here is read from files, and nothing waits.
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
 from headgate.core.usage import Usage
 
-__all__ = ["MAX_OUTPUT_TOKENS", "Actor", "Program", "Round", "Workload", "alone", "scaled", "shared_among"]
+__all__ = [
+    "MAX_OUTPUT_TOKENS",
+    "Actor",
+    "Prefix",
+    "Program",
+    "Round",
+    "Workload",
+    "alone",
+    "from_zero",
+    "keyed",
+    "scaled",
+    "shared_among",
+    "within",
+]
 
 MAX_OUTPUT_TOKENS = 32_000
 """What a call states as its bound where nothing says it: agents state 32,000 to 64,000 (wire.md section 1)."""
@@ -20,8 +34,7 @@ _SPREAD_S = 30.0
 """A copy of an actor comes up to so much later than the first: agents that were copied are no choir."""
 
 
-@dataclass(frozen=True, slots=True)
-class Round:
+class Round(NamedTuple):
     """One call. `known_tokens` of its prompt are what the session's call before it sent: a warm cache has them.
 
     It comes `pause_s` after the answer before it, and not before `at_s` on the workload's clock. `recorded` is what its
@@ -39,12 +52,18 @@ class Round:
     max_output_tokens: int = MAX_OUTPUT_TOKENS
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Prefix(NamedTuple):
+    """What many sessions' prompts begin with, such as a system prompt and tools: it is one prompt cache for all."""
+
+    name: str
+    tokens: int
+
+
+class Program(NamedTuple):
     """Rounds that belong together: one request to an agent, until it is done.
 
     Programs of one `session` share a context, and its prompt cache. `interactive`: a person waits for the end of it.
-    Scopes are named by `agent`, `session` and `key`.
+    Scopes are named by `agent`, `session` and `key`. Its prompts begin with `prefix`.
     """
 
     session: str
@@ -53,6 +72,7 @@ class Program:
     interactive: bool = False
     key: str | None = None
     model: str | None = None
+    prefix: Prefix | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +102,56 @@ def alone(programs: Iterable[Program]) -> Iterator[Actor]:
     return (Actor(program.rounds[0].at_s, iter((program,))) for program in programs)
 
 
-def shared_among(programs: Sequence[Program], actors: int) -> Iterator[Actor]:
-    """Let so many actors work through programs together, each taking the next when it has ended its last."""
-    queue = iter(programs)
-    return (Actor(0.0, queue) for _ in range(min(actors, len(programs))))
+def from_zero(programs: Sequence[Program]) -> list[Program]:
+    """Let the first call come at 0 s, and all in the order of their coming."""
+    first_s = min(program.rounds[0].at_s for program in programs)
+    moved = [
+        program._replace(rounds=tuple(each._replace(at_s=each.at_s - first_s) for each in program.rounds))
+        for program in programs
+    ]
+    return sorted(moved, key=lambda program: program.rounds[0].at_s)
+
+
+def within(name: str, programs: Sequence[Program], hours: float | None) -> Workload:
+    """Make a workload of what a trace has within its first hours, or of all: each call comes when it did."""
+    if hours is not None:
+        kept = (
+            program._replace(rounds=tuple(each for each in program.rounds if each.at_s < hours * 3600))
+            for program in programs
+        )
+        programs = [program for program in kept if program.rounds]
+    calls = sum(len(program.rounds) for program in programs)
+    last_s = max(program.rounds[-1].at_s for program in programs)
+    return Workload(f"{name}, {calls:,} calls", lambda: alone(programs), last_s)
+
+
+def shared_among(sessions: Sequence[Sequence[Program]], actors: int) -> Iterator[Actor]:
+    """Let so many actors work through sessions together, each taking the next when it has ended its last."""
+    queue = iter(sessions)
+
+    def work() -> Iterator[Program]:
+        for session in queue:
+            yield from session
+
+    return (Actor(0.0, work()) for _ in range(min(actors, len(sessions))))
+
+
+def keyed(workload: Workload, keys: Sequence[str]) -> Workload:
+    """Give the workload with its actors working under these keys in turn, whatever the recording says."""
+    if not keys:
+        return workload
+
+    def under(key: str, programs: Iterator[Program]) -> Iterator[Program]:
+        return (program._replace(key=key) for program in programs)
+
+    def actors() -> Iterator[Actor]:
+        # One queue may be shared by all actors, and each has to put its own key on what it takes from there.
+        return (
+            Actor(actor.starts_s, under(keys[number % len(keys)], actor.programs))
+            for number, actor in enumerate(workload.actors())
+        )
+
+    return Workload(f"{workload.title}, keys {', '.join(keys)}", actors, workload.last_s, workload.ends_s)
 
 
 def scaled(workload: Workload, agents: float, speed: float, seed: int) -> Workload:
@@ -122,7 +188,7 @@ def _copy(actor: Actor, number: int, speed: float, later_s: float) -> Actor:
 
 def _with(program: Program, name: str, speed: float, later_s: float) -> Program:
     rounds = [
-        replace(each, pause_s=each.pause_s / speed, at_s=each.at_s / speed + later_s if each.at_s else 0.0)
+        each._replace(pause_s=each.pause_s / speed, at_s=each.at_s / speed + later_s if each.at_s else 0.0)
         for each in program.rounds
     ]
-    return replace(program, session=program.session + name, agent=program.agent + name, rounds=rounds)
+    return program._replace(session=program.session + name, agent=program.agent + name, rounds=rounds)

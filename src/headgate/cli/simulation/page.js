@@ -1,7 +1,7 @@
 // Draws the plots of a comparison: one line or bar for each scenario. Text only ever goes in as text.
 "use strict";
 (() => {
-  const { scenarios } = JSON.parse(document.getElementById("data").textContent);
+  const { scenarios, limits } = JSON.parse(document.getElementById("data").textContent);
   const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const hue = (at) => `--c${(at % 8) + 1}`;
   const dash = (at) => (at < 8 ? undefined : [6, 4]);
@@ -60,19 +60,35 @@
     }, known.length ? [of(known[0]).map((_, i) => i), ...known.map((each) => of(each).map((v) => Math.max(v, least)))] : [[]]);
   }
 
-  function bars(id, names, values, format) {
-    const groups = names.length;
-    const paths = (at) => uPlot.paths.bars({ size: [0.8 / groups, 90], align: groups === 1 ? 0 : at ? 1 : -1 });
-    plot(id, {
-      scales: { x: { time: false, range: [-0.6, scenarios.length - 0.4] }, y: { range: (_, min, max) => [0, (max || 1) * 1.08] } },
-      axes: [
-        axis({ splits: scenarios.map((_, i) => i), values: (_, ticks) => ticks.map((i) => scenarios[i]?.name ?? ""), grid: { show: false }, ...(scenarios.length > 3 ? { rotate: -25, size: 96 } : { size: 34 }) }),
-        axis({ values: (_, ticks) => ticks.map(format), size: 62 }),
-      ],
-      series: [{ label: "scenario", value: (_, i) => scenarios[i]?.name ?? "–" }, ...names.map((name, at) => ({
-        label: name, stroke: () => color(hue(at)), fill: () => `${color(hue(at))}66`, paths: paths(at), points: { show: false }, value: (_, v) => format(v),
-      }))],
-    }, [scenarios.map((_, i) => i), ...values]);
+  // A group for each figure, in it a bar for each scenario; the longest fills its track, or what `whole` says.
+  function bars(id, groups) {
+    const holder = document.getElementById(id);
+    const known = groups.filter((group) => group.values.some((value) => value != null));
+    if (!known.length) {
+      holder.classList.add("none");
+      holder.textContent = "nothing to show";
+    }
+    const made = (kind, parent, text) => {
+      const element = parent.appendChild(document.createElement(kind));
+      if (text !== undefined) element.textContent = text;
+      return element;
+    };
+    for (const { title, values, text, whole } of known) {
+      const group = made("div", holder);
+      made("h3", group, title);
+      const most = whole || Math.max(...values.map((value) => value || 0)) || 1;
+      values.forEach((value, at) => {
+        const row = made("div", group);
+        row.className = "row";
+        made("span", row, scenarios[at].name).title = scenarios[at].name;
+        const track = made("div", row);
+        track.className = "track";
+        const bar = made("i", track);
+        bar.style.width = `${Math.min(100, (100 * (value || 0)) / most)}%`;
+        bar.style.background = `var(${hue(at)})`;
+        made("b", row, value == null ? "–" : text(value, at));
+      });
+    }
   }
 
   const fullLine = { hooks: { draw: [(u) => {
@@ -92,8 +108,27 @@
   lines("served-plot", (each) => each.served, count, { least: 1 });
   waits("interactive-plot", (each) => each.interactive);
   waits("batch-plot", (each) => each.batch);
-  bars("programs-plot", ["half up to", "nine of ten up to"], [0, 1].map((at) => scenarios.map((each) => each.programs[at])), seconds);
-  bars("uncached-plot", ["tokens"], [scenarios.map((each) => each.uncached)], count);
+  lines("failures-plot", (each) => (each.failures.some(Boolean) ? each.failures : []), count, { least: 1 });
+
+  const share = (part) => `${part > 0.99 && part < 1 ? Math.floor(part * 1000) / 10 : Math.round(part * 100)} %`;
+  const dollars = (micro, at) => {
+    const value = micro / 1e6, unknown = at != null && scenarios[at].unknown_cost ? " + ?" : "";
+    return `$${value.toLocaleString("en-US", value < 1 ? { maximumFractionDigits: 4 } : { minimumFractionDigits: 2, maximumFractionDigits: 2 })}${unknown}`;
+  };
+  const figure = (title, of, text, whole) => ({ title, values: scenarios.map(of), text, whole });
+  bars("limits-bars", limits.map((name, at) => figure(name, (each) => each.limits[at], share, 1)));
+  bars("wrong-bars", [
+    ["429s from the provider", "answered_429"], ["other failures of the provider", "provider_failures"],
+    ["calls refused", "refused"], ["calls failed for good", "failed"],
+  ].map(([title, of]) => figure(title, (each) => each[of], (n) => n.toLocaleString("en-US"))).filter(({ values }) => values.some(Boolean)));
+  bars("programs-bars", [figure("half of them up to", (each) => each.programs[0], seconds), figure("nine of ten up to", (each) => each.programs[1], seconds)]);
+  bars("fairness-bars", [
+    figure("served share of the least served", (each) => each.least_served, share, 1),
+    figure("Jain's index", (each) => each.jain, (value) => value.toFixed(3), 1),
+    figure("behind the most served, mean", (each) => each.behind, share, 1),
+  ]);
+  bars("cost-bars", [figure("in all", (each) => each.cost, dollars), figure("of a program", (each) => each.cost_of_program, dollars)]);
+  bars("cache-bars", [figure("input read from the cache", (each) => each.cache_hits, share, 1), figure("uncached input of a program, tokens", (each) => each.uncached, count)]);
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((each) => each.redraw(false, true)));
 })();

@@ -13,13 +13,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.simulation.table import Comparison, rows_of
+from headgate.cli.simulation.table import Comparison, cost_of_program, rows_of, shown_limits, uses_of
 from headgate.cli.wording import limit_text, per_text
 from headgate.core.errors import CallerError
-from headgate.sim.figures import LimitUse
+from headgate.sim.figures import Figures, LimitUse
 from headgate.sim.simulation import Simulated
 
-__all__ = ["limit_in_words", "page_of", "scarcest", "write_page"]
+__all__ = ["limit_in_words", "page_of", "scarcest", "use_share", "write_page"]
 
 _HERE, _REPORT = "headgate.cli.simulation", "headgate.cli.report"
 
@@ -49,11 +49,11 @@ def page_of(comparison: Comparison) -> str:
     parts = {
         "TITLE": html.escape(f"Headgate: {comparison.title}"),
         "HEADING": html.escape(comparison.title),
-        "SUBTITLE": f"simulated, seed {comparison.seed}",
+        "SUBTITLE": html.escape(f"simulated, {comparison.subtitle}"),
         "USE": "no limit is configured" if use is None else html.escape(limit_in_words(use)),
         "TABLE": _table(comparison.columns),
         "LICENCE": _file(_REPORT, "vendor/uplot-LICENSE").replace("--", "- -"),
-        "STYLE": _file(_REPORT, "vendor/uplot-1.6.32.min.css") + _file(_REPORT, "page.css"),
+        "STYLE": _file(_REPORT, "vendor/uplot-1.6.32.min.css") + _file(_REPORT, "page.css") + _file(_HERE, "page.css"),
         "DATA": _script_safe(json.dumps(_data(comparison.columns, name))),
         "UPLOT": _file(_REPORT, "vendor/uplot-1.6.32.min.js"),
         "SCRIPT": _file(_HERE, "page.js"),
@@ -84,27 +84,61 @@ def _table(columns: Sequence[Simulated]) -> str:
     rows = ""
     for name, cells in rows_of(columns):
         shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-        rows += f'<tr><td class="word">{html.escape(name)}</td>{shown}</tr>'
+        kind = "word part" if name.startswith(" ") else "word"
+        rows += f'<tr><td class="{kind}">{html.escape(name.strip())}</td>{shown}</tr>'
     return f'<table><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
 def _data(columns: Sequence[Simulated], limit: str) -> dict[str, Any]:
+    shown = shown_limits(columns)
     return {
+        "limits": [limit_in_words(use) for use in shown],
         "scenarios": [
             {
                 "name": column.scenario.name,
-                "at_s": column.figures.series.at_s,
-                "use": column.figures.series.limits.get(limit, []),
-                "waiting": column.figures.series.waiting,
-                "served": column.figures.series.served_per_minute,
-                "interactive": column.figures.wait_curve["interactive"],
-                "batch": column.figures.wait_curve["batch"],
-                "programs": [column.figures.programs["all"].p50_s, column.figures.programs["all"].p90_s],
-                "uncached": column.figures.uncached_per_program,
+                **_series(column.figures, limit),
+                "limits": [None if use is None else use_share(use) for use in uses_of(column.figures, shown)],
+                **_totals(column.figures),
             }
             for column in columns
-        ]
+        ],
     }
+
+
+def _series(figures: Figures, limit: str) -> dict[str, Any]:
+    series = figures.series
+    return {
+        "at_s": series.at_s,
+        "use": series.limits.get(limit, []),
+        "waiting": series.waiting,
+        "served": series.served_per_minute,
+        "failures": series.failures_per_minute,
+        "interactive": figures.wait_curve["interactive"],
+        "batch": figures.wait_curve["batch"],
+    }
+
+
+def _totals(figures: Figures) -> dict[str, Any]:
+    return {
+        "answered_429": figures.answered_429,
+        "provider_failures": figures.provider_failures,
+        "refused": figures.refused,
+        "failed": figures.failed,
+        "programs": [figures.programs["all"].p50_s, figures.programs["all"].p90_s],
+        "least_served": figures.least_served,
+        "jain": figures.jain,
+        "behind": figures.behind_mean,
+        "cost": figures.cost_micro_usd,
+        "unknown_cost": figures.unknown_cost,
+        "cost_of_program": cost_of_program(figures),
+        "cache_hits": figures.cache_hits,
+        "uncached": figures.uncached_per_program,
+    }
+
+
+def use_share(use: LimitUse) -> float | None:
+    """Give how far a limit was used while calls waited, or overall where none did."""
+    return use.overall if use.while_waiting is None else use.while_waiting
 
 
 def _file(package: str, name: str) -> str:

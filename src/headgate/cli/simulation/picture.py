@@ -4,19 +4,37 @@ One rule: it shows what the page shows, for where a page cannot be opened; it is
 """
 
 import io
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.simulation.page import limit_in_words, scarcest
-from headgate.cli.simulation.table import Comparison
+from headgate.cli.simulation.page import limit_in_words, scarcest, use_share
+from headgate.cli.simulation.table import Comparison, cost_of_program, shown_limits, uses_of
+from headgate.cli.wording import count_text, duration_text, share_text, usd_text
 from headgate.core.errors import CallerError
+from headgate.sim.figures import Figures
+from headgate.sim.simulation import Simulated
 
 __all__ = ["check_picture", "write_picture"]
 
-_SIZE_INCHES = (13.0, 9.5)
+_WIDTH_INCHES, _ROW_INCHES, _INCHES_PER_BAR = 16.0, 3.4, 0.17
 _DOTS_PER_INCH = 110
 _LEAST_WAIT_S = 0.01
+_WAITS_S = {
+    0.01: "no wait",
+    0.1: "0.1 s",
+    1: "1 s",
+    10: "10 s",
+    60: "1 min",
+    600: "10 min",
+    3_600: "1 h",
+    36_000: "10 h",
+}
+_COLORS = 10
+"""Then they come again, with dashed lines."""
+
+_NAME_CHARACTERS = 34
 
 
 def check_picture() -> None:
@@ -36,86 +54,194 @@ def write_picture(comparison: Comparison, path: Path) -> None:
         CallerError: it cannot be written.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - an extra, and heavy
-    from matplotlib.figure import Figure  # noqa: PLC0415 - as above
+    from matplotlib.figure import Figure as Canvas  # noqa: PLC0415 - as above
 
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{comparison.title}, seed {comparison.seed}")
-    axes = figure.subplots(3, 2)
-    _plot_use(axes[0][0], comparison)
-    _plot_waiting(axes[0][1], comparison)
+    columns = comparison.columns
+    limits = shown_limits(columns)
+    groups = (len(limits), 1, 2, 5)
+    rows_inches = [max(_ROW_INCHES, _INCHES_PER_BAR * (len(columns) + 1) * each + 0.6) for each in groups]
+    size = (_WIDTH_INCHES, sum(rows_inches) + 1.0)
+    canvas = Canvas(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(canvas)
+    canvas.suptitle(f"{comparison.title}\n{comparison.subtitle}", x=0.01, ha="left", fontsize=11)
+    axes = canvas.subplots(4, 2, height_ratios=rows_inches)
+    _bars(
+        axes[0][0],
+        "use of each limit while calls waited (overall, where none did)",
+        columns,
+        [(limit_in_words(limit), _use_of(at, limits)) for at, limit in enumerate(limits)],
+        share_text,
+        whole=1.0,
+    )
+    _plot_use(axes[0][1], comparison)
     _plot_waits(axes[1][0], comparison, "interactive")
     _plot_waits(axes[1][1], comparison, "batch")
-    _plot_programs(axes[2][0], comparison)
-    _plot_cost(axes[2][1], comparison)
-    figure.legend(*axes[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    _plot_waiting(axes[2][0], comparison)
+    programs = [("half up to", _program("p50_s")), ("nine of ten up to", _program("p90_s"))]
+    _bars(axes[2][1], "time that a program took", columns, programs, duration_text)
+    _plot_wrong_and_fair(axes[3][0], columns)
+    _plot_cost(axes[3][1], columns)
+    canvas.legend(*axes[2][0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9, frameon=False)
     drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
+    canvas.savefig(drawn, format="png", metadata={"Software": None})
     try:
         path.write_bytes(drawn.getvalue())
     except OSError as error:
         raise CallerError(f"--png {path}: it cannot be written: {error.strerror or error}") from error
 
 
+_Part = tuple[str, Callable[[Figures], float | None]]
+
+
+def _use_of(at: int, limits: Sequence[Any]) -> Callable[[Figures], float | None]:
+    def share(figures: Figures) -> float | None:
+        use = uses_of(figures, limits)[at]
+        return None if use is None else use_share(use)
+
+    return share
+
+
+def _program(part: str) -> Callable[[Figures], float | None]:
+    def seconds(figures: Figures) -> float | None:
+        found: float | None = getattr(figures.programs["all"], part)
+        return found
+
+    return seconds
+
+
+def _style(number: int) -> dict[str, Any]:
+    return {"color": f"C{number % _COLORS}", "ls": "-" if number < _COLORS else "--", "lw": 1.4}
+
+
+def _begin(axis: Any, title: str) -> None:
+    axis.set_title(title, loc="left", fontsize=10)
+    axis.grid(alpha=0.25)
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
 def _plot_use(axis: Any, comparison: Comparison) -> None:
     name, use = scarcest(comparison.columns)
-    for column in comparison.columns:
+    _begin(axis, "no limit is configured" if use is None else f"use of {limit_in_words(use)}, % over minutes")
+    for number, column in enumerate(comparison.columns):
         series = column.figures.series
         shares = series.limits.get(name, [])
-        axis.plot(
-            [at_s / 60 for at_s in series.at_s], [None if each is None else each * 100 for each in shares], lw=1.3
-        )
-    axis.axhline(100, color="grey", lw=0.8, ls="--")
-    title = "no limit is configured" if use is None else f"use of {limit_in_words(use)}, %"
-    axis.set(title=title, xlabel="minutes", ylim=(0, None))
-    axis.grid(alpha=0.25)
+        percents = [None if each is None else each * 100 for each in shares]
+        axis.plot([at_s / 60 for at_s in series.at_s][: len(percents)], percents, **_style(number))
+    axis.axhline(100, color="grey", lw=0.8, ls=":")
+    axis.set_ylim(0, None)
 
 
 def _plot_waiting(axis: Any, comparison: Comparison) -> None:
-    for column in comparison.columns:
+    _begin(axis, "calls waiting, over minutes")
+    for number, column in enumerate(comparison.columns):
         series = column.figures.series
-        axis.plot([at_s / 60 for at_s in series.at_s], series.waiting, lw=1.3, label=column.scenario.name)
-    axis.set(title="calls waiting", xlabel="minutes", ylim=(0, None))
-    axis.grid(alpha=0.25)
+        minutes = [at_s / 60 for at_s in series.at_s]
+        axis.plot(minutes, series.waiting, label=column.scenario.name, **_style(number))
+    axis.set_ylim(0, None)
 
 
 def _plot_waits(axis: Any, comparison: Comparison, kind: str) -> None:
-    axis.set(title=f"waits of {kind} calls", xlabel="% of the calls wait up to", xlim=(0, 100))
-    axis.grid(alpha=0.25)
-    drawn = False
-    for column in comparison.columns:
+    _begin(axis, f"waits of {kind} calls: % of them that wait so long at the most")
+    axis.set_xlim(0, 100)
+    longest_s = 0.0
+    for number, column in enumerate(comparison.columns):
         curve = column.figures.wait_curve[kind]
-        axis.plot(range(len(curve)), [max(each, _LEAST_WAIT_S) for each in curve], lw=1.3)
-        drawn = drawn or bool(curve)
-    if drawn:
-        axis.set_yscale("log")
-        axis.set_ylabel("seconds")
-    else:
+        axis.plot(range(len(curve)), [max(each, _LEAST_WAIT_S) for each in curve], **_style(number))
+        longest_s = max(longest_s, *curve, 0.0)
+    if not any(column.figures.wait_curve[kind] for column in comparison.columns):
         axis.text(50, 0.5, "none", ha="center")
+        return
+    axis.set_yscale("log")
+    axis.set_ylim(_LEAST_WAIT_S * 0.9, max(1.0, longest_s) * 1.3)
+    shown = {at_s: text for at_s, text in _WAITS_S.items() if at_s <= max(1.0, longest_s) * 1.3}
+    axis.set_yticks(list(shown), list(shown.values()))
+    axis.minorticks_off()
 
 
-def _plot_programs(axis: Any, comparison: Comparison) -> None:
-    names = [column.scenario.name for column in comparison.columns]
-    places = list(range(len(names)))
-    for offset, part in ((-0.2, "p50_s"), (0.2, "p90_s")):
-        spreads = [column.figures.programs["all"] for column in comparison.columns]
-        heights = [getattr(spread, part) or 0.0 for spread in spreads]
-        bars = axis.bar([place + offset for place in places], heights, width=0.36, label=part.removesuffix("_s"))
-        axis.bar_label(bars, fmt="%.0f", fontsize=8)
-    axis.set(title="seconds that a program took", xticks=places)
-    axis.set_xticklabels(names, fontsize=8, rotation=20 if len(names) > 4 else 0)  # noqa: PLR2004 - beyond, they touch
-    axis.legend(fontsize=8)
+def _plot_wrong_and_fair(axis: Any, columns: Sequence[Simulated]) -> None:
+    wrong: list[_Part] = [
+        ("429s from the provider", lambda each: each.answered_429),
+        ("other failures of the provider", lambda each: each.provider_failures or None),
+        ("calls refused", lambda each: each.refused or None),
+    ]
+    fair: list[_Part] = [
+        ("served share, least served", lambda each: each.least_served),
+        ("Jain's index", lambda each: each.jain),
+    ]
+    parts = [part for part in wrong if any(part[1](column.figures) is not None for column in columns)]
+    most = {name: max((of(column.figures) or 0.0 for column in columns), default=0.0) or 1.0 for name, of in parts}
+    lengths: list[_Part] = [(name, _scaled(of, most[name])) for name, of in parts] + fair
+    texts = dict(parts)
+
+    def told(name: str, figures: Figures) -> str:
+        if name in texts:
+            return f"{texts[name](figures) or 0:,.0f}"
+        value = dict(fair)[name](figures)
+        return "-" if value is None else f"{value:.3f}" if name == "Jain's index" else share_text(value)
+
+    _bars(axis, "what went wrong, and fairness", columns, lengths, None, whole=1.0, told=told)
 
 
-def _plot_cost(axis: Any, comparison: Comparison) -> None:
-    names = [column.scenario.name for column in comparison.columns]
-    places = list(range(len(names)))
-    heights = [column.figures.uncached_per_program or 0.0 for column in comparison.columns]
-    bars = axis.bar(places, heights, width=0.6, color="tab:purple")
-    dollars = [f"${column.figures.cost_micro_usd / 1e6:,.2f}" for column in comparison.columns]
-    done = [column.figures.programs["all"].count for column in comparison.columns]
-    told = [f"{count:,} done\n{cost}" for count, cost in zip(done, dollars, strict=True)]
-    axis.bar_label(bars, labels=told, fontsize=8)
-    axis.set(title="uncached input tokens of a program; programs done, cost in all", xticks=places)
-    axis.set_ylim(0, max([*heights, 1.0]) * 1.25)
-    axis.set_xticklabels(names, fontsize=8, rotation=20 if len(names) > 4 else 0)  # noqa: PLR2004 - beyond, they touch
+def _scaled(of: Callable[[Figures], float | None], most: float) -> Callable[[Figures], float | None]:
+    return lambda figures: (of(figures) or 0.0) / most
+
+
+def _plot_cost(axis: Any, columns: Sequence[Simulated]) -> None:
+    parts: list[_Part] = [
+        ("cost in all", lambda each: each.cost_micro_usd),
+        ("cost of a program", cost_of_program),
+        ("input read from the cache", lambda each: each.cache_hits),
+        ("uncached input of a program", lambda each: each.uncached_per_program),
+    ]
+    most = {name: max((of(column.figures) or 0.0 for column in columns), default=0.0) or 1.0 for name, of in parts}
+    most["input read from the cache"] = 1.0
+
+    def told(name: str, figures: Figures) -> str:
+        value = dict(parts)[name](figures)
+        if value is None:
+            return "-"
+        if name == "input read from the cache":
+            return share_text(value)
+        if name == "cost in all":
+            return usd_text(round(value), figures.unknown_cost)
+        return usd_text(round(value)) if name == "cost of a program" else count_text(value)
+
+    lengths: list[_Part] = [(name, _scaled(of, most[name])) for name, of in parts]
+    _bars(axis, "cost and prompt cache", columns, lengths, None, whole=1.0, told=told)
+
+
+def _bars(
+    axis: Any,
+    title: str,
+    columns: Sequence[Simulated],
+    parts: Sequence[_Part],
+    text: Callable[[float], str] | None,
+    *,
+    whole: float | None = None,
+    told: Callable[[str, Figures], str] | None = None,
+) -> None:
+    """Draw a group of bars for each part, in it one for each scenario, from the top."""
+    _begin(axis, title)
+    axis.grid(visible=False)
+    places, names = [], []
+    place = longest = 0.0
+    for name, of in parts:
+        places.append(place + (len(columns) - 1) / 2)
+        names.append(name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…")
+        for number, column in enumerate(columns):
+            length = of(column.figures)
+            longest = max(longest, length or 0.0)
+            label = "-" if length is None else text(length) if text is not None else ""
+            if told is not None:
+                label = told(name, column.figures)
+            bar = axis.barh(place, length or 0.0, height=0.82, color=_style(number)["color"])
+            axis.bar_label(bar, labels=[f" {label}"], fontsize=8)
+            place += 1
+        place += 0.8
+    axis.set_yticks(places, names)
+    axis.set_ylim(place - 0.6, -0.8)
+    axis.set_xlim(0, (whole or longest or 1.0) * 1.18)  # room for the figures at the ends
+    axis.set_xticks([])
+    axis.spines["bottom"].set_visible(False)

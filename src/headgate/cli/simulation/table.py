@@ -3,18 +3,29 @@
 One rule: a row is one figure, written the same way in the terminal and on the page; a column is a scenario.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from headgate.cli.simulation.told import failures_told, is_refilled, learned_text, limit_told
 from headgate.cli.tables import print_table
-from headgate.cli.wording import count_text, duration_text, limit_text, per_text, share_text, usd_text
-from headgate.sim.figures import Figures, LimitUse, Spread
+from headgate.cli.wording import count_text, duration_text, limit_text, per_text, share_text, span_text, usd_text
+from headgate.sim.figures import AccountUse, Figures, LearnedLimit, LimitUse, RefusedBy, Spread
 from headgate.sim.simulation import Simulated
 
-__all__ = ["Comparison", "as_object", "print_comparison", "rows_of"]
+__all__ = [
+    "Comparison",
+    "as_object",
+    "cost_of_program",
+    "print_comparison",
+    "rows_of",
+    "shown_limits",
+    "uses_of",
+]
 
 LIMITS_SHOWN = 6
+REFUSALS_SHOWN = 6
+ACCOUNTS_SHOWN = 6
 _CLASSES = ("interactive", "batch")
 
 Row = tuple[str, list[str]]
@@ -22,20 +33,26 @@ Row = tuple[str, list[str]]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Scenarios side by side."""
+    """Scenarios side by side; `truth` says in words what the providers were like, where that was not as configured."""
 
     title: str
     speed: float
     seed: int
     columns: Sequence[Simulated]
+    truth: str = ""
+
+    @property
+    def subtitle(self) -> str:
+        """What all columns have in common, beside the workload."""
+        faster = "" if self.speed == 1 else f"{self.speed:g} times as fast, "
+        return f"{faster}seed {self.seed}" + (f"; {self.truth}" if self.truth else "")
 
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the table on stdout."""
     rows = [[name, *cells] for name, cells in rows_of(comparison.columns)]
     names = [column.scenario.name for column in comparison.columns]
-    faster = "" if comparison.speed == 1 else f", {comparison.speed:g} times as fast"
-    print(f"{comparison.title}{faster}, seed {comparison.seed}")  # noqa: T201 - the answer
+    print(f"{comparison.title}, {comparison.subtitle}")  # noqa: T201 - the answer
     print_table(["", *names], rows, names=1)
 
 
@@ -45,6 +62,7 @@ def as_object(comparison: Comparison) -> dict[str, Any]:
         "workload": comparison.title,
         "speed": comparison.speed,
         "seed": comparison.seed,
+        "providers": comparison.truth,
         "scenarios": [
             {"name": column.scenario.name, **asdict(column.scenario), "figures": asdict(column.figures)}
             for column in comparison.columns
@@ -56,21 +74,103 @@ def rows_of(columns: Sequence[Simulated]) -> Iterator[Row]:
     """Give the rows; one that has nothing to say in any column is left out."""
     figures = [column.figures for column in columns]
     for name, cell in _ROWS:
-        cells = [cell(each) for each in figures]
-        if any(each != "-" for each in cells):
-            yield name, cells
-    for use in _shown(figures):
+        yield from _said(name, [cell(each) for each in figures])
+        if cell is _refused:
+            yield from _refusals(figures)
+        elif cell is _longest_wait:
+            yield from _priorities(figures)
+    for use in shown_limits(columns):
         name = limit_text(use.scope, use.models, use.dimension) + per_text(use.per)
         same = [_find(each.limits, use) for each in figures]
         yield f"{name}: used while calls waited", [_share(each, "while_waiting") for each in same]
         yield f"{name}: used overall", [_share(each, "overall") for each in same]
+    yield from _learned(figures)
+    yield from _accounts(figures)
+
+
+def _said(name: str, cells: list[str]) -> Iterator[Row]:
+    if any(cell != "-" for cell in cells):
+        yield name, cells
+
+
+def _refusals(figures: Sequence[Figures]) -> Iterator[Row]:
+    """Say which limit refused, how often and from when on."""
+    names = _most(((each.limit, each.calls) for of in figures for each in of.refusals), REFUSALS_SHOWN)
+    for name in names:
+        found = [next((each for each in of.refusals if each.limit == name), None) for of in figures]
+        yield f"  by {limit_told(name)}", [_refusal_text(each) for each in found]
+
+
+def _refusal_text(refusal: RefusedBy | None) -> str:
+    if refusal is None:
+        return "-"
+    many = f" ({refusal.scopes} of them)" if refusal.scopes > 1 else ""
+    how = "too late" if is_refilled(refusal.limit) else f"spent to {share_text(refusal.used)}"
+    return f"{refusal.calls:,} {how}{many}, from {span_text(refusal.first_s)} on"
+
+
+def _priorities(figures: Sequence[Figures]) -> Iterator[Row]:
+    """Say how long calls of each priority waited, where they differ."""
+    names = dict.fromkeys(name for each in figures for name in each.waits_by_priority)
+    if len(names) < 2:  # noqa: PLR2004 - of one there is nothing to tell apart
+        return
+    for name in sorted(names, key=int, reverse=True):
+        for part in ("p50_s", "p90_s"):
+            spreads = [each.waits_by_priority.get(name) for each in figures]
+            cells = [_seconds(None if spread is None else getattr(spread, part)) for spread in spreads]
+            yield f"wait at priority {name}, {part.removesuffix('_s')}", cells
+
+
+def _learned(figures: Sequence[Figures]) -> Iterator[Row]:
+    """Say what was known of limits at the end that nobody configured so."""
+    keys = dict.fromkeys((each.account, each.models, each.what) for of in figures for each in of.learned)
+    for key in list(keys)[:LIMITS_SHOWN]:
+        found: list[LearnedLimit | None] = [
+            next((each for each in of.learned if (each.account, each.models, each.what) == key), None) for of in figures
+        ]
+        name = next(learned_text(each) for each in found if each is not None)
+        yield f"learned: {name}", ["-" if each is None else f"{each.amount:,} ({each.source})" for each in found]
+
+
+def _accounts(figures: Sequence[Figures]) -> Iterator[Row]:
+    """Say what each account did, where there are several, and what went wrong with it."""
+    names = _most(((each.account, each.served) for of in figures for each in of.accounts), ACCOUNTS_SHOWN)
+    for name in names:
+        found: list[AccountUse | None] = [
+            next((each for each in of.accounts if each.account == name), None) for of in figures
+        ]
+        if len(names) > 1:
+            yield (
+                f"account {name}: served, from the cache",
+                ["-" if each is None else f"{each.served:,}, {share_text(each.cache_hits)}" for each in found],
+            )
+        yield from _said(
+            f"account {name}: failed attempts",
+            ["-" if each is None else failures_told(each.failures) for each in found],
+        )
+        yield from _said(
+            f"account {name}: left alone after failures",
+            ["-" if not each or not each.pauses else f"{each.pauses} x, {span_text(each.paused_s)}" for each in found],
+        )
+
+
+def _most(counted: Iterable[tuple[str, int]], most: int) -> list[str]:
+    """Give the names that were counted most in any column, the first first."""
+    highest: dict[str, int] = {}
+    for name, count in counted:
+        highest[name] = max(count, highest.get(name, 0))
+    chosen = sorted(highest, key=lambda name: -highest[name])[:most]
+    return [name for name in highest if name in chosen]
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else duration_text(seconds)
 
 
 def _spread(kind: str, name: str, part: str) -> Callable[[Figures], str]:
     def cell(figures: Figures) -> str:
         spread: Spread = getattr(figures, kind)[name]
-        seconds: float | None = getattr(spread, part)
-        return "-" if seconds is None else duration_text(seconds)
+        return _seconds(getattr(spread, part))
 
     return cell
 
@@ -85,19 +185,45 @@ def _optional(value: float | None, text: Callable[[float], str]) -> str:
     return "-" if value is None else text(value)
 
 
-def _cost_per_program(figures: Figures) -> str:
+def cost_of_program(figures: Figures) -> int | None:
+    """Give what a finished program cost, with its share of those that did not finish; None where it is not known."""
     done = figures.programs["all"].count
-    return usd_text(round(figures.cost_micro_usd / done)) if done and not figures.unknown_cost else "-"
+    return round(figures.cost_micro_usd / done) if done and not figures.unknown_cost else None
+
+
+def _cost_of_program(figures: Figures) -> str:
+    cost = cost_of_program(figures)
+    return "-" if cost is None else usd_text(cost)
+
+
+def _count(count: int) -> str:
+    return f"{count:,}" if count else "-"
+
+
+def _refused(figures: Figures) -> str:
+    return f"{figures.refused:,}"
+
+
+def _longest_wait(figures: Figures) -> str:
+    return duration_text(figures.longest_wait_s)
+
+
+def _warmed(figures: Figures) -> str:
+    return f"{figures.warmed:,}, {duration_text(figures.warming_s / figures.warmed)}" if figures.warmed else "-"
 
 
 _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("calls offered", lambda each: f"{each.offered:,}"),
     ("served", lambda each: f"{each.served:,}"),
-    ("refused: too late, or over a budget", lambda each: f"{each.refused:,}"),
+    ("refused", _refused),
+    ("failed for good", lambda each: _count(each.failed)),
     ("waiting, under way at the end", lambda each: f"{each.waiting:,}, {each.under_way:,}"),
     ("429s from the provider", lambda each: f"{each.answered_429:,}"),
+    ("other failures of the provider", lambda each: _count(each.provider_failures)),
+    ("tried again", lambda each: _count(each.retries)),
     *_waits(),
-    ("longest wait", lambda each: duration_text(each.longest_wait_s)),
+    ("longest wait", _longest_wait),
+    ("waited for a shared prompt to be cached, mean", _warmed),
     ("programs done", lambda each: f"{each.programs['all'].count:,}"),
     ("programs given up", lambda each: f"{each.programs_given_up:,}"),
     ("a program took, mean", _spread("programs", "all", "mean_s")),
@@ -107,23 +233,28 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("served shares, Jain's index", lambda each: _optional(each.jain, lambda value: f"{value:.3f}")),
     ("behind the most served, mean", lambda each: _optional(each.behind_mean, share_text)),
     ("cost", lambda each: usd_text(each.cost_micro_usd, each.unknown_cost)),
-    ("cost of a program", _cost_per_program),
+    ("cost of a program", _cost_of_program),
     ("input read from the cache", lambda each: _optional(each.cache_hits, share_text)),
     ("uncached input of a program", lambda each: _optional(each.uncached_per_program, count_text)),
 )
 
 
-def _shown(figures: Sequence[Figures]) -> list[LimitUse]:
+def shown_limits(columns: Sequence[Simulated]) -> list[LimitUse]:
     """Choose the limits that were used furthest in any scenario, in the order of the configuration."""
     every: dict[tuple[str, str | None, str, str], tuple[float, LimitUse]] = {}
-    for each in figures:
-        for use in each.limits:
+    for column in columns:
+        for use in column.figures.limits:
             furthest = max(use.overall or 0.0, use.while_waiting or 0.0)
             known = every.get(_key(use))
             every[_key(use)] = (max(furthest, known[0] if known else 0.0), known[1] if known else use)
     ranked = sorted(every.values(), key=lambda pair: -pair[0])[:LIMITS_SHOWN]
     chosen = {_key(use) for _, use in ranked}
     return [use for key, (_, use) in every.items() if key in chosen]
+
+
+def uses_of(figures: Figures, shown: Sequence[LimitUse]) -> list[LimitUse | None]:
+    """Give how these limits were used in one scenario, None where one was not met."""
+    return [_find(figures.limits, use) for use in shown]
 
 
 def _find(limits: Sequence[LimitUse], wanted: LimitUse) -> LimitUse | None:

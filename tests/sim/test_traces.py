@@ -167,6 +167,34 @@ def test_a_broken_row_is_told(tmp_path, name, text, told):
         read_trace(written(tmp_path, name, text))
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        (
+            "a.jsonl",
+            json.dumps(MOONCAKE[0]).replace(": 0", f": {'9' * 400}", 1),
+            r"a\.jsonl:1: \w+ is 9{60}\.\.\.; expected",
+        ),
+        ("a.jsonl", json.dumps(MOONCAKE[0] | {"input_length": 10**400}), r"a\.jsonl:1: input_length is 10{59}\.\.\.; "),
+        ("a.jsonl", json.dumps(MOONCAKE[0]).replace(": 0", f": {'9' * 5_000}", 1), r"a\.jsonl:1: Exceeds the limit"),
+        ("a.csv", ARENA.replace("2.5", "9" * 400), r"a\.csv:3: req_time_s is '9{59}\.\.\.; expected a time"),
+        (
+            "a.jsonl",
+            '{"timestamp": ' + "[" * 100_000,
+            r"a\.jsonl:1: .*\[\[\.\.\. is nested too deeply; expected one flat",
+        ),
+        ("a.jsonl", "[" * 100_000, r"a\.jsonl:1: \[{60}\.\.\. is nested too deeply; expected one flat"),
+        *(
+            ("a.jsonl", '{"timestamp": ' + "[" * deep + "]" * deep + "}", r"a\.jsonl:1: (timestamp is \[|.*too deeply)")
+            for deep in range(800, 1_000, 10)
+        ),
+    ],
+)
+def test_a_number_of_400_digits_and_what_is_nested_too_deeply_are_told(tmp_path, name, text, told):
+    with pytest.raises(CallerError, match=told):
+        read_trace(written(tmp_path, name, text))
+
+
 def test_all_that_is_broken_is_told_at_once(tmp_path):
     text = ARENA + "x,1,1,1\n" * 30
     with pytest.raises(CallerError) as told:

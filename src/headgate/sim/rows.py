@@ -8,6 +8,7 @@ import csv
 import gzip
 import json
 import math
+import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ MOST_TOKENS = 10_000_000
 MOST_SECONDS = 10 * 366 * 86_400.0
 PROBLEMS_SHOWN = 20
 _VALUE_CHARACTERS = 60
+
+_nested = reprlib.Repr()
+_nested.maxlevel = 2
+"""What is nested is shown so deep: what JSON could just be read of may be too deep to be shown."""
 
 
 class _BrokenError(Exception):
@@ -89,7 +94,7 @@ class Row:
         value = self._value(column)
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last of a whole number of more than 308 digits
             raise _broken(column, value, expected) from None
         if isinstance(value, bool) or not least <= number <= most or (step and number != math.floor(number)):
             raise _broken(column, value, expected)
@@ -111,7 +116,7 @@ def _moment_s(column: str, value: Any) -> float:
 
 
 def _broken(column: str, value: object, expected: str) -> _BrokenError:
-    shown = repr(value)
+    shown = _nested.repr(value) if isinstance(value, list | dict) else repr(value)
     if len(shown) > _VALUE_CHARACTERS:
         shown = f"{shown[:_VALUE_CHARACTERS]}..."
     return _BrokenError(f"{column} is {shown}; expected {expected}")
@@ -192,6 +197,10 @@ def json_rows(path: Path) -> Rows:
                     values = json.loads(line)
                 except ValueError as error:
                     yield f"{path}:{number}: {error}; expected one JSON object a line"
+                    continue
+                except RecursionError:
+                    start = f"{line.strip()[:_VALUE_CHARACTERS]}..."
+                    yield f"{path}:{number}: {start} is nested too deeply; expected one flat JSON object a line"
                     continue
                 yield Row(values, number) if isinstance(values, dict) else f"{path}:{number}: expected a JSON object"
 

@@ -30,7 +30,7 @@ def is_rounds(path: Path) -> bool:
     """Whether a file of JSON lines has TraceLab's rounds."""
     try:
         first = json.loads(first_line_of(path))
-    except ValueError:
+    except (ValueError, RecursionError):  # told with its line when it is read
         return False
     return isinstance(first, dict) and "round_index" in first
 

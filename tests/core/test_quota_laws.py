@@ -95,6 +95,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         outcome = quota.admit(self.limits, self.levels, demand(asked), self.now_s, lease_s=LEASE_S)
         assert self.levels == before, "a question changed a level"
         if isinstance(outcome, Admitted):
+            assert not any(self._wait_under(limit, asked) for limit in self.limits)
             self.levels |= outcome.levels
             actual = Amounts(*(math.floor((units or 0) * used_share) for units in asked))._replace(requests=1)
             booked_s = max(self.now_s, self.stretches[-1][0] if self.stretches else 0.0)
@@ -255,7 +256,14 @@ class AdmissionMachine(RuleBasedStateMachine):
     def _charge(self, name: str, units: int) -> None:
         self.at_settle[name].add(units, self.now_s)
 
+    def _wait_under(self, limit: Limit, asked: Amounts) -> Wait | None:
+        return quota.wait_under(limit, self.levels.get(limit.name), demand(asked), self.now_s)
+
     def _check_wait(self, wait: Wait, asked: Amounts) -> None:
+        alone = self._wait_under(wait.limit, asked)
+        assert alone is not None
+        assert alone.until_s == wait.until_s > self.now_s
+        assert alone.earliest_s <= wait.earliest_s
         if math.isfinite(wait.until_s):
             later = quota.admit(self.limits, self.levels, demand(asked), wait.until_s)
             assert isinstance(later, Admitted), f"promised for {wait.until_s}, got {later}"

@@ -11,6 +11,7 @@ from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError, 
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
+from headgate.runtime.reservations import Reservations
 from headgate.testing.scripted import FlatPrices
 from headgate.testing.virtual_time import run
 
@@ -83,6 +84,31 @@ def test_a_settlement_lets_the_next_one_go_at_once(house):
         assert waits == [0, 2, 4, 6]
 
     run(main())
+
+
+@pytest.mark.parametrize(("used", "waits_s"), [(100, 10.0), (0, 9.0)])
+def test_a_head_is_tried_when_what_comes_back_can_help_it_and_not_before(house, monkeypatch, used, waits_s):
+    tries = 0
+    take = Reservations.take
+
+    async def counted(self, attempt, *arguments, **more):
+        nonlocal tries
+        tries += attempt == "large.1"
+        return await take(self, attempt, *arguments, **more)
+
+    monkeypatch.setattr(Reservations, "take", counted)
+
+    async def main():
+        async with house(rate("input_tokens", 6000, burst=1000)) as here:
+            small = [use(here, call(100), usage=Usage(used), holds_s=1.0 + number) for number in range(9)]
+            tasks = [asyncio.create_task(each) for each in small]
+            await asyncio.sleep(0)
+            waited_s = await use(here, call(1000, id="large"))
+            await asyncio.gather(*tasks)
+        return waited_s
+
+    assert run(main()) == pytest.approx(waits_s, abs=1e-5)
+    assert tries <= 3  # when it comes, when it goes, and once between; the nine that end help it only together
 
 
 def test_no_hold_is_left_when_waiting_calls_are_cancelled_at_any_moment(house):

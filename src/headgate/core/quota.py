@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from headgate.core.amounts import Amounts, Demand, Dimension
 from headgate.core.instants import NS_PER_S, to_ns, to_s
+from headgate.core.levels import Short
 from headgate.core.limits import FOREVER_NS, Level, Limit, Never, Rate, Reading
 
 Hold = tuple[str, int, int]
@@ -123,6 +124,13 @@ def admit(  # noqa: C901 - one loop over the limits, on the way of every call
 def wait_for(limit: Limit, until_ns: int, earliest_ns: int) -> Wait:
     """Give the wait for a limit that binds until an instant."""
     return Wait(_instant_s(until_ns), _instant_s(earliest_ns), limit)
+
+
+def wait_under(limit: Limit, level: Level | None, asked: Demand, now_s: float) -> Wait | None:
+    """Give how long a call has to wait for one limit alone, None where it does not; others may keep it longer."""
+    units, now_ns = units_of(limit, asked), round(now_s * NS_PER_S)
+    outcome = limit.hold(level, units, now_ns, now_ns) if units else None
+    return wait_for(limit, outcome.until_ns, outcome.earliest_ns) if isinstance(outcome, Short) else None
 
 
 def units_of(limit: Limit, asked: Demand) -> int | None:

@@ -131,8 +131,14 @@ class LimitRule:
             return None
         for scope in path:
             if fnmatchcase(scope.partition(_OF)[0], self.scope):
-                return replace(self.template, name=level_name(scope, self.template), scope=scope)
+                return _limit_of(self.template, scope)
         return None
+
+
+@lru_cache(maxsize=4_096)
+def _limit_of(template: Limit, scope: str) -> Limit:
+    """Give a rule's limit for one scope; remembered, for making it costs ten times as much."""
+    return replace(template, name=level_name(scope, template), scope=scope)
 
 
 def limits_for(rules: Iterable[LimitRule], path: Sequence[str], model: str) -> tuple[Limit, ...]:

@@ -7,7 +7,6 @@ and the order are the core's, the record of what is held is `reservations`'.
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
@@ -24,13 +23,11 @@ from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.giving_back import GivingBack
 from headgate.runtime.lane_table import LaneTable
 from headgate.runtime.lanes import Lane, Ticket, Waiting
-from headgate.runtime.listening import listen
+from headgate.runtime.listening import Listening
 from headgate.runtime.moves import Moves
 from headgate.runtime.planning import Outcome
 from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, late_for, never_fits, too_late_in_lane
-
-log = logging.getLogger("headgate.admission")
 
 MOST_WAITING = 20_000
 """Calls that may wait at once: 1,000 agents with 20 calls each."""
@@ -40,9 +37,6 @@ LONGEST_TIMER_S = 60.0
 
 CLAIM_AFTER_S = 0.5
 """A head that waits so long while other processes work says so to them."""
-
-OTHERS_WORK_S = 60.0
-"""Other processes count as at work so long after the store was changed by one."""
 
 
 class Admission:
@@ -59,7 +53,6 @@ class Admission:
         most_waiting: int = MOST_WAITING,
     ) -> None:
         """Start with empty lanes."""
-        self._store = store
         self._reservations = reservations
         self._clock = clock
         self._feed = feed or Feed(clock)
@@ -68,8 +61,7 @@ class Admission:
         self._order = 0
         self._waiting = 0
         self._draining = False
-        self._others_seen_s = -math.inf
-        self._listener: asyncio.Task[None] | None = None
+        self._listening = Listening(store, clock, lambda: self._waiting, self._heard)
         self.giving_back = GivingBack(self.settle)
         self._backfill = Backfill(self.lanes, reservations.planned, self._try_behind, clock)
         self.moves = Moves(self.lanes, self._take_elsewhere, self._let_go, self._enter, self._fail, clock)
@@ -139,15 +131,19 @@ class Admission:
         """Let the lanes look, and the shares follow what an attempt used in all (None: it goes on)."""
         if actual is not None:
             self.lanes.settled(attempt, limits, actual)
-        self.nudge(limits)
+        # What was not sent gives back what was charged at its start too, and no wait reckons with that.
+        self.nudge(limits, came_back=actual is None or actual.requests > 0)
 
     async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
         """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
         if await self._reservations.draw(attempt, limits, asked, so_far):
-            self.nudge(limits)
+            self.nudge(limits, came_back=True)
 
-    def nudge(self, limits: Sequence[Limit] | None = None) -> None:
-        """Let the heads of the lanes of these limits (or of all) try again: something may have become free."""
+    def nudge(self, limits: Sequence[Limit] | None = None, *, came_back: bool = False, but: Lane | None = None) -> None:
+        """Let the heads of the lanes of these limits (or of all) try again: something may have become free.
+
+        With `came_back` that is a hold, and nothing else; `but` for a lane that looks by itself.
+        """
         if not self._waiting:
             return
         if limits is None:
@@ -156,7 +152,10 @@ class Admission:
         names = {lane_of(limit) for limit in limits}
         if self.moves.lanes:  # before these: who comes from another lane may have come earlier
             self.moves.nudge({limit.scope for limit in limits}, but=names)
-        self.lanes.nudge(names)
+        if but is not None:
+            but.turns.changed()
+            names.discard(but.name)
+        self.lanes.nudge(names, self._reservations.left if came_back else None)
         if self._reservations.planned.standing:
             # Who has a reservation goes when nobody before it is delayed, in whichever lane that one waits.
             self.lanes.nudge([lane.name for lane in self.lanes if lane.plans])
@@ -186,9 +185,7 @@ class Admission:
         # A pump ends by itself once nobody waits; cancelling one could lose a hold that was just taken.
         pumps = [lane.pump for lane in self.lanes if lane.pump is not None]
         await asyncio.gather(*pumps, return_exceptions=True)
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
+        await self._listening.close()
         await self.giving_back.close()
 
     async def _take(
@@ -254,8 +251,8 @@ class Admission:
         finally:
             if timer is not None:
                 timer.cancel()
-            self._leave(waiting)
-            self.nudge(waiting.ticket.limits)
+            # The lane in which it was let go went on with the next one; in others some may have waited behind it.
+            self.nudge(waiting.ticket.limits, but=None if self._leave(waiting) else waiting.lane)
             self._waiting -= 1
 
     def _enter(self, waiting: Waiting) -> None:
@@ -273,15 +270,15 @@ class Admission:
         head = lane.head(now_s)
         if head is waiting or waiting.plans or (head is not None and self._backfill.may_pass(lane, head.wait)):
             lane.nudged.set()
-        if self._listener is None or self._listener.done():
-            listening = listen(self._store, lambda: self._waiting, self._heard)
-            self._listener = asyncio.create_task(listening, name="lanes of other processes")
+        self._listening.begin()
 
-    def _leave(self, waiting: Waiting) -> None:
-        if waiting.lane is not None:
-            waiting.lane.leave(waiting)
-            # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
-            waiting.lane.nudge()
+    def _leave(self, waiting: Waiting) -> bool:
+        """Take a call out of its lane, if it still stands there."""
+        if waiting.lane is None or not waiting.lane.leave(waiting):
+            return False
+        # Whoever serves the lane must see that; it need not be one of a limit of the call's (maintenance).
+        waiting.lane.nudge()
+        return True
 
     async def _pump(self, lane: Lane) -> None:
         """Try the lane's head until nobody waits."""
@@ -320,9 +317,17 @@ class Admission:
         now_s = self._clock.now_s()
         longest_s = LONGEST_TIMER_S if self._claim_of(head, now_s + CLAIM_AFTER_S) is None else SAY_AGAIN_S
         delay_s = min(longest_s, max(0.0, until_s - now_s))
-        timer = asyncio.get_running_loop().call_later(delay_s, lane.nudged.set)
-        await lane.nudged.wait()
-        timer.cancel()
+        await lane.wait_nudged(head, delay_s, self._opens_s(lane, head, wait))
+
+    def _opens_s(self, lane: Lane, head: Waiting, wait: Wait) -> float:
+        """Give the instant before which no hold that comes back lets a lane's head, or one behind it, go.
+
+        After a while it is estimated anew, and may then ask for less.
+        """
+        others_may_go = lane.elsewhere or (len(lane) > 1 and self._backfill.may_pass(lane, wait))
+        if others_may_go or not self._reservations.is_plain:
+            return -math.inf
+        return min(wait.earliest_s, head.asks_again_s)
 
     async def _try(self, head: Waiting) -> Wait | None:
         """Try to admit the first of a lane; None when it has left, else how long it waits."""
@@ -401,8 +406,8 @@ class Admission:
 
     def _claim_of(self, head: Waiting, now_s: float) -> str | None:
         """Give the lane in whose name a head says to other processes that it waits; None: nobody need know."""
-        others_work = now_s - self._others_seen_s < OTHERS_WORK_S
         waits_long = now_s - head.ticket.queued_s >= CLAIM_AFTER_S
+        others_work = self._listening.others_work(now_s)
         return head.lane.name if others_work and waits_long and head.lane is not None else None
 
     def _time_out(self, waiting: Waiting) -> None:
@@ -424,6 +429,5 @@ class Admission:
             self._feed.tell(kind, ticket.scopes, call=ticket.attempt, model=ticket.model, waited_s=waited_s, **facts)
 
     def _heard(self) -> None:
-        self._others_seen_s = self._clock.now_s()
         self.on_changed()
         self.nudge()

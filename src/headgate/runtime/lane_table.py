@@ -5,9 +5,10 @@ what their sharers have had, up to a bound.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from headgate.core.amounts import Amounts
+from headgate.core.levels import Level
 from headgate.core.limits import Gauge, Limit
 from headgate.core.quota import Wait
 from headgate.core.scheduling import Scheduling
@@ -62,11 +63,19 @@ class LaneTable:
         for lane in self:
             lane.set_scheduling(scheduling)
 
-    def nudge(self, names: Iterable[str] | None) -> None:
-        """Let the heads of these lanes (or of all) try again."""
+    def nudge(self, names: Iterable[str] | None, came_back: Mapping[str, Level] | None = None) -> None:
+        """Let the heads of these lanes (or of all) try again.
+
+        Where only a hold `came_back`, those that it can help, by the levels that it left.
+        """
+        now_s = 0.0 if came_back is None else self._clock.now_s()
         for name in self._lanes if names is None else names:
-            if (lane := self._lanes.get(name)) is not None:
+            if (lane := self._lanes.get(name)) is None:
+                continue
+            if came_back is None:
                 lane.nudge()
+            else:
+                lane.came_back(came_back, now_s)
 
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""

@@ -9,15 +9,16 @@ Who has a planned reservation stands in its lane as everybody does, and beside t
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 from headgate.core.amounts import Amounts, Demand
 from headgate.core.choosing import POLICIES
+from headgate.core.levels import Level
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.ordering import Line
-from headgate.core.quota import Wait
+from headgate.core.quota import Wait, wait_under
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
@@ -131,10 +132,17 @@ class Waiting:
     estimated_s: float = -math.inf
     kind: tuple[str, ...] = ()
 
+    @property
+    def asks_again_s(self) -> float:
+        """From when on it is estimated anew."""
+        if self.ticket.again is None:
+            return math.inf
+        return max(self.estimated_s, self.ticket.queued_s) + ASK_AGAIN_S
+
     def asked_at(self, now_s: float) -> Demand:
         """Give what it asks for by now, estimated anew if that was long ago."""
         ticket = self.ticket
-        if ticket.again is not None and now_s >= max(self.estimated_s, ticket.queued_s) + ASK_AGAIN_S:
+        if ticket.again is not None and now_s >= self.asks_again_s:
             asked, standing = ticket.again(now_s, ticket.limits)
             self.ticket = ticket = replace(ticket, asked=asked, standing=standing)
             self.estimated_s = now_s
@@ -165,6 +173,9 @@ class Lane:
         self.kinds: dict[tuple[str, ...], Alike[Waiting]] = {}
         """Its calls by the limits of which they ask something."""
         self._kinds_seen = 0
+        self._tried: Waiting | None = None
+        self._opens_s = -math.inf
+        self._timer: asyncio.TimerHandle | None = None
         self.pump: asyncio.Task[None] | None = None
         self.line = Line(POLICIES[scheduling.policy_of(limit.scope, limit.models or "*")]())
         self.waiting_cost_s = 0.0
@@ -234,12 +245,51 @@ class Lane:
         """Give those that wait here and are like a call; None: none is."""
         return self.kinds.get(_kind(ticket))
 
-    def leave(self, waiting: Waiting) -> None:
-        """Give up a place; one that has left already changes nothing."""
-        if self._waiting.pop(waiting.order, None) is not None and waiting.place is not None:
-            self.line.remove(waiting.place)
-            self._leave_plans(waiting)
-            self._gone(waiting, waiting.place)
+    def leave(self, waiting: Waiting) -> bool:
+        """Give up a place; False if it was left already, which changes nothing."""
+        if self._waiting.pop(waiting.order, None) is None or waiting.place is None:
+            return False
+        self.line.remove(waiting.place)
+        self._leave_plans(waiting)
+        self._gone(waiting, waiting.place)
+        return True
+
+    async def wait_nudged(self, head: Waiting, within_s: float, opens_s: float) -> None:
+        """Wait until it is worth trying again: after so many seconds, or when nudged.
+
+        Before `opens_s` no hold that comes back lets this head go (`came_back`).
+        """
+        self._tried, self._opens_s = head, opens_s
+        self._timer = asyncio.get_running_loop().call_later(within_s, self.nudged.set)
+        await self.nudged.wait()
+        self._tried, self._opens_s = None, -math.inf
+        self._timer.cancel()
+
+    def came_back(self, levels: Mapping[str, Level], now_s: float) -> None:
+        """Let the head be tried because a hold came back, but not before that can help it, by the `levels` it left.
+
+        Most tries of a lane whose limit is spent were such: they found what the one before had said.
+        """
+        self.turns.changed()
+        if self.nudged.is_set():
+            return
+        head, opens_s = self._tried, self._opens_s
+        if head is None or self._timer is None or self.head(now_s) is not head:
+            self.nudged.set()
+            return
+        if -math.inf < opens_s <= now_s < head.asks_again_s and (level := levels.get(head.wait.limit.name)) is not None:
+            # Where what it waits for is too scarce still, it waits on, whatever else it meets.
+            wait = wait_under(head.wait.limit, level, head.ticket.asked_at(now_s), now_s)
+            if wait is not None and wait.earliest_s <= head.ticket.deadline_s:  # else it is told that it is too late
+                head.wait, opens_s = wait, wait.until_s
+        if opens_s <= now_s:
+            self.nudged.set()
+            return
+        loop = asyncio.get_running_loop()
+        opens_in_s = opens_s - now_s
+        if self._timer.when() > loop.time() + opens_in_s:
+            self._timer.cancel()
+            self._timer = loop.call_later(opens_in_s, self.nudged.set)
 
     def waiting_s(self, unknown_hold_s: float | None) -> float | None:
         """Give the seconds of the lane's scarcest rate or slots that those who wait take; None: nobody knows.

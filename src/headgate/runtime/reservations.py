@@ -89,6 +89,8 @@ class Reservations:
         self._met = met
         self._watches = watches
         self.seen: dict[str, Level] = {}
+        self.left: dict[str, Level] = {}
+        """The levels as the last settlements and draws here left them."""
         self.revive: Callable[[], Awaitable[None]] | None = None
         """Renews what living processes hold; asked before anything is judged by a clock that has jumped."""
         self._reviving = asyncio.Lock()
@@ -98,6 +100,11 @@ class Reservations:
     def planned(self) -> PlannedReservations:
         """What is reserved for a time, as this process knows it."""
         return self._planned
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether limits alone decide: nothing is reserved, and there is no maintenance."""
+        return not self._planned.standing and not self._maintenance.rules
 
     async def take(
         self,
@@ -119,7 +126,7 @@ class Reservations:
         """
         if self._clock.now_s() > self._late_from_s:
             await self.catch_up()
-        if not ahead and not self._planned.standing and not self._maintenance.rules:
+        if not ahead and self.is_plain:
             outcome = await self._take(attempt, limits, asked, came_s, claim_of)
             if outcome is not None:
                 return outcome
@@ -164,7 +171,7 @@ class Reservations:
 
         After an error either of the two may be there.
         """
-        is_plain = not self._planned.standing and not self._maintenance.rules and not self._is_late
+        is_plain = self.is_plain and not self._is_late
         if begin is not None and is_plain and not ahead:
             taking = _Taking()
             taking.kept = self._take(attempt, limits, asked, came_s, taking=taking)
@@ -282,6 +289,7 @@ class Reservations:
             changed, rest = quota.settle(limits, records, record, actual, now_s, dimensions)  # type: ignore[arg-type]  # as taken
             if self._watches:
                 self._see(changed)
+            self._left_by(changed)
             changed[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
             return changed, True
 
@@ -367,6 +375,11 @@ class Reservations:
             self.seen.clear()
         self.seen.update(levels)
 
+    def _left_by(self, levels: Mapping[str, Level]) -> None:
+        if len(self.left) > MOST_SEEN:
+            self.left.clear()
+        self.left.update(levels)
+
     def _look(self, records: Mapping[str, Record], names: Iterable[str]) -> None:
         for name in names:
             level = records.get(name)
@@ -400,6 +413,7 @@ class Reservations:
             levels, rest = change(records, Reservation(*record))
             if self._watches:
                 self._see(levels)
+            self._left_by(levels)
             return {**levels, hold_name: rest}, True
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)

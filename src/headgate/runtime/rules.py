@@ -28,6 +28,7 @@ class Rules:
         self.on_learned: Callable[[Mapping[str, Limit], Mapping[str, Limit]], None] = lambda _before, _after: None
         """Told what was in force and what is now, each time that something was learned."""
         self._remembered: OrderedDict[tuple[Scopes, str], tuple[Limit, ...]] = OrderedDict()
+        self._by_level: dict[str, Limit | None] = {}
 
     def limits_for(self, scopes: Scopes, model: str) -> tuple[Limit, ...]:
         """Give every limit that a call of these scopes for this model meets; a learned one as it was when it came."""
@@ -54,6 +55,7 @@ class Rules:
         self._configured = tuple(configured)
         self._as_configured = {}
         self._remembered.clear()
+        self._by_level.clear()
 
     def all_configured(self) -> tuple[LimitRule, ...]:
         """Give the configured rules, without those that keys carry."""
@@ -84,6 +86,7 @@ class Rules:
         if self._of_keys.get(name, ()) != tuple(rules):
             self._of_keys[name] = tuple(rules)
             self._remembered.clear()
+            self._by_level.clear()
             if self._as_configured:
                 self._as_configured.clear()
 
@@ -97,7 +100,12 @@ class Rules:
 
         So it does for a call (`scopes.limits_for`): a level has one limit, whoever asks.
         """
-        return bound((*self._configured, *(rule for rules in self._of_keys.values() for rule in rules)), wanted)
+        if wanted not in self._by_level:  # asked of every answer that tells limits
+            if len(self._by_level) > MOST_REMEMBERED:
+                self._by_level.clear()
+            every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
+            self._by_level[wanted] = bound(every, wanted)
+        return self._by_level[wanted]
 
     def of_scope(self, scope: str) -> tuple[Limit, ...]:
         """Give the limits that a scope has itself, whatever the model: its own, or by a pattern that fits it."""

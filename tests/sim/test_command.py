@@ -1,11 +1,16 @@
 """`headgate simulate` as a user calls it."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+
+from headgate.cli.simulation.progress import Progress
+from headgate.sim.simulation import Scenario
 
 ARENA = "req_time_s,client,prompt_len,output_len\n" + "".join(
     f"{number / 4},{number % 3},{400 + number},{30 + number % 7}\n" for number in range(60)
@@ -90,6 +95,67 @@ def test_what_goes_wrong_is_told_in_the_table_and_on_the_page(place):
     assert '"provider_failures"' in page
 
 
+def test_every_limit_is_plotted_and_what_is_the_same_is_said(place):
+    (place / "headgate.toml").write_text(CONFIG + "output_tokens_per_minute = 30_000\nrequests_per_minute = 900\n")
+    done = simulate(place, "arena.csv", "--policy", "fifo", "--policy", "priority", "--html", "page.html")
+    assert done.stdout.splitlines()[-1] == "priority: the same in every figure as fifo"
+    page = (place / "page.html").read_text()
+    assert '<p class="alike">priority: the same in every figure as fifo</p>' in page
+    data = json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    plotted = [f"account:main {what}/min" for what in ("input tokens", "requests", "output tokens")]
+    assert sorted(data["plotted"][1:]) == sorted(plotted[1:])
+    assert data["plotted"][0] == plotted[0], "the scarcest first"
+    assert all(len(use) == len(each["at_s"]) for each in data["scenarios"] for use in each["uses"])
+    alone = simulate(place, "arena.csv", "--policy", "fifo", "--html", "page.html")
+    assert "the same" not in alone.stdout + (place / "page.html").read_text().partition("<main>")[0]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_others_may_read_a_page_as_any_file_of_its_owners(place, umask, mode):
+    before = os.umask(umask)
+    try:
+        assert simulate(place, "arena.csv", "--html", "page.html").returncode == 0
+    finally:
+        os.umask(before)
+    assert (place / "page.html").stat().st_mode & 0o777 == mode
+    assert sorted(each.name for each in place.iterdir()) == ["arena.csv", "headgate.toml", "page.html"]
+
+
+def test_recorded_sessions_have_no_hours(place):
+    (place / "sessions").mkdir()
+    done = simulate(place, "sessions", "--hours", "2")
+    assert done.returncode == 2
+    assert "--hours 2 is for traces that say when calls came" in done.stderr
+
+
+def test_what_is_told_on_the_way_goes_to_stderr_and_is_one_line_where_nobody_watches(place):
+    done = simulate(place, "arena.csv", "--policy", "fifo", "--policy", "fair", "--json")
+    assert json.loads(done.stdout)
+    assert re.fullmatch(r"headgate: 2 scenarios played in \d.*\n", done.stderr)
+
+
+def test_who_watches_is_told_now_and_then_how_far_it_is(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now_s = 100.0
+    monkeypatch.setattr("headgate.cli.simulation.progress.time.monotonic", lambda: now_s)
+    out = Terminal()
+    progress = Progress(2, out)
+    progress.began(Scenario("fifo"))
+    for played_s in (30.0, 60.0, 90.0, 4_000.0):
+        now_s += 3.0
+        progress.looked(played_s, 3_600.0, 1)
+    progress.ended()
+    assert out.getvalue().splitlines() == [
+        "headgate: 1 of 2: fifo",
+        "headgate: 1 of 2: fifo: 1 min of about 1 h, 1 call waiting",
+        "headgate: 1 of 2: fifo: 1 h 7 min, 1 call waiting",
+        "headgate: 2 scenarios played in 12 s",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -100,8 +166,13 @@ def test_what_goes_wrong_is_told_in_the_table_and_on_the_page(place):
         (("arena.csv", "--speed", "0"), "--speed 0: expected a number"),
         (("arena.csv", "--outage", "soon"), "--outage soon: expected [ACCOUNT:]FROM:FOR[:KIND]"),
         (("arena.csv", "--outage", "second:1m:1m"), "account 'second' is not configured; expected one of main"),
+        (("arena.csv", "--png", "x.svgx"), "--png x.svgx: it is written as PNG; expected a name that ends in .png"),
         (("arena.csv", "--key", "ci"), "--key ci: it is not configured"),
         (("arena.csv", "--html", "no/such/folder.html"), "--html no/such/folder.html: it cannot be written"),
+        (
+            ("arena.csv", "--png", "no/such/folder.png"),
+            "--png no/such/folder.png: it cannot be written: there is no fol",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(place, arguments, told):

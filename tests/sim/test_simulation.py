@@ -10,7 +10,7 @@ from headgate.core.errors import CallerError
 from headgate.sim.agents import agents_of, generated_agents
 from headgate.sim.figures import figures_of, jain, quantile
 from headgate.sim.provider import Fault, Outage, Terms, Truth
-from headgate.sim.simulation import Circumstances, Scenario, scenarios_of, simulate
+from headgate.sim.simulation import Circumstances, Scenario, scaled_config, scenarios_of, simulate
 from headgate.sim.workload import Prefix, Program, Round, Workload, alone, scaled
 from headgate.testing.scripted import FlatPrices
 
@@ -185,6 +185,14 @@ def test_twice_the_agents_ask_for_twice_and_half_the_limits_give_half(tmp_path):
     full, half = (figures_of(play(workload, tight, limits=factor)) for factor in (1.0, 0.5))
     assert half.limits[0].amount == full.limits[0].amount / 2
     assert half.input_tokens == pytest.approx(full.input_tokens / 2, rel=0.15)
+
+
+def test_more_limits_are_no_more_money(tmp_path):
+    budgets = "usd_per_day = 10\ntokens_per_day = 500"
+    twice = scaled_config(config(tmp_path, TIGHT, f'scope = "run:*"\n{budgets}'), 2.0)
+    amounts = {rule.template.dimension: rule.template.amount for rule in twice.limits}
+    assert amounts["micro_usd"] == 10_000_000
+    assert (amounts["tokens"], amounts["input_tokens"], amounts["output_tokens"]) == (1_000, 120_000, 16_000)
 
 
 def test_a_part_of_the_agents_is_a_draw_of_them(tmp_path):

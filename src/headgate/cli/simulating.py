@@ -5,7 +5,6 @@ byte; what is said of progress goes to stderr. Playing is `sim`'s, showing is `s
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,6 @@ from headgate.cli.options import MOST_WHOLE, number, whole
 from headgate.core.errors import CallerError
 
 if TYPE_CHECKING:  # every command reads this file, and all of them are heavy
-    from headgate.sim.simulation import Scenario
     from headgate.sim.workload import Workload
 
 MOST_SPEED = 1_000_000.0
@@ -36,7 +34,11 @@ def simulate(
     ] = None,
     limits_scale: Annotated[
         list[float] | None,
-        typer.Option(parser=number("--limits-scale"), metavar="X", help="So many times the limits; may be repeated."),
+        typer.Option(
+            parser=number("--limits-scale"),
+            metavar="X",
+            help="So many times the limits, but for budgets in dollars; may be repeated.",
+        ),
     ] = None,
     provider_limits: Annotated[
         list[str] | None,
@@ -98,6 +100,7 @@ def simulate(
     """Play a workload under policies, in virtual time: use of limits, waits, fairness, cost, side by side."""
     from headgate.cli.simulation.page import write_page  # noqa: PLC0415 - heavy, and `--help` does not need it
     from headgate.cli.simulation.picture import check_picture, write_picture  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.progress import Progress  # noqa: PLC0415 - as above
     from headgate.cli.simulation.table import Comparison, as_object, print_comparison  # noqa: PLC0415 - as above
     from headgate.cli.simulation.told import truth_told  # noqa: PLC0415 - as above
     from headgate.cli.simulation.truth import read_truth  # noqa: PLC0415 - as above
@@ -114,8 +117,11 @@ def simulate(
         _check_number("--hours", hours, 0.001, 24 * 366.0)
     if max_wait is not None:
         _check_number("--max-wait", max_wait, 0.0, 7 * 86_400.0)
+    for option, file in (("--html", html), ("--png", png)):  # before an hour is played for nothing
+        if file is not None and not file.parent.is_dir():
+            raise CallerError(f"{option} {file}: it cannot be written: there is no folder {file.parent}")
     if png is not None:
-        check_picture()
+        check_picture(png)
     names = list(POLICIES) if policy == ["all"] else policy or [CONFIGURED]
     scenarios = scenarios_of(names, agents_scale or [1.0], limits_scale or [1.0])
     truth = read_truth(provider_limits or (), outage or (), fault or (), tells=not no_limit_headers)
@@ -131,8 +137,10 @@ def simulate(
         warm_up=not no_warm_up,
         seed=seed,
     )
-    columns = play(played, configured, scenarios, circumstances, speed=speed, began=_Told(len(scenarios)))
-    comparison = Comparison(played.title, speed, seed, list(columns), truth_told(truth))
+    progress = Progress(len(scenarios))
+    columns = list(play(played, configured, scenarios, circumstances, speed=speed, progress=progress))
+    progress.ended()
+    comparison = Comparison(played.title, speed, seed, columns, truth_told(truth))
     if html is not None:
         write_page(comparison, html)
     if png is not None:
@@ -152,18 +160,6 @@ def _read(workload: str, hours: float | None, agents: int, seed: int) -> "Worklo
             raise CallerError(f"--hours {hours:g} is for traces; say {workload.rstrip(':')}:{hours:g} instead")
         return agents_of(workload, seed)
     return read_trace(Path(workload), hours=hours, agents=agents, seed=seed)
-
-
-class _Told:
-    """Says on stderr which scenario is played, where somebody watches."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._number = count, 0
-
-    def __call__(self, scenario: "Scenario") -> None:
-        self._number += 1
-        if sys.stderr.isatty():
-            print(f"headgate: {self._number} of {self._count}: {scenario.name}", file=sys.stderr)  # noqa: T201
 
 
 def _check_number(option: str, value: float, least: float, most: float) -> None:

@@ -6,7 +6,7 @@ what came of it is counted in `tally`.
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -53,6 +53,10 @@ MOST_AWAY_S = 60.0
 this, which doubles each time in a row."""
 
 
+Looked = Callable[[float, float, int], None]
+"""Hears at each look how much virtual time has passed, of about how much, and how many calls wait."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """All that a workload is played with.
@@ -75,6 +79,7 @@ class Stage:
     cache_boost: bool = True
     predicts_cache: bool = True
     seed: int = 0
+    looked: Looked | None = None
     step_s: float = 30.0
 
     @property
@@ -163,7 +168,7 @@ class _Driver:
         }
         self.pools: dict[tuple[str, tuple[Limit, ...]], Pool] = {}
         self.keys = {key.name: key for key in stage.config.keys}
-        self.sampler = Sampler(store, self.meters, self.tally, stage.step_s)
+        self.sampler = Sampler(store, self.meters, self.tally)
         self.calls = Calls(self._parts(epoch_s, store, rules))
         self.processes = Processes(loop)
 
@@ -200,7 +205,7 @@ class _Driver:
     async def play(self) -> Played:
         """Let every actor work, until all is done or the workload's time is over."""
         started_s = self.loop.time()
-        beside = [asyncio.create_task(self.sampler.sample(self.clock)), asyncio.create_task(self._refresh())]
+        beside = [asyncio.create_task(self._look()), asyncio.create_task(self._refresh())]
         self.processes.start(self._begin(self.workload.actors()))
         try:
             await self.processes.ended(within_s=self.workload.ends_s)
@@ -216,6 +221,15 @@ class _Driver:
             await self.admission.drain()
             await self.learning.close()
         return Played(self.tally, self.meters, self.sampler, ended_s - started_s, self.stage.config, learned)
+
+    async def _look(self) -> NoReturn:
+        """Look every so often, for the plots and for who watches."""
+        lasts_s = self.workload.ends_s or self.workload.last_s
+        while True:
+            await self.sampler.take(self.clock)
+            if self.stage.looked is not None:
+                self.stage.looked(self.loop.time(), lasts_s, len(self.tally.waiting))
+            await asyncio.sleep(self.stage.step_s)
 
     async def _refresh(self) -> NoReturn:
         """Let what was learned from 429s grow, as the manager's housekeeping does."""

@@ -5,10 +5,11 @@ is what was changed between them, and the same question has the same answer, byt
 """
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Protocol
 
 from headgate.adapters.config import Config
 from headgate.adapters.prices import GenaiPrices
@@ -18,7 +19,7 @@ from headgate.core.limits import Limit, Rate
 from headgate.core.scheduling import POLICIES
 from headgate.core.scopes import LimitRule
 from headgate.ports import Prices
-from headgate.sim.driver import Played, Stage, play
+from headgate.sim.driver import Looked, Played, Stage, play
 from headgate.sim.figures import Figures, figures_of
 from headgate.sim.provider import CACHE_LIFE_S, Pace, Truth
 from headgate.sim.workload import Workload, keyed, scaled
@@ -90,6 +91,18 @@ class Simulated:
     figures: Figures
 
 
+class Progress(Protocol):
+    """Hears how far a simulation is."""
+
+    def began(self, scenario: Scenario) -> None:
+        """Hear that a scenario is played now."""
+        ...
+
+    def looked(self, played_s: float, lasts_s: float, waiting: int) -> None:
+        """Hear how much virtual time of it has passed, of about how much, and how many calls wait."""
+        ...
+
+
 def scenarios_of(policies: Sequence[str], agents: Sequence[float], limits: Sequence[float]) -> list[Scenario]:
     """Give every combination, each once.
 
@@ -118,7 +131,7 @@ def simulate(
     *,
     speed: float = 1.0,
     prices: Prices | None = None,
-    began: Callable[[Scenario], None] = lambda _: None,
+    progress: "Progress | None" = None,
 ) -> Iterator[Simulated]:
     """Play every scenario, one after another; tells of each when it begins.
 
@@ -127,8 +140,10 @@ def simulate(
     """
     prices = prices or GenaiPrices(config.prices, config.windows)
     for scenario in scenarios:
-        began(scenario)
-        played = play_scenario(workload, config, scenario, circumstances, prices, speed=speed)
+        looked = None if progress is None else progress.looked
+        if progress is not None:
+            progress.began(scenario)
+        played = play_scenario(workload, config, scenario, circumstances, prices, speed=speed, looked=looked)
         yield Simulated(scenario, figures_of(played))
 
 
@@ -140,6 +155,7 @@ def play_scenario(
     prices: Prices,
     *,
     speed: float = 1.0,
+    looked: Looked | None = None,
 ) -> Played:
     """Play one scenario on a loop of its own."""
     config = scaled_config(config, scenario.limits)
@@ -164,6 +180,7 @@ def play_scenario(
         cache_boost=circumstances.cache_boost,
         predicts_cache=circumstances.predicts_cache,
         seed=circumstances.seed,
+        looked=looked,
         step_s=max(LEAST_STEP_S, workload.last_s / LOOKS),
     )
     with _rarely_collected():
@@ -185,7 +202,10 @@ def _rarely_collected() -> Iterator[None]:
 
 
 def scaled_config(config: Config, factor: float) -> Config:
-    """Give the configuration with so many times of every limit, and at least one unit of each."""
+    """Give the configuration with so many times of every limit, and at least one unit of each.
+
+    Budgets in dollars stay: what is bought of a provider is another tier, not more money.
+    """
     if factor == 1:
         return config
     return replace(
@@ -194,6 +214,9 @@ def scaled_config(config: Config, factor: float) -> Config:
 
 
 def _scaled(limit: Limit, factor: float) -> Limit:
+    if limit.dimension == "micro_usd":
+        return limit
+
     def times(amount: int) -> int:
         return max(1, round(amount * factor))
 

@@ -9,7 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from headgate.adapters.memory import MemoryLevelStore
 from headgate.core import quota
@@ -214,23 +214,17 @@ class Sample(NamedTuple):
 class Sampler:
     """Looks at a simulation every so often, for the plots and for what has no bucket: windows, budgets and slots."""
 
-    def __init__(self, store: MemoryLevelStore, meters: Meters, tally: Tally, step_s: float) -> None:
+    def __init__(self, store: MemoryLevelStore, meters: Meters, tally: Tally) -> None:
         """Follow no limit yet."""
         self.samples: list[Sample] = []
         self.limits: dict[str, Limit] = {}
-        self._store, self._meters, self._tally, self._step_s = store, meters, tally, step_s
+        self._store, self._meters, self._tally = store, meters, tally
 
     def follow(self, limits: Iterable[Limit]) -> None:
         """Look at these from now on, as long as they are not too many."""
         for limit in limits:
             if limit.name in self.limits or len(self.limits) < MOST_FOLLOWED:
                 self.limits[limit.name] = limit
-
-    async def sample(self, clock: Clock) -> NoReturn:
-        """Look until cancelled."""
-        while True:
-            await self.take(clock)
-            await asyncio.sleep(self._step_s)
 
     async def take(self, clock: Clock) -> None:
         """Look once."""

@@ -47,6 +47,11 @@ def read_trace(path: Path, *, hours: float | None = None, agents: int = 10, seed
         CallerError: there is no such file, its format is not known, or rows of it are broken.
     """
     if path.is_dir():
+        if hours is not None:
+            raise CallerError(
+                f"--hours {hours:g} is for traces that say when calls came; recorded sessions are worked through by "
+                "--agents N from their first turn to their last: leave it out, or take fewer files"
+            )
         return recordings(path, agents=agents)
     if not path.is_file():
         raise CallerError(

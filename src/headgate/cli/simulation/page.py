@@ -7,19 +7,29 @@ a run's report.
 import html
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from headgate.cli.simulation.table import Comparison, cost_of_program, rows_of, shown_limits, uses_of
+from headgate.cli.simulation.table import (
+    Comparison,
+    cost_of_program,
+    curve_of,
+    limits_by_use,
+    rows_of,
+    shown_limits,
+    uses_of,
+)
 from headgate.cli.wording import limit_text, per_text
 from headgate.core.errors import CallerError
 from headgate.sim.figures import Figures, LimitUse
 from headgate.sim.simulation import Simulated
 
-__all__ = ["limit_in_words", "page_of", "scarcest", "use_share", "write_page"]
+__all__ = ["limit_in_words", "page_of", "use_share", "write_page"]
+
+_LONG_CHARACTERS = 14
+NO_BREAK = "\u00a0"
 
 _HERE, _REPORT = "headgate.cli.simulation", "headgate.cli.report"
 
@@ -30,14 +40,13 @@ def write_page(comparison: Comparison, path: Path) -> None:
     Raises:
         CallerError: it cannot be written.
     """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(page_of(comparison))
-            Path(unfinished).replace(path)
+            unfinished.write_text(page_of(comparison), encoding="utf-8")  # its mode is as of any file of its owner's
+            unfinished.replace(path)
         except OSError:
-            Path(unfinished).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise CallerError(f"--html {path}: it cannot be written: {error.strerror or error}") from error
@@ -45,33 +54,21 @@ def write_page(comparison: Comparison, path: Path) -> None:
 
 def page_of(comparison: Comparison) -> str:
     """Give the page."""
-    name, use = scarcest(comparison.columns)
     parts = {
         "TITLE": html.escape(f"Headgate: {comparison.title}"),
         "HEADING": html.escape(comparison.title),
         "SUBTITLE": html.escape(f"simulated, {comparison.subtitle}"),
-        "USE": "no limit is configured" if use is None else html.escape(limit_in_words(use)),
+        "ALIKE": "".join(f'<p class="alike">{html.escape(told)}</p>' for told in comparison.alike),
         "TABLE": _table(comparison.columns),
         "LICENCE": _file(_REPORT, "vendor/uplot-LICENSE").replace("--", "- -"),
         "STYLE": _file(_REPORT, "vendor/uplot-1.6.32.min.css") + _file(_REPORT, "page.css") + _file(_HERE, "page.css"),
-        "DATA": _script_safe(json.dumps(_data(comparison.columns, name))),
+        "DATA": _script_safe(json.dumps(_data(comparison.columns))),
         "UPLOT": _file(_REPORT, "vendor/uplot-1.6.32.min.js"),
         "SCRIPT": _file(_HERE, "page.js"),
     }
     # One pass from left to right: a marker inside what was put in is left alone.
     pieces = _file(_HERE, "page.html").split("%%")
     return "".join(parts[piece] if number % 2 else piece for number, piece in enumerate(pieces))
-
-
-def scarcest(columns: Sequence[Simulated]) -> tuple[str, LimitUse | None]:
-    """Choose the limit to plot: the one that was used furthest in any scenario, by the name of its series."""
-    best: tuple[float, str, LimitUse | None] = (-1.0, "", None)
-    for column in columns:
-        for name, use in zip(column.figures.series.limits, column.figures.limits, strict=True):
-            furthest = use.overall or 0.0
-            if furthest > best[0]:
-                best = (furthest, name, use)
-    return best[1], best[2]
 
 
 def limit_in_words(use: LimitUse) -> str:
@@ -83,20 +80,27 @@ def _table(columns: Sequence[Simulated]) -> str:
     heads = "".join(f"<th>{html.escape(column.scenario.name)}</th>" for column in columns)
     rows = ""
     for name, cells in rows_of(columns):
-        shown = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        shown = "".join(map(_cell, cells))
         kind = "word part" if name.startswith(" ") else "word"
         rows += f'<tr><td class="{kind}">{html.escape(name.strip())}</td>{shown}</tr>'
     return f'<table><thead><tr><th class="word"></th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
 
 
-def _data(columns: Sequence[Simulated], limit: str) -> dict[str, Any]:
-    shown = shown_limits(columns)
+def _cell(text: str) -> str:
+    kind = ' class="long"' if len(text) > _LONG_CHARACTERS else ""
+    return f"<td{kind}>{html.escape(text.replace(' %', NO_BREAK + '%'))}</td>"
+
+
+def _data(columns: Sequence[Simulated]) -> dict[str, Any]:
+    shown, by_use = shown_limits(columns), limits_by_use(columns)
     return {
+        "plotted": [limit_in_words(use) for use in by_use],
         "limits": [limit_in_words(use) for use in shown],
         "scenarios": [
             {
                 "name": column.scenario.name,
-                **_series(column.figures, limit),
+                **_series(column.figures),
+                "uses": [curve_of(column.figures, use) for use in by_use],
                 "limits": [None if use is None else use_share(use) for use in uses_of(column.figures, shown)],
                 **_totals(column.figures),
             }
@@ -105,11 +109,10 @@ def _data(columns: Sequence[Simulated], limit: str) -> dict[str, Any]:
     }
 
 
-def _series(figures: Figures, limit: str) -> dict[str, Any]:
+def _series(figures: Figures) -> dict[str, Any]:
     series = figures.series
     return {
         "at_s": series.at_s,
-        "use": series.limits.get(limit, []),
         "waiting": series.waiting,
         "served": series.served_per_minute,
         "failures": series.failures_per_minute,

@@ -7,13 +7,21 @@ import io
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-from headgate.cli.simulation.page import limit_in_words, scarcest, use_share
-from headgate.cli.simulation.table import Comparison, cost_of_program, shown_limits, uses_of
+from headgate.cli.simulation.page import limit_in_words, use_share
+from headgate.cli.simulation.table import (
+    Comparison,
+    cost_of_program,
+    curve_of,
+    limits_by_use,
+    shown_limits,
+    uses_of,
+)
 from headgate.cli.wording import count_text, duration_text, share_text, usd_text
 from headgate.core.errors import CallerError
-from headgate.sim.figures import Figures
+from headgate.sim.figures import Figures, LimitUse
 from headgate.sim.simulation import Simulated
 
 __all__ = ["check_picture", "write_picture"]
@@ -35,14 +43,18 @@ _COLORS = 10
 """Then they come again, with dashed lines."""
 
 _NAME_CHARACTERS = 34
+_HEAD_CHARACTERS = 180
+_MOST_IN_MINUTES_S = 6 * 3_600.0
 
 
-def check_picture() -> None:
-    """Return if pictures can be drawn.
+def check_picture(path: Path) -> None:
+    """Return if pictures can be drawn, under such a name.
 
     Raises:
-        CallerError: matplotlib is not installed.
+        CallerError: matplotlib is not installed, or the name is of something else.
     """
+    if path.suffix.lower() != ".png":
+        raise CallerError(f"--png {path}: it is written as PNG; expected a name that ends in .png")
     if find_spec("matplotlib") is None:
         raise CallerError("--png needs matplotlib: pip install 'headgate[plot]', or use --html")
 
@@ -58,13 +70,17 @@ def write_picture(comparison: Comparison, path: Path) -> None:
 
     columns = comparison.columns
     limits = shown_limits(columns)
-    groups = (len(limits), 1, 2, 5)
+    by_use = limits_by_use(columns)
+    scarcest, others = by_use[0] if by_use else None, by_use[1:]
+    pairs = (len(others) + 1) // 2
+    groups = (len(limits), *[1] * pairs, 1, 2, 5)
     rows_inches = [max(_ROW_INCHES, _INCHES_PER_BAR * (len(columns) + 1) * each + 0.6) for each in groups]
     size = (_WIDTH_INCHES, sum(rows_inches) + 1.0)
     canvas = Canvas(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(canvas)
-    canvas.suptitle(f"{comparison.title}\n{comparison.subtitle}", x=0.01, ha="left", fontsize=11)
-    axes = canvas.subplots(4, 2, height_ratios=rows_inches)
+    head = [comparison.title, *wrap(comparison.subtitle, _HEAD_CHARACTERS), *comparison.alike]
+    canvas.suptitle("\n".join(head), x=0.01, ha="left", fontsize=11)
+    axes = canvas.subplots(len(groups), 2, height_ratios=rows_inches)
     _bars(
         axes[0][0],
         "use of each limit while calls waited (overall, where none did)",
@@ -73,15 +89,24 @@ def write_picture(comparison: Comparison, path: Path) -> None:
         share_text,
         whole=1.0,
     )
-    _plot_use(axes[0][1], comparison)
-    _plot_waits(axes[1][0], comparison, "interactive")
-    _plot_waits(axes[1][1], comparison, "batch")
-    _plot_waiting(axes[2][0], comparison)
+    _plot_use(axes[0][1], columns, scarcest)
+    for at in range(2 * pairs):
+        axis = axes[1 + at // 2][at % 2]
+        if at < len(others):
+            _plot_use(axis, columns, others[at])
+        else:
+            axis.set_axis_off()
+    below = axes[1 + pairs :]
+    _plot_waits(below[0][0], comparison, "interactive")
+    _plot_waits(below[0][1], comparison, "batch")
+    _plot_waiting(below[1][0], columns)
     programs = [("half up to", _program("p50_s")), ("nine of ten up to", _program("p90_s"))]
-    _bars(axes[2][1], "time that a program took", columns, programs, duration_text)
-    _plot_wrong_and_fair(axes[3][0], columns)
-    _plot_cost(axes[3][1], columns)
-    canvas.legend(*axes[2][0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9, frameon=False)
+    _bars(below[1][1], "time that a program took", columns, programs, duration_text)
+    _plot_wrong_and_fair(below[2][0], columns)
+    _plot_cost(below[2][1], columns)
+    canvas.legend(
+        *below[1][0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9, frameon=False
+    )
     drawn = io.BytesIO()
     canvas.savefig(drawn, format="png", metadata={"Software": None})
     try:
@@ -109,8 +134,16 @@ def _program(part: str) -> Callable[[Figures], float | None]:
     return seconds
 
 
-def _style(number: int) -> dict[str, Any]:
-    return {"color": f"C{number % _COLORS}", "ls": "-" if number < _COLORS else "--", "lw": 1.4}
+def _style(number: int, curves: Sequence[Any] = ()) -> dict[str, Any]:
+    """Give the line of a scenario; one that a later one of the same curve hides is wider, so that its edge is seen."""
+    same = curves[number + 1 :].count(curves[number]) if curves else 0
+    return {"color": f"C{number % _COLORS}", "ls": "-" if number < _COLORS else "--", "lw": 1.4 + 2.4 * same}
+
+
+def _hours_or_minutes(columns: Sequence[Simulated]) -> tuple[str, float]:
+    """Give the unit in which the time is told, and how many seconds it has."""
+    longest_s = max((each.figures.series.at_s[-1] for each in columns if each.figures.series.at_s), default=0.0)
+    return ("minutes", 60.0) if longest_s < _MOST_IN_MINUTES_S else ("hours", 3_600.0)
 
 
 def _begin(axis: Any, title: str) -> None:
@@ -121,24 +154,28 @@ def _begin(axis: Any, title: str) -> None:
         axis.spines[side].set_visible(False)
 
 
-def _plot_use(axis: Any, comparison: Comparison) -> None:
-    name, use = scarcest(comparison.columns)
-    _begin(axis, "no limit is configured" if use is None else f"use of {limit_in_words(use)}, % over minutes")
-    for number, column in enumerate(comparison.columns):
-        series = column.figures.series
-        shares = series.limits.get(name, [])
-        percents = [None if each is None else each * 100 for each in shares]
-        axis.plot([at_s / 60 for at_s in series.at_s][: len(percents)], percents, **_style(number))
+def _plot_use(axis: Any, columns: Sequence[Simulated], limit: LimitUse | None) -> None:
+    if limit is None:
+        _begin(axis, "no limit is configured")
+        return
+    unit, unit_s = _hours_or_minutes(columns)
+    _begin(axis, f"use of {limit_in_words(limit)}, % over {unit}")
+    curves = [curve_of(column.figures, limit) for column in columns]
+    for number, column in enumerate(columns):
+        percents = [None if each is None else each * 100 for each in curves[number]]
+        at = [at_s / unit_s for at_s in column.figures.series.at_s]
+        axis.plot(at[: len(percents)], percents, **_style(number, curves))
     axis.axhline(100, color="grey", lw=0.8, ls=":")
     axis.set_ylim(0, None)
 
 
-def _plot_waiting(axis: Any, comparison: Comparison) -> None:
-    _begin(axis, "calls waiting, over minutes")
-    for number, column in enumerate(comparison.columns):
-        series = column.figures.series
-        minutes = [at_s / 60 for at_s in series.at_s]
-        axis.plot(minutes, series.waiting, label=column.scenario.name, **_style(number))
+def _plot_waiting(axis: Any, columns: Sequence[Simulated]) -> None:
+    unit, unit_s = _hours_or_minutes(columns)
+    _begin(axis, f"calls waiting, over {unit}")
+    curves = [column.figures.series.waiting for column in columns]
+    for number, column in enumerate(columns):
+        at = [at_s / unit_s for at_s in column.figures.series.at_s]
+        axis.plot(at, curves[number], label=column.scenario.name, **_style(number, curves))
     axis.set_ylim(0, None)
 
 
@@ -146,9 +183,9 @@ def _plot_waits(axis: Any, comparison: Comparison, kind: str) -> None:
     _begin(axis, f"waits of {kind} calls: % of them that wait so long at the most")
     axis.set_xlim(0, 100)
     longest_s = 0.0
-    for number, column in enumerate(comparison.columns):
-        curve = column.figures.wait_curve[kind]
-        axis.plot(range(len(curve)), [max(each, _LEAST_WAIT_S) for each in curve], **_style(number))
+    curves = [column.figures.wait_curve[kind] for column in comparison.columns]
+    for number, curve in enumerate(curves):
+        axis.plot(range(len(curve)), [max(each, _LEAST_WAIT_S) for each in curve], **_style(number, curves))
         longest_s = max(longest_s, *curve, 0.0)
     if not any(column.figures.wait_curve[kind] for column in comparison.columns):
         axis.text(50, 0.5, "none", ha="center")

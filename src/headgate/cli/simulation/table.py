@@ -17,6 +17,8 @@ __all__ = [
     "Comparison",
     "as_object",
     "cost_of_program",
+    "curve_of",
+    "limits_by_use",
     "print_comparison",
     "rows_of",
     "shown_limits",
@@ -47,6 +49,16 @@ class Comparison:
         faster = "" if self.speed == 1 else f"{self.speed:g} times as fast, "
         return f"{faster}seed {self.seed}" + (f"; {self.truth}" if self.truth else "")
 
+    @property
+    def alike(self) -> list[str]:
+        """Say which scenarios came out the same to the last figure: in plots one line hides the other."""
+        told: list[str] = []
+        for number, column in enumerate(self.columns):
+            first = next((each for each in self.columns[:number] if each.figures == column.figures), None)
+            if first is not None:
+                told.append(f"{column.scenario.name}: the same in every figure as {first.scenario.name}")
+        return told
+
 
 def print_comparison(comparison: Comparison) -> None:
     """Print the table on stdout."""
@@ -54,6 +66,8 @@ def print_comparison(comparison: Comparison) -> None:
     names = [column.scenario.name for column in comparison.columns]
     print(f"{comparison.title}, {comparison.subtitle}")  # noqa: T201 - the answer
     print_table(["", *names], rows, names=1)
+    for told in comparison.alike:
+        print(told)  # noqa: T201 - the answer
 
 
 def as_object(comparison: Comparison) -> dict[str, Any]:
@@ -99,6 +113,7 @@ def _refusals(figures: Sequence[Figures]) -> Iterator[Row]:
     for name in names:
         found = [next((each for each in of.refusals if each.limit == name), None) for of in figures]
         yield f"  by {limit_told(name)}", [_refusal_text(each) for each in found]
+        yield "    from", ["-" if each is None else span_text(each.first_s) for each in found]
 
 
 def _refusal_text(refusal: RefusedBy | None) -> str:
@@ -106,7 +121,7 @@ def _refusal_text(refusal: RefusedBy | None) -> str:
         return "-"
     many = f" ({refusal.scopes} of them)" if refusal.scopes > 1 else ""
     how = "too late" if is_refilled(refusal.limit) else f"spent to {share_text(refusal.used)}"
-    return f"{refusal.calls:,} {how}{many}, from {span_text(refusal.first_s)} on"
+    return f"{refusal.calls:,} {how}{many}"
 
 
 def _priorities(figures: Sequence[Figures]) -> Iterator[Row]:
@@ -250,6 +265,22 @@ def shown_limits(columns: Sequence[Simulated]) -> list[LimitUse]:
     ranked = sorted(every.values(), key=lambda pair: -pair[0])[:LIMITS_SHOWN]
     chosen = {_key(use) for _, use in ranked}
     return [use for key, (_, use) in every.items() if key in chosen]
+
+
+def limits_by_use(columns: Sequence[Simulated]) -> list[LimitUse]:
+    """Give the limits that are shown, the one that was used furthest in any scenario first."""
+
+    def furthest(use: LimitUse) -> float:
+        found = [_find(column.figures.limits, use) for column in columns]
+        return max((each.overall or 0.0 for each in found if each is not None), default=0.0)
+
+    return sorted(shown_limits(columns), key=furthest, reverse=True)
+
+
+def curve_of(figures: Figures, wanted: LimitUse) -> list[float | None]:
+    """Give how far a limit was used at each look; nothing where it was not met."""
+    curves = zip(figures.series.limits.values(), figures.limits, strict=True)
+    return next((curve for curve, use in curves if _key(use) == _key(wanted)), [])
 
 
 def uses_of(figures: Figures, shown: Sequence[LimitUse]) -> list[LimitUse | None]:

@@ -228,8 +228,9 @@ def draw(
         more, left = 0, units
         if isinstance(limit, Rate) and not limit.charged_at_start and not reserved.lapsed:
             used = so_far[limit.place] or 0
-            more = max(0, used - before)
-            left = max(0, units - more)
+            if used > before:
+                more = used - before
+                left = units - more if units > more else 0
             if asked is not None and asked.output_tokens_per_s and limit.is_drawn:
                 left = min(units, max(left, (asked.expected[limit.place] or 0) - max(used, before)))
         if more and limit is not None:
@@ -237,7 +238,8 @@ def draw(
             changed[name] = limit.settle(levels.get(name), units - left, more, token, now_ns, lapsed=False)
         kept.append((name, left, token))
         kept_charged.append(before + more)
-    return changed, reserved._replace(holds=tuple(kept), charged=tuple(kept_charged))
+    at_ns, expires_ns, _holds, lapsed, _charged = reserved
+    return changed, _reservation((at_ns, expires_ns, tuple(kept), lapsed, tuple(kept_charged)))
 
 
 def expire(

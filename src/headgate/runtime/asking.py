@@ -98,7 +98,7 @@ def estimate_of(call: Sized, estimator: Estimator, now_s: float) -> Estimate:
     estimate = estimator.estimate(size_of(call), now_s)
     if call.input_tokens is None:
         # At least one: what is not held could not be settled either.
-        return estimate._replace(input_tokens=max(1, estimate.input_tokens))
+        return estimate if estimate.input_tokens > 0 else estimate._replace(input_tokens=1)
     return estimate._replace(input_tokens=call.input_tokens, input_at_most=call.input_tokens)
 
 

@@ -240,7 +240,10 @@ class Calls:
             limits = parts.rules.limits_for(ticket.scopes, ticket.model)
             if limits is ticket.limits or {each.name for each in limits} <= {each.name for each in ticket.limits}:
                 break
+            yield None  # a task of its own gives it back, which this one hears of two passes later
             at_once(parts.admission.giving_back.now(ticket))
+            yield None
+            yield None
             if ticket.again is not None:
                 asked, standing = ticket.again(parts.epoch_s + parts.loop.time(), limits)
                 ticket = replace(ticket, asked=asked, standing=standing)

@@ -81,11 +81,12 @@ def test_the_table_fits_the_terminal(place):
 
 
 def test_what_goes_wrong_is_told_in_the_table_and_on_the_page(place):
-    arguments = ["--outage", "5s:5s", "--provider-limits", "0.7", "--html", "page.html"]
+    arguments = ["--outage", "5s:5s", "--provider-limits", "0.7", "--no-limit-headers", "--html", "page.html"]
     done = simulate(place, "arena.csv", "--policy", "fifo", *arguments)
     assert done.returncode == 0, done.stderr
     head = done.stdout.splitlines()[0]
-    assert head.endswith("seed 0; 0.7 times its limits enforced, outage (529) from 5 s for 5 s")
+    assert "seed 0; 0.7 times its limits enforced, outage (529) from 5 s for 5 s, no word of limits" in head
+    assert len(done.stderr.splitlines()) == 1, "no warning that looks like a real one"
     rows = {line[:40].strip(): line[40:].split() for line in done.stdout.splitlines()}
     assert int(rows["other failures of the provider"][-1]) > 0
     assert "x overloaded_error" in done.stdout

@@ -5,6 +5,7 @@ byte; what is said of progress goes to stderr. Playing is `sim`'s, showing is `s
 """
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # every command reads this file, and all of them are heavy
     from headgate.sim.workload import Workload
 
 MOST_SPEED = 1_000_000.0
+
+_OF_REAL_LIFE = tuple(f"headgate.{part}" for part in ("accounts", "admission", "learning", "limits", "plan_windows"))
+"""Who logs what becomes of calls: of simulated ones the figures tell it, and a warning would look like a real one."""
 
 
 def simulate(
@@ -137,6 +141,8 @@ def simulate(
         warm_up=not no_warm_up,
         seed=seed,
     )
+    for name in _OF_REAL_LIFE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     progress = Progress(len(scenarios))
     columns = list(play(played, configured, scenarios, circumstances, speed=speed, progress=progress))
     progress.ended()

@@ -54,7 +54,7 @@ def truth_told(truth: Truth) -> str:
         parts.append(f"outage ({outage.kind}){where} from {outage.from_s:g} s for {outage.for_s:g} s")
     for fault in truth.faults:
         where = "" if fault.account is None else f" of {fault.account}"
-        parts.append(f"{fault.share:.1%} of calls fail ({fault.kind}){where}")
+        parts.append(f"{fault.share * 100:g} % of calls fail ({fault.kind}){where}")
     if not truth.tells:
         parts.append("no word of limits in answers")
     return ", ".join(parts)

@@ -7,6 +7,7 @@ worth a try out of its turn: where it cannot go, neither can the others.
 import math
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 
@@ -32,11 +33,12 @@ class Alike(Generic[W]):
         """When time alone could let its cheapest go before the head, as that was tried last."""
         self.count = 0
         self._still_waits = still_waits
-        self._heap: list[tuple[float, int, W]] = []
+        self._heap: list[tuple[float, int, int, W]] = []
+        self._numbers = count()  # a later attempt of a call has its order, and may ask for as much
 
     def add(self, call: W, size: float) -> bool:
         """Add one; True if none is cheaper."""
-        heappush(self._heap, (size, call.order, call))
+        heappush(self._heap, (size, call.order, next(self._numbers), call))
         self.count += 1
         return self.cheapest is call
 
@@ -44,9 +46,9 @@ class Alike(Generic[W]):
     def cheapest(self) -> W | None:
         """The one that asks for least; of several the one that came first."""
         heap = self._heap
-        while heap and not self._still_waits(heap[0][2]):
+        while heap and not self._still_waits(heap[0][3]):
             heappop(heap)
-        return heap[0][2] if heap else None
+        return heap[0][3] if heap else None
 
     @property
     def least(self) -> float:

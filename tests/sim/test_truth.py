@@ -35,7 +35,7 @@ def test_outages_and_faults():
     assert truth.faults == (Fault("529", 0.02), Fault("disconnect", 1.0, "main"))
     assert truth_told(truth) == (
         "outage (529) from 600 s for 120 s, outage (stall) from 90 s for 30 s, outage (500) of eu:main from 5400 s for "
-        "86400 s, 2.0% of calls fail (529), 100.0% of calls fail (disconnect) of main, no word of limits in answers"
+        "86400 s, 2 % of calls fail (529), 100 % of calls fail (disconnect) of main, no word of limits in answers"
     )
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from headgate.core.limits import Gauge
+from headgate.core.limits import Gauge, Window
 from headgate.core.scopes import LimitRule, Scopes, fit, is_own, level_name, limits_for
+from headgate.core.spans import Calendar
 
 EACH_SESSION = LimitRule("session:*", Gauge("", "session:*", "slots", 1))
 THAT_RUN = LimitRule("run:nightly", Gauge("", "run:nightly", "slots", 1))
@@ -81,3 +82,19 @@ def test_a_bearer_owns_what_it_is_and_what_it_claims():
         assert is_own(scope, owned)
     for scope in ("key:other", "session:8c1f", "session:8c1f|key:ci2", "team:search|key:other"):
         assert not is_own(scope, owned)
+
+
+def test_a_rule_may_name_whose_a_claimed_scope_is() -> None:
+    """`run:rr|key:adm2`, as it is shown, was accepted and held for nothing."""
+    path = Scopes(key="adm2", run="rr", claimed=("run",)).path()
+    everybodys, own, another, all_of_key = (
+        LimitRule(scope, Window("", scope, "requests", amount, Calendar("day")))
+        for scope, amount in (("run:*", 3), ("run:rr|key:adm2", 1), ("run:rr|key:other", 9), ("run:*|key:adm2", 2))
+    )
+    assert own.bind(path, "m") is not None
+    assert another.bind(path, "m") is None
+    assert all_of_key.bind(path, "m") is not None
+    (limit,) = limits_for([everybodys, own], path, "m")
+    assert (limit.scope, limit.amount) == ("run:rr|key:adm2", 1)
+    assert own.bind(Scopes(key="other", run="rr", claimed=("run",)).path(), "m") is None
+    assert own.bind(Scopes(run="rr").path(), "m") is None

@@ -1,9 +1,15 @@
 """A gateway that needs no key, and web pages that would spend its owner's."""
 
 import json
+import socket
 
 import pytest
 
+from headgate.adapters.config import load_config
+from headgate.adapters.server import run
+from headgate.cli.serving import gateway_of
+from headgate.compose import open_house
+from headgate.core.errors import ConfigError
 from headgate.core.ledger import UsageQuery
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.nearby import check_nearby
@@ -84,3 +90,25 @@ def test_a_page_with_a_key_is_asked_for_nothing_more(with_stack):
         assert (await stack.send("POST", "/v1/messages", GOOD, [*PAGE, (b"x-api-key", key.secret.encode())]))[0] == 200
 
     with_stack(test, server='admin_token = "env:PROVIDER_KEY"')
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_a_gateway_does_not_call_itself(tmp_path, host):
+    """One call spent 50 requests in 5 s, and taught the account a limit that it has not."""
+    with socket.socket() as plug:
+        plug.bind(("127.0.0.1", 0))
+        port = plug.getsockname()[1]
+    path = tmp_path / "headgate.toml"
+    path.write_text(
+        f'[[account]]\nname = "main"\nprovider = "anthropic"\nbase_url = "http://{host}:{port}/v1"\napi_key = "env:KEY"'
+    )
+
+    async def main():
+        async with open_house(load_config(path, {"KEY": "k"})) as house:
+            with pytest.raises(ConfigError, match=r"account main: base_url .* is where this gateway itself listens"):
+                async with gateway_of(house, "127.0.0.1", port):
+                    pass
+            async with gateway_of(house, "127.0.0.1", 0):
+                pass
+
+    run(main())

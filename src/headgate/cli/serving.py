@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from headgate.adapters.config import Config
 from headgate.adapters.server import App, RunningServer, run, serve
@@ -51,6 +52,7 @@ async def gateway_of(
     Raises:
         ConfigError: it would be open to more than this machine without any key.
         ListenError: the address cannot be listened on.
+        ConfigError: an account's provider would be this gateway itself.
     """
     settings = house.config.server
     loopback = is_loopback(host)
@@ -74,6 +76,7 @@ async def gateway_of(
     if reloading is not None:
         reloading.take_keys = gateway.take_keys
     async with serve(around(gateway), host, port, drain_s=settings.drain_s) as server:
+        refuse_to_call_itself(house.config, server.address[1], host)
         yield server
 
 
@@ -86,6 +89,21 @@ def calm_garbage_collection() -> None:
     """Look for garbage seldom, and never again among what is there now: modules, settings, the price list."""
     gc.freeze()
     gc.set_threshold(LOOK_FOR_GARBAGE_EVERY, *gc.get_threshold()[1:])
+
+
+def refuse_to_call_itself(config: Config, port: int, host: str) -> None:
+    """Raise ConfigError when an account's address is the one served: each call would call again, and be charged again.
+
+    Names are not looked up: of this machine's, `localhost` and loopback addresses are known.
+    """
+    for entry in config.accounts:
+        parts = urlsplit(entry.base_url)
+        theirs = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        if theirs == port and parts.hostname is not None and (is_loopback(parts.hostname) or parts.hostname == host):
+            raise ConfigError(
+                f"account {entry.account.name}: base_url {entry.base_url} is where this gateway itself listens; "
+                "give it the provider's address"
+            )
 
 
 def is_loopback(host: str) -> bool:

@@ -119,7 +119,8 @@ def is_own(scope: str, owned: Scopes) -> bool:
 class LimitRule:
     """A limit as it is configured: for a scope or a pattern of scopes, for all models or a glob of them.
 
-    `run:*` limits each run by itself; a glob of models is one pool that all of them share.
+    `run:*` limits each run by itself; a glob of models is one pool that all of them share. `run:a|key:ci` is the run
+    that the bearers of one key claim.
     """
 
     scope: str
@@ -129,8 +130,9 @@ class LimitRule:
         """Give the limit for the scope on `path` that the rule names, or None if the call does not meet it."""
         if self.template.models is not None and not fnmatchcase(model, self.template.models):
             return None
+        names_bearer = _OF in self.scope
         for scope in path:
-            if fnmatchcase(scope.partition(_OF)[0], self.scope):
+            if fnmatchcase(scope if names_bearer else scope.partition(_OF)[0], self.scope):
                 return _limit_of(self.template, scope)
         return None
 

@@ -325,6 +325,23 @@ def test_what_is_told_to_be_empty_is_what_a_429_closes():
     run(main())
 
 
+@pytest.mark.parametrize("period_s", [60, 86_400])
+@pytest.mark.parametrize("dimension", ["output_tokens", "tokens", "requests"])
+@pytest.mark.parametrize("most_tokens", [0, 100])
+def test_a_429_is_waited_for_whatever_its_call_asks_of_the_dimension_that_is_named(dimension, most_tokens, period_s):
+    """Nothing of it, or something that its refusal gives back."""
+
+    async def main():
+        provider = ScriptedProvider([limited(30, dimension=dimension, period_s=period_s)] * 2 + [Reply()])
+        async with open_small_house(provider=provider) as here:
+            call = Call(MODEL, text_bytes=400, max_output_tokens=most_tokens)
+            async with here.manager.carry(call, REQUEST) as exchange:
+                assert exchange.answer.status == 200
+            assert [round(at_s) for at_s, _request in provider.sent] == [0, 30, 60]
+
+    run(main())
+
+
 def test_a_refused_call_waits_in_its_lane_until_its_deadline_and_not_for_four_attempts():
     async def main():
         provider = ScriptedProvider([limited(5)] * 9 + [Reply()])

@@ -112,6 +112,8 @@ class Rate:
         if self.charged_at_start:
             more = (actual - held) * self.period_ns
             if more < 0:
+                if token < generation:  # it was closed since, and what was counted before stands for nothing
+                    return (at_ns, backlog, all_held, lapse_ns, generation)
                 # What has drained since cannot be given back: others have been admitted on it.
                 given_back = max(0, -more - max(0, now_ns - token) * self.amount)
                 return (at_ns, max(0, backlog - given_back), all_held, lapse_ns, generation)
@@ -174,6 +176,8 @@ class Rate:
         left = max(0, backlog - (full_at_ns - at_ns) * self.amount)
         if left == full or (left > full and not exactly):
             return None
+        if self.charged_at_start:  # what was charged before is in it, and does not come back
+            generation = full_at_ns
         return (full_at_ns, full, held, lapse_ns, generation)
 
     def read(self, level: Level | None, now_ns: int) -> Reading:

@@ -79,6 +79,11 @@ class Closings:
         """Learn from a 429; give the levels to close. A window that it closes is in force at once."""
         windows = told.told_windows(notices, now_s)
         named = told.named_rates(rates, windows, failure) or self._met(sent)
+        if not any(sent.asks(dimension) for dimension, _period_s in named):
+            # What the call asks nothing of never makes it wait: it would be sent again at once, and refused.
+            dimension, period_s = max(named, key=lambda each: each[1])
+            named = [*named, ("requests", period_s)]
+            windows = {"requests": windows.get(dimension), **windows}
         closings: list[Closing] = []
         for dimension, period_s in named:
             if period_s == DAY_S:

@@ -58,6 +58,10 @@ class Sent(NamedTuple):
     is_streamed: bool = True
     used: Mapping[Key, int] = {}
 
+    def asks(self, dimension: Dimension) -> bool:
+        """Whether it asks anything of a dimension."""
+        return bool(getattr(self.asked.expected, dimension))
+
     def units(self, dimension: Dimension) -> int:
         """Give what it holds of a dimension, at least 1."""
         return max(1, getattr(self.asked.expected, dimension) or 1)

@@ -1,13 +1,14 @@
 """Limits by the day and windows that last hours, learned end to end: nobody configured them."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
-from learning_stage import open_learning_stage
+from learning_stage import MODEL, open_learning_stage
 from small_house import open_small_house
 from test_learning import carry, limited
 
+from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.core.errors import DeadlineError
 from headgate.core.notices import Notices, PlanNotice, RateNotice
 from headgate.testing.scripted import Reply, ScriptedProvider
@@ -113,6 +114,29 @@ def test_a_429_of_hours_closes_exactly_until_then_and_says_nothing_of_a_minute(f
             assert await here.manager.limits() == []
 
     run(main(), max_virtual_s=4 * DAY_S)
+
+
+@pytest.mark.parametrize("after", ["for another model", "after a restart", "in another process"])
+def test_a_plan_that_opens_again_gets_one_call_first_whoever_heard_that_it_was_spent(after):
+    async def main():
+        ends_s = 900.0
+        spent = Reply(notices=Notices(plans=(PlanNotice(18_000, 1.0, NOW_S + ends_s, "rejected"),)))
+        provider = ScriptedProvider([spent, Reply(pieces=1, pause_s=3.0, head_s=1.0)])
+        stores = (MemoryLevelStore(), MemoryLedgerStore())
+        async with AsyncExitStack() as stack:
+            here = await stack.enter_async_context(open_small_house(stores=stores, provider=provider))
+            there = await stack.enter_async_context(open_small_house(stores=stores, provider=provider, owner="there"))
+            await carry(here)
+            await asyncio.sleep(1)
+            if after == "after a restart":
+                there = await stack.enter_async_context(open_small_house(stores=stores, provider=provider, owner="new"))
+            house, model = (here, "claude-opus-4-1") if after == "for another model" else (there, MODEL)
+            await asyncio.gather(*[carry(house, model, max_wait_s=5_000) for _ in range(16)])
+            sent_s = [at_s for at_s, _request in provider.sent][1:]
+            by = [sum(1 for at_s in sent_s if at_s < ends_s + second - 0.5) for second in (1, 2, 3, 4, 5, 6)]
+            assert by == [1, 2, 3, 4, 6, 9]
+
+    run(main())
 
 
 @pytest.mark.parametrize("closing", ["429", "header", "plan"])

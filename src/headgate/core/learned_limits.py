@@ -57,7 +57,7 @@ def lowered(configured: Rate, learned: Rate) -> Rate:
 
 def learned_slots(key: Key, amount: int) -> Gauge:
     """Give the bound on calls at once that trouble has taught."""
-    return Gauge(f"{key.scope} {key.models} slots gauge", key.scope, "slots", amount, key.models)
+    return Gauge(f"{key.scope} {key.models or '*'} slots gauge", key.scope, "slots", amount, key.models or None)
 
 
 def closed_window(key: Key, until_ns: int, configured: Window | None = None) -> Window:

@@ -55,7 +55,7 @@ class LearnedLimits:
         self.known: dict[Key, Learned] = {}
         self.bounding: set[Key] = set()
         self.newly_closed: list[Key] = []
-        """Windows that were closed here and that nobody has taken notice of."""
+        """Windows that were closed, here or elsewhere, and that nobody has taken notice of."""
         self._ceilings: dict[Key, int] = {}
         self._admitted: dict[Key, int] = {}
         self._limits: dict[str, Limit] = {}
@@ -195,6 +195,8 @@ class LearnedLimits:
             known = self.known.get(key)
             self._written[key] = told
             if known is None or told.moved_s > known.moved_s or told.closed_until_s > known.closed_until_s + 1:
+                if not told.amount and (known is None or told.closed_until_s > known.closed_until_s + 1):
+                    self.newly_closed.append(key)
                 self.known[key] = told
                 self.bounding.add(key)
 

@@ -165,6 +165,7 @@ class Learning:
     async def refresh(self) -> None:
         """Take up what other processes learned, let curves grow, and forget what is old."""
         await self.limits.take_up()
+        self._start_slowly(self._clock.now_s())
         self.limits.drop_old()
         for traffic in self._traffics.all():
             if self._closings.taught(traffic):
@@ -181,6 +182,7 @@ class Learning:
     async def take_up(self) -> None:
         """Take up what was learned before, here or elsewhere; writes nothing."""
         await self.limits.take_up()
+        self._start_slowly(self._clock.now_s())
         self._restate()
 
     async def close(self) -> None:
@@ -229,10 +231,12 @@ class Learning:
 
     def _follow_speed(self, sent: Sent, now_s: float) -> None:
         """Follow how fast an answer began; one that comes whole says nothing of that."""
-        traffic = sent.traffic
+        traffic, of_all = sent.traffic, self._traffics.of_class(sent.traffic.account, "")
         if sent.is_streamed:
             traffic.speed.follow(sent.asked.expected.input_tokens, now_s - sent.at_s)
         slowness, found = traffic.speed.slowness, traffic.concurrency
+        if (start := of_all.concurrency or self._adopted(of_all, now_s)) is not None:
+            self._bound(of_all, concurrency.answered(start, 1.0, start.amount, now_s), now_s)
         if found is None:
             found = self._adopted(traffic, now_s)
         if found is not None:
@@ -244,10 +248,9 @@ class Learning:
         """Let what was closed open with one call, and then with more for each answer."""
         while self.limits.newly_closed:
             key = self.limits.newly_closed.pop()
-            opens_s = self.limits.known[key].closed_until_s
-            for traffic in self._traffics.all():
-                if traffic.account == key.account and key.models in ("", traffic.models):
-                    self._bound(traffic, concurrency.reopening(traffic.in_flight, now_s, opens_s), now_s)
+            traffic, opens_s = self._traffics.of_class(key.account, key.models), self.limits.known[key].closed_until_s
+            in_flight = sum(each.in_flight for each in self._traffics.all() if each.is_within(traffic))
+            self._keep_bound(traffic, concurrency.reopening(in_flight, now_s, opens_s), now_s)
 
     def _adopted(self, traffic: Traffic, now_s: float) -> Concurrency | None:
         """Give what another process learned: whoever gets answers lets it grow back."""
@@ -255,6 +258,12 @@ class Learning:
         return None if known is None else Concurrency(known.amount, known.since_s, now_s, known.amount)
 
     def _bound(self, traffic: Traffic, found: Concurrency | None, now_s: float) -> None:
+        if self._keep_bound(traffic, found, now_s):
+            self._restate()
+            self._begin()
+
+    def _keep_bound(self, traffic: Traffic, found: Concurrency | None, now_s: float) -> bool:
+        """Keep a bound; give whether it is another than before."""
         key, traffic.concurrency = traffic.key(SLOTS), found
         known = self.limits.known.get(key)
         if found is None:
@@ -264,9 +273,8 @@ class Learning:
             source: Source = "start" if found.starts else "latency"
             self.limits.keep(key, Learned(found.amount, source, found.since_s, heard_s, now_s), bounds=True)
         else:
-            return
-        self._restate()
-        self._begin()
+            return False
+        return True
 
     # -- in the store ------------------------------------------------------------------------------------------------
 

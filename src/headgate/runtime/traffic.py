@@ -39,6 +39,10 @@ class Traffic:
         """Name what is learned here."""
         return Key(self.account, self.models, what, period_s)
 
+    def is_within(self, other: "Traffic") -> bool:
+        """Whether it is a part of another, or that itself."""
+        return self.account == other.account and other.models in ("", self.models)
+
     def recent(self, dimension: Dimension, now_s: float) -> int:
         """Give what a minute admits all processes, by the last 15 to 20 s."""
         of_others = self.others * self.meter.a_request(dimension, now_s, 1) if self.others else 0.0
@@ -95,14 +99,18 @@ class Traffics:
     def of(self, account: str, model: str) -> Traffic:
         """Give the traffic of a model, shared by all models of its class."""
         found = self._found.get((account, model))
-        return found if found is not None else self._new(account, model)
+        return found if found is not None else self._new(account, model, model_class(model))
+
+    def of_class(self, account: str, models: str) -> Traffic:
+        """Give the traffic of a class of models; of all an account's together where it is empty."""
+        found = self._found.get((account, models))
+        return found if found is not None else self._new(account, models, models)
 
     def all(self) -> list[Traffic]:
         """Give each once."""
         return list(dict.fromkeys(self._found.values()))
 
-    def _new(self, account: str, model: str) -> Traffic:
-        models = model_class(model)
+    def _new(self, account: str, model: str, models: str) -> Traffic:
         traffic = self._found.get((account, models)) or Traffic(account, models)
         self._found[account, models] = self._found[account, model] = traffic
         while len(self._found) > MOST_TRAFFICS:

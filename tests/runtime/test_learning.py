@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 
@@ -19,7 +19,7 @@ from headgate.core.scopes import Scopes
 from headgate.ports import Request
 from headgate.runtime.calls import Call
 from headgate.testing.provider import PlanWindow
-from headgate.testing.scripted import Reply, ScriptedProvider
+from headgate.testing.scripted import Reply, ScriptedAnswer, ScriptedProvider
 from headgate.testing.virtual_time import run
 
 REQUEST = Request("POST", "/v1/messages", (), b"{}", "")
@@ -122,6 +122,45 @@ def test_what_is_configured_is_a_ceiling_and_what_is_learned_stands_beside_it():
             assert served <= 60 * 4
             (view,) = await stage.manager.limits()
             assert (view.amount, view.learned, view.learned_from, view.configured) == (60, 100, "header", True)
+
+    run(main())
+
+
+class InStep:
+    """Answers each call after the same time and in one piece, and tells what is left of its requests by then."""
+
+    def __init__(self, rate_per_minute: int) -> None:
+        self.rate, self.left, self.at_s, self.refused = rate_per_minute, float(rate_per_minute), 0.0, 0
+
+    def remaining(self) -> float:
+        now_s = asyncio.get_running_loop().time()
+        self.left = min(self.rate, self.left + (now_s - self.at_s) * self.rate / 60)
+        self.at_s = now_s
+        return self.left
+
+    @asynccontextmanager
+    async def send(self, _request):
+        if self.remaining() < 1:
+            self.refused += 1
+            reply = limited(1)
+            yield ScriptedAnswer(reply, 429, reply.failure)
+            return
+        self.left -= 1
+        await asyncio.sleep(0.3)
+        yield ScriptedAnswer(replace(told(self.rate, int(self.remaining())), pieces=1), 200, None)
+
+
+def test_agents_in_step_are_not_refused_though_they_call_again_while_the_last_answers_are_taken_up():
+    async def main():
+        provider = InStep(300)
+        async with open_small_house(provider=provider) as here:
+
+            async def agent():
+                while asyncio.get_running_loop().time() < 60:
+                    await carry(here)
+
+            await asyncio.gather(*[agent() for _ in range(50)])
+            assert provider.refused == 0
 
     run(main())
 

@@ -52,6 +52,10 @@ class Hearing:
         What its answer tells can be held against that, whatever was admitted since.
         """
         self._count_unheld(traffic.account, asked, 1)
+        begun = traffic.begun
+        for place, units in enumerate(asked.expected):
+            if units:
+                begun[place] += units
         if not self._limits.bounding or abs(now_s - traffic.sampled_s) < SAMPLE_EVERY_S:
             return _NOT_SAMPLED
         traffic.sampled_s = now_s
@@ -127,7 +131,8 @@ class Hearing:
             if not bounds:  # others spend what is configured for more than this traffic
                 known = self._limits.known.get(key) or Learned(watched.amount, "header", now_s, now_s, now_s)
                 self._limits.keep(key, known, bounds=True)
-            return Correction(key, at_most - unheld, amount if fell else None)
+            begun = sent.traffic.begun_of(notice.dimension)
+            return Correction(key, at_most - unheld, amount if fell else None, 0, sent.traffic, begun)
         if not bounds or notice.remaining is None:
             return Correction(key, 0, amount) if bounds and fell else None
         lacking = self._lasting(key, "lacking", certain - in_use, now_s)

@@ -316,7 +316,7 @@ class Learning:
         def step(found: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], tuple[dict[str, Level], int]]:
             now_ns = to_ns(self._clock.now_s())
             levels = {
-                rate.name: rate.corrected(found.get(rate.name), each.least, each.most, now_ns, each.ease)
+                rate.name: rate.corrected(found.get(rate.name), each.least_by_now, each.most, now_ns, each.ease)
                 for rate, each in bounded
             }
             for rate, each in shut:

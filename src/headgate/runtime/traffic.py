@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from headgate.core.adaptive import Key, model_class
-from headgate.core.amounts import Demand, Dimension
+from headgate.core.amounts import DIMENSIONS, Demand, Dimension
 from headgate.core.concurrency import Concurrency, Speed
 from headgate.core.limits import Limit
 from headgate.core.meter import Meter
@@ -20,13 +20,18 @@ MOST_TRAFFICS = 1_000
 class Traffic:
     """One process's calls to one account and class of models."""
 
-    __slots__ = ("account", "concurrency", "in_flight", "looked_s", "meter", "models", "others", "sampled_s", "speed")
+    __slots__ = (
+        *("account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others", "sampled_s"),
+        "speed",
+    )
 
     def __init__(self, account: str, models: str) -> None:
         """Begin with nothing in flight."""
         self.account = account
         self.models = models
         self.in_flight = 0
+        self.begun = [0] * len(DIMENSIONS)
+        """What all calls asked of each dimension until now."""
         self.looked_s = 0.0
         self.sampled_s = 0.0
         self.meter = Meter()
@@ -38,6 +43,10 @@ class Traffic:
     def key(self, what: str, period_s: int = MINUTE_S) -> Key:
         """Name what is learned here."""
         return Key(self.account, self.models, what, period_s)
+
+    def begun_of(self, dimension: Dimension) -> int:
+        """Give what all calls asked of a dimension until now."""
+        return self.begun[DIMENSIONS.index(dimension)]
 
     def is_within(self, other: "Traffic") -> bool:
         """Whether it is a part of another, or that itself."""
@@ -72,12 +81,24 @@ class Sent(NamedTuple):
 
 
 class Correction(NamedTuple):
-    """What must be in use of a key's level at the least, what can be at the most (None: nobody knows), what is not."""
+    """What must be in use of a key's level at the least, what can be at the most (None: nobody knows), what is not.
+
+    The least is that of when it was told: what calls of `traffic` have asked since `begun` comes on top of it.
+    """
 
     key: Key
     least: int
     most: int | None
     ease: int = 0
+    traffic: Traffic | None = None
+    begun: int = 0
+
+    @property
+    def least_by_now(self) -> int:
+        """What must be in use by now."""
+        if self.traffic is None or not self.least:
+            return self.least
+        return self.least + self.traffic.begun_of(self.key.dimension) - self.begun
 
 
 class Closing(NamedTuple):

@@ -20,6 +20,8 @@ _RESERVE_S = 10
 """So many seconds of a rate are kept from going at once, as of what is configured: jitter must not overflow it."""
 _TOLD_RESERVE_S = 2
 """Less of what is charged when it is sent: what remains of it is told with each answer, and levels follow that."""
+_MOST_RESERVED = 5
+"""Of a shallow bucket a fifth at the most is kept: a reserve deeper than the bucket would let calls go one by one."""
 _REFUSED_BURST_S = 10
 """Of what a 429 taught only so much goes at once: nobody said how deep the provider's bucket is."""
 
@@ -31,7 +33,8 @@ def learned_rate(key: Key, learned: Learned, amount: int) -> Rate:
         burst = learned.refused_at * _REFUSED_BURST_S // key.period_s  # not of what it grew to: growing is no burst
     else:
         reserve_s = _TOLD_RESERVE_S if at_start else _RESERVE_S
-        burst = int(amount * learned.depth) - ceil_div(amount * reserve_s, key.period_s)
+        depth = int(amount * learned.depth)
+        burst = depth - min(ceil_div(amount * reserve_s, key.period_s), depth // _MOST_RESERVED)
     return Rate(
         rate_name(key),
         key.scope,

@@ -228,6 +228,8 @@ def test_a_learned_limit_lowers_a_configured_one_and_never_raises_it():
     assert (less.burst, less.most_held) == (500, 500)
     lowered = learned_limits.lowered(configured, less)
     assert (lowered.name, lowered.amount, lowered.burst) == ("r", 600, 500)
+    shallow = learned_limits.learned_rate(key, Learned(600, "header", 0, 0, 0, depth=1 / 60), 600)
+    assert shallow.burst == 8, "of ten, and not one at a time because the reserve is deeper than the bucket"
     more = learned_limits.learned_rate(key, Learned(6_000, "header", 0, 0, 0), 6_000)
     assert learned_limits.lowered(configured, more) is configured
     requests = learned_limits.learned_rate(Key("a", "m", "requests"), Learned(1, "429", 0, 0, 0), 1)

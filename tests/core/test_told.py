@@ -105,6 +105,7 @@ def test_a_bucket_less_deep_than_a_minute_is_not_taken_for_spent():
     full = RateNotice("tokens", 60_000, 10_000, resets_s=NOW_S)
     spent = told.spent_at_least(full, 60_000, MINUTE_S, NOW_S)
     assert spent == (1_000, 1_000), "but for the second that resets are told in"
+    assert told.spent_at_least(full, 60_000, MINUTE_S, NOW_S, 1 / 6) == (0, 0), "nor that, once its depth is known"
     half = RateNotice("tokens", 60_000, 5_000, resets_s=NOW_S + 5)
     assert told.spent_at_least(half, 60_000, MINUTE_S, NOW_S) == (6_000, 6_000)
     empty = RateNotice("tokens", 60_000, 0, resets_s=NOW_S + 60)

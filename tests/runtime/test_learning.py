@@ -126,6 +126,16 @@ def test_what_is_configured_is_a_ceiling_and_what_is_learned_stands_beside_it():
     run(main())
 
 
+def test_a_bucket_of_a_second_is_used_nearly_whole_though_resets_are_told_in_whole_seconds():
+    async def main():
+        async with open_learning_stage(requests_per_minute=1_800, burst_s=1.0) as stage:
+            refused, served = await minutes(stage, 2, agents=60)
+            assert refused <= 30  # what was on its way before the first answers, and the first steps
+            assert served >= 0.9 * 1_800 * 2
+
+    run(main())
+
+
 class InStep:
     """Answers each call after the same time and in one piece, and tells what is left of its requests by then."""
 

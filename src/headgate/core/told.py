@@ -83,16 +83,18 @@ def depth_of(notice: RateNotice, now_s: float) -> int | None:
     return math.ceil(depth) if 0 < depth < _SHALLOW * notice.limit else None
 
 
-def spent_at_least(notice: RateNotice, amount: int, period_s: int, now_s: float) -> tuple[int, int]:
+def spent_at_least(notice: RateNotice, amount: int, period_s: int, now_s: float, depth: float = 1.0) -> tuple[int, int]:
     """Give what must be used of `amount` if a notice is right: for certain, and at most, for it was rounded.
 
     What is left at the provider is left here too, whatever the two limits are. But a provider's bucket may be less deep
-    than a period: no more is missing from it than comes back until it is full again.
+    than a period: no more is missing from it than comes back until it is full again, nor than its `depth`, a share of
+    the amount, which is the better word where it is less than the reset's rounding.
     """
     if notice.remaining is None:
         return 0, 0
     rounding = notice.rounded_to // 2
-    used = amount - min(notice.remaining, amount)
+    deep = math.ceil(amount * depth)
+    used = deep - min(notice.remaining, deep)
     if notice.resets_s is not None:
         full_in_s = max(0.0, notice.resets_s - now_s) + RESET_ROUNDED_S
         used = min(used, math.ceil(full_in_s * amount / period_s))

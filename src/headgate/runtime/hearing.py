@@ -122,14 +122,16 @@ class Hearing:
     ) -> Correction | None:
         bounds = key in self._limits.bounding
         amount = (self._limits.amount(key) if bounds else None) or watched.amount
-        certain, at_most = told.spent_at_least(notice, amount, key.period_s, now_s)
+        learned = self._limits.known.get(key)
+        depth = 1.0 if learned is None else learned.depth
+        certain, at_most = told.spent_at_least(notice, amount, key.period_s, now_s, depth)
         reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
         in_use = reading.used + reading.held
         # Our own calls on their way may have used more than they hold, and it is charged when they tell.
         unheld = self._unheld.get((sent.traffic.account, notice.dimension), 0)
         if certain - unheld > in_use:
             if not bounds:  # others spend what is configured for more than this traffic
-                known = self._limits.known.get(key) or Learned(watched.amount, "header", now_s, now_s, now_s)
+                known = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
                 self._limits.keep(key, known, bounds=True)
             begun = sent.traffic.begun_of(notice.dimension)
             return Correction(key, at_most - unheld, amount if fell else None, 0, sent.traffic, begun)

@@ -54,7 +54,7 @@ class LearnedLimits:
         self._rules = rules
         self.known: dict[Key, Learned] = {}
         self.bounding: set[Key] = set()
-        self.newly_closed: list[Key] = []
+        self.newly_closed: set[Key] = set()
         """Windows that were closed, here or elsewhere, and that nobody has taken notice of."""
         self._ceilings: dict[Key, int] = {}
         self._admitted: dict[Key, int] = {}
@@ -101,7 +101,7 @@ class LearnedLimits:
             return
         since_s = now_s if known is None else known.since_s
         self.keep(key, Learned(0, source, since_s, now_s, now_s, closed_until_s=until_s), bounds=True)
-        self.newly_closed.append(key)
+        self.newly_closed.add(key)
         log.warning(
             "%s %s: %s of %d s is spent until %.0f", key.scope, key.models or "*", key.what, key.period_s, until_s
         )
@@ -196,7 +196,7 @@ class LearnedLimits:
             self._written[key] = told
             if known is None or told.moved_s > known.moved_s or told.closed_until_s > known.closed_until_s + 1:
                 if not told.amount and (known is None or told.closed_until_s > known.closed_until_s + 1):
-                    self.newly_closed.append(key)
+                    self.newly_closed.add(key)
                 self.known[key] = told
                 self.bounding.add(key)
 

@@ -180,9 +180,14 @@ class Learning:
         self._restate()
 
     async def take_up(self) -> None:
-        """Take up what was learned before, here or elsewhere; writes nothing."""
+        """Take up what was learned before, here or elsewhere, and start slowly what is closed; writes nothing."""
         await self.limits.take_up()
         self._start_slowly(self._clock.now_s())
+        self._restate()
+
+    async def look(self) -> None:
+        """Take up what was learned, to show it: who only looks starts nothing."""
+        await self.limits.take_up()
         self._restate()
 
     async def close(self) -> None:

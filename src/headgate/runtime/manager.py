@@ -278,7 +278,7 @@ class Manager:
 
     async def limits(self) -> list[LimitView]:
         """Give every limit that is configured, learned or in use."""
-        await self._learning.take_up()
+        await self._learning.look()
         return await self._monitor.limits()
 
     def maintenance(self) -> list[Closure]:

@@ -317,6 +317,18 @@ def test_a_limit_that_is_told_by_refusing_alone_is_learned_with_a_handful_of_429
     run(main())
 
 
+@pytest.mark.parametrize("requests", [12, 20])
+def test_a_small_limit_is_measured_over_several_429s_where_too_little_goes_through_between_two(requests):
+    async def main():
+        async with open_learning_stage(kind=Silent, requests_per_minute=requests) as stage:
+            refused, served = await minutes(stage, 5, agents=4)
+            assert refused <= 12  # about 30 where each is cut by a guess
+            assert served >= 0.9 * requests * 5
+            assert stage.failed == []
+
+    run(main())
+
+
 def limited(retry_after_s: float | None = 20, **facts) -> Reply:
     named = {name: facts.pop(name) for name in ("dimension", "period_s") if name in facts}
     failure = Failure("limited", "rate_limit_error", 429, retry_after_s=retry_after_s, **named)

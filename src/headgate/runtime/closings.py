@@ -18,7 +18,7 @@ from headgate.core.meter import Measured
 from headgate.core.notices import DAY_S, MINUTE_S, Notices, RateNotice
 from headgate.core.retries import Failure
 from headgate.runtime.learned import LearnedLimits
-from headgate.runtime.traffic import Closing, Sent, Traffic
+from headgate.runtime.traffic import MOST_TRAFFICS, Closing, Sent, Traffic
 
 UNTOLD_S = 1.0
 """How long a limit that was told is closed by a 429 that says no time: another limit than the one that was told."""
@@ -46,13 +46,15 @@ class Cut(NamedTuple):
     at_s: float
     ceiling: int | None
     closing: Closing
+    first_s: float | None = None
+    """The first of the 429s before it since which too little went through to measure the rate."""
 
     @property
     def since_s(self) -> float:
         """Since when it is to be counted what all processes were admitted."""
         if self.before is None or self.before.source != "429":
             return self.at_s - MINUTE_S
-        return max(self.before.moved_s, self.at_s - MOST_MEASURED_S)
+        return max(self.before.moved_s if self.first_s is None else self.first_s, self.at_s - MOST_MEASURED_S)
 
 
 class Closings:
@@ -62,6 +64,7 @@ class Closings:
         """Keep what they teach in `limits`."""
         self._limits = limits
         self._cuts: dict[Key, Cut] = {}
+        self._unmeasured_since: dict[Key, float] = {}
 
     def take_cuts(self, traffic: Traffic) -> list[Cut]:
         """Give the cuts of a traffic that are to be measured; each is given once."""
@@ -117,6 +120,10 @@ class Closings:
         elif requests >= LEAST_MEASURED or (requests >= FEW_MEASURED and passed_s >= FEW_MEASURED_S):
             found = found._replace(since_refusal=rate)
         again = adaptive.refused(cut.before, found, key.dimension, cut.sent.at_s, cut.at_s, cut.ceiling)
+        if again.measured:
+            self._unmeasured_since.pop(key, None)
+        elif key in self._unmeasured_since or len(self._unmeasured_since) < MOST_TRAFFICS:
+            self._unmeasured_since.setdefault(key, cut.at_s)
         newer_s = cut.at_s + NEWER_S  # than what the 429 itself told other processes
         again = replace(
             again, moved_s=newer_s, heard_s=known.heard_s, cut_s=known.cut_s, closed_until_s=known.closed_until_s
@@ -142,7 +149,10 @@ class Closings:
         until_ns = to_ns(min(now_s + retry_after_s, learned.closed_until_s))
         closing = Closing(key, units, until_ns, exactly=learned.source == "429")
         if is_cut:
-            self._cuts.setdefault(key, Cut(key, before, found, sent, now_s, ceiling, closing))
+            if before is None or before.source != "429" or before.measured:
+                self._unmeasured_since.pop(key, None)
+            first_s = self._unmeasured_since.get(key)
+            self._cuts.setdefault(key, Cut(key, before, found, sent, now_s, ceiling, closing, first_s))
         return closing
 
     def _refused_for_the_day(

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from headgate.core import concurrency
 from headgate.core.accounts import Account
@@ -18,12 +18,12 @@ from headgate.core.concurrency import Concurrency
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.learned_limits import SLOTS
-from headgate.core.ledger import UsageQuery
+from headgate.core.ledger import UsageGroup, UsageQuery
 from headgate.core.limits import Level, Limit
 from headgate.core.meter import Meter
 from headgate.core.notices import MINUTE_S
 from headgate.core.retries import Failure, RetryBudget
-from headgate.ports import Answer, Clock, LedgerStore, LevelStore, Record
+from headgate.ports import Answer, Clock, LevelStore, Record
 from headgate.runtime.closings import Closings, Cut
 from headgate.runtime.hearing import Hearing
 from headgate.runtime.learned import LearnedLimits
@@ -49,6 +49,14 @@ MEASURED_AFTER_S = 0.5
 _NOT_ADMITTED = ("failed", "refused")
 
 
+class Counts(Protocol):
+    """The part of a ledger that says what all processes were admitted."""
+
+    async def usage(self, query: UsageQuery) -> Sequence[UsageGroup]:
+        """Sum attempts."""
+        ...
+
+
 class Learning:
     """Learns the limits of one process's accounts."""
 
@@ -56,7 +64,7 @@ class Learning:
         self,
         *,
         store: LevelStore,
-        ledger: LedgerStore,
+        ledger: Counts,
         clock: Clock,
         rules: Rules,
         seen: dict[str, Level],

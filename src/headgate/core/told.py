@@ -98,7 +98,9 @@ def spent_at_least(notice: RateNotice, amount: int, period_s: int, now_s: float,
     if notice.resets_s is not None:
         full_in_s = max(0.0, notice.resets_s - now_s) + RESET_ROUNDED_S
         used = min(used, math.ceil(full_in_s * amount / period_s))
-    return max(0, used - rounding), min(amount, used + rounding)
+    # What remains is told in whole units: of a bucket of a few the part that is not told matters.
+    certain = used - max(rounding, 1 if depth < 1 else 0)
+    return max(0, certain), min(amount, used + rounding)
 
 
 LASTED_S = 5.0

@@ -17,17 +17,33 @@ from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 from headgate.ports import Clock, Fate, Request
 from headgate.runtime.manager import Manager, Parts
-from headgate.testing.provider.buckets import Bucket
+from headgate.testing.provider.buckets import MINUTE_S, Bucket
 from headgate.testing.scripted import FlatPrices, Reply, ScriptedAnswer
+from headgate.testing.virtual_time import VirtualClock
 
 REQUEST = Request("POST", "/v1/messages", (), b"{}", "")
 MODEL = "claude-sonnet-4-5"
 
 
 class RefusingProvider:
-    def __init__(self, rate: int, *, answer_s: float, headers: bool = False, waits: bool = True) -> None:
-        self.bucket = Bucket("requests", rate, float(rate), asyncio.get_running_loop().time())
+    def __init__(
+        self,
+        rate: int,
+        *,
+        answer_s: float,
+        headers: bool = False,
+        waits: bool = True,
+        depth_s: float = MINUTE_S,
+        noise: float = 0.0,
+        transit_s: float = 0.0,
+    ) -> None:
+        """`depth_s` is how much of its rate the bucket holds, `noise` the sigma of their duration (lognormal)."""
+        self.depth_s = depth_s
+        self.bucket = self._bucket(rate)
         self.answer_s = answer_s
+        self.noise = noise
+        self.transit_s = transit_s
+        self.chooser = random.Random(11)
         self.headers = headers
         self.waits = waits
         self.refused = 0
@@ -36,12 +52,17 @@ class RefusingProvider:
     def change(self, rate: int) -> None:
         """Enforce another rate from now on, with as much left as there is, but no more than fits."""
         now_s = asyncio.get_running_loop().time()
-        left = min(self.bucket.level(now_s), float(rate))
-        self.bucket = Bucket("requests", rate, float(rate), now_s)
-        self.bucket.charge(rate - int(left), now_s)
+        left = self.bucket.level(now_s)
+        self.bucket = self._bucket(rate)
+        self.bucket.charge(max(0, int(self.bucket.capacity - left)), now_s)
+
+    def _bucket(self, rate: int) -> Bucket:
+        return Bucket("requests", rate, rate * self.depth_s / MINUTE_S, asyncio.get_running_loop().time())
 
     async def ask(self) -> float | None:
         """Answer a call; give None, or for how long it is refused."""
+        if self.transit_s:
+            await asyncio.sleep(self.transit_s * self.chooser.random())
         now_s = asyncio.get_running_loop().time()
         wait_s = self.bucket.wait_s(1, now_s)
         if wait_s > 0:
@@ -49,7 +70,7 @@ class RefusingProvider:
             return float(max(1, math.ceil(wait_s)))
         self.bucket.charge(1, now_s)
         self.served += 1
-        await asyncio.sleep(self.answer_s)
+        await asyncio.sleep(self.answer_s * math.exp(self.noise * self.chooser.gauss(0, 1)))
         return None
 
     @asynccontextmanager
@@ -58,8 +79,10 @@ class RefusingProvider:
         wait_s = await self.ask()
         notices = NO_NOTICES
         if self.headers:
-            left = max(0, int(self.bucket.level(asyncio.get_running_loop().time())))
-            notices = Notices((RateNotice("requests", self.bucket.rate_per_period, left),))
+            now_s = asyncio.get_running_loop().time()
+            left = max(0, int(self.bucket.level(now_s)))
+            full_s = math.ceil(VirtualClock().now_s() + self.bucket.full_in_s(now_s))  # told in whole seconds
+            notices = Notices((RateNotice("requests", self.bucket.rate_per_period, left, full_s),))
         if wait_s is None:
             yield ScriptedAnswer(Reply(Usage(100, output_tokens=50), pieces=1, notices=notices), 200, None)
             return

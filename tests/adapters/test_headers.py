@@ -57,8 +57,8 @@ def test_the_rates_of_an_anthropic_account():
             RateNotice("input_tokens", 30_000, 29_000, NOW_S + 2, rounded_to=1000),
             RateNotice("output_tokens", None, 0, rounded_to=1000),
             RateNotice("tokens", 38_000, rounded_to=1000),
-            RateNotice("input_tokens", 9_000, pool="priority", rounded_to=1000),
-            RateNotice("output_tokens", 0, pool="fast", rounded_to=1000),
+            RateNotice("input_tokens", 9_000, tier="priority", rounded_to=1000),
+            RateNotice("output_tokens", 0, tier="fast", rounded_to=1000),
         )
     )
 
@@ -90,7 +90,7 @@ def test_the_windows_of_an_anthropic_plan():
         plans=(
             PlanNotice(HOURS_5, 0.914, ends_s, "warning", 0.9),
             PlanNotice(DAYS_7, 0.21, week_ends_s, "allowed"),
-            PlanNotice(DAYS_7, 1.02, week_ends_s, "rejected", pool="opus"),
+            PlanNotice(DAYS_7, 1.02, week_ends_s, "rejected", models="opus"),
         ),
         plan_status="warning",
         binding="five_hour",
@@ -163,7 +163,7 @@ def test_the_rates_of_an_openai_account():
         (
             RateNotice("requests", 500, 499, NOW_S + 0.12),
             RateNotice("tokens", 200_000, 0, NOW_S + 360),
-            RateNotice("tokens", 900, 800, NOW_S + 3723.5, pool="project"),
+            RateNotice("tokens", 900, 800, NOW_S + 3723.5, tier="project"),
         )
     )
 
@@ -203,7 +203,7 @@ def test_codex_windows_are_known_by_their_length_and_not_by_their_slot():
     assert notices.plans == (
         PlanNotice(DAYS_7, 0.145, NOW_S + 5000),
         PlanNotice(HOURS_5, 1.0, NOW_S + 60),
-        PlanNotice(HOURS_5, 0.03, pool="bengalfox"),
+        PlanNotice(HOURS_5, 0.03, models="bengalfox"),
     )
 
 

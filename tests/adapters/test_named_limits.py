@@ -15,7 +15,7 @@ from headgate.adapters.providers.failures import read_failure
         ("... your organization's rate limit of 40,000 input tokens per minute", "input_tokens"),
         ("Rate limit reached for gpt-5 on tokens per min (TPM): Limit 40000, Used 39000", "tokens"),
         ("Rate limit reached for gpt-5 on requests per min (RPM): Limit 3", "requests"),
-        ("Rate limit reached on requests per day (RPD): Limit 200", None),
+        ("Rate limit reached on requests per day (RPD): Limit 200", "requests"),
         ("x" * 5_000 + " output tokens per minute", None),
         (["not a text"], None),
     ],

@@ -11,6 +11,8 @@ from headgate.adapters.sqlite.stores import open_database
 from headgate.cli.budgets import show_budgets
 from headgate.cli.keys import KeyWishes, create_key, list_keys, revoke_key
 from headgate.cli.questions import show_limits, show_usage
+from headgate.compose import open_house, read_config
+from headgate.core.adaptive import Key, Learned
 from headgate.core.errors import CallerError, ConfigError
 from headgate.core.ledger import Attempt
 from headgate.core.scopes import Scopes
@@ -103,6 +105,48 @@ def test_a_span_without_its_unit_is_not_taken_for_an_instant(store):
         show_usage(None, "", "7", None)
     with pytest.raises(CallerError, match=r"--until 30: .*write 30d"):
         show_usage(None, "", None, "30")
+
+
+def test_limits_have_what_is_configured_beside_what_was_learned_and_why(store, capsys):
+    config = store.parent / "headgate.toml"
+    entry = '[[limit]]\nscope = "account:main"\nrequests_per_minute = 600\n'
+    config.write_text(
+        config.read_text() + '[[account]]\nname = "main"\nprovider = "anthropic"\napi_key = "env:NOWHERE"\n' + entry
+    )
+    show_limits(None, as_json=False)
+    head, _row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["limit", "configured", "used", "free", "resets", "held"]
+
+    async def learn() -> None:
+        async with open_house(read_config(None, credentials=False), start=False) as house:
+            limits, now_s = house.manager._learning.limits, house.manager.clock.now_s()
+            for models, what, amount in (
+                ("claude-opus-4*", "requests", 400),
+                ("claude-haiku-4*", "requests", 600),
+                ("claude-opus-4*", "output_tokens", 8_000),
+            ):
+                limits.keep(Key("main", models, what), Learned(amount, "header", now_s, now_s, now_s), bounds=True)
+            limits.close(Key("main", "gpt-5", "requests", 86_400), "429", now_s + 7_200, now_s)
+            records = limits.unwritten()
+            await house.manager._levels.transact(list(records), lambda _found: (records, None))
+
+    asyncio.run(learn())
+    show_limits(None, as_json=False)
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:4] == ["limit", "configured", "learned", "why"]
+    by_name = {" ".join(row.split("  ")[0].split()): row for row in rows}
+    assert by_name.keys() == {
+        "account:main requests",
+        "account:main claude-opus-4* requests",
+        "account:main claude-opus-4* output tokens",
+        "account:main gpt-5 requests",
+    }, "what allows as much as is configured is no row of its own"
+    assert "600/min" in by_name["account:main requests"]
+    assert "400/min for claude-opus-4*" in by_name["account:main requests"]
+    assert "headers, since" in by_name["account:main requests"]
+    assert "learned only" in by_name["account:main claude-opus-4* output tokens"]
+    assert "429s" in by_name["account:main gpt-5 requests"]
+    assert "closed until" in by_name["account:main gpt-5 requests"]
 
 
 def test_keys_are_listed_with_all_that_they_say(store, capsys):

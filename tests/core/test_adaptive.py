@@ -1,19 +1,16 @@
 """Learned limits, as arithmetic: pessimistic at once, optimistic slowly, never above a ceiling, closed exactly."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core import adaptive
-from headgate.core.adaptive import Key, Learned, Meter, answered, heard, refused, troubled
+from headgate.core import adaptive, learned_limits
+from headgate.core.adaptive import Key, Learned, heard, refused
 from headgate.core.amounts import Amounts
 from headgate.core.instants import to_ns
 from headgate.core.levels import Short
 from headgate.core.limits import Rate, Window
-from headgate.core.notices import Notices, OverageNotice, PlanNotice, RateNotice
-from headgate.core.retries import RetryBudget
+from headgate.core.meter import Measured, Meter
 from headgate.core.spans import OpenedByUse
 
 NOW_S = 1_750_000_000.0
@@ -57,39 +54,94 @@ def test_an_absurd_limit_is_not_heard(absurd):
     assert heard(learned, absurd, "requests", NOW_S + 60) is learned
 
 
-@given(st.integers(0, 10**7), st.one_of(st.none(), amounts), st.floats(0, 4_000))
-def test_a_429_never_leaves_more_than_the_ceiling_nor_less_than_one_call(admitted, ceiling, after_s):
-    learned = refused(None, admitted, "requests", NOW_S - 1, NOW_S, ceiling)
-    assert learned.amount >= 1
-    assert adaptive.amount_at(learned, NOW_S) <= max(1, ceiling or 10**9)
-    grown = adaptive.amount_at(learned, NOW_S + after_s, admitted=admitted)
-    assert learned.amount <= grown <= max(learned.refused_at, 2 * admitted, 1)
+MEASURES = st.builds(
+    Measured, st.integers(0, 10**7), st.integers(0, 10**7), st.one_of(st.none(), st.integers(1, 10**7))
+)
 
 
-def test_a_rate_grows_back_as_cubic_does_and_a_late_429_of_the_same_moment_cuts_no_more():
-    learned = refused(None, 100, "requests", NOW_S - 1, NOW_S, None)
-    at = [adaptive.amount_at(learned, NOW_S + seconds, 1_000) for seconds in (0, 15, 30, 45, 60)]
-    assert at == [70, 96, 100, 103, 130]
-    assert refused(learned, 100, "requests", NOW_S - 0.5, NOW_S + 1, None).amount == 70
-    assert refused(learned, 70, "requests", NOW_S + 1, NOW_S + 2, None).amount == 49
+@given(
+    st.lists(MEASURES, min_size=1, max_size=4),
+    st.one_of(st.none(), amounts),
+    st.floats(0, 4_000),
+    st.integers(0, 10**6),
+)
+def test_a_429_never_leaves_more_than_the_ceiling_nor_less_than_one_call(measures, ceiling, after_s, admitted):
+    learned, now_s = None, NOW_S
+    for measured in measures:
+        learned = refused(learned, measured, "requests", now_s - 0.1, now_s, ceiling)
+        assert learned.amount >= 1
+        assert learned.amount <= max(1, learned.refused_at)
+        assert ceiling is None or learned.refused_at <= ceiling
+        grown = adaptive.amount_at(learned, now_s + after_s, admitted=admitted)
+        assert learned.amount <= grown <= max(learned.amount, learned.refused_at, 2 * admitted)
+        now_s += 1 + after_s
+
+
+def measured(rate: int, since_refusal: int | None = None) -> Measured:
+    return Measured(rate, rate, since_refusal)
+
+
+def test_a_first_429_measures_nothing_and_the_rate_doubles_until_the_next_one():
+    learned = refused(None, measured(100), "requests", NOW_S - 1, NOW_S, None)
+    at = [adaptive.amount_at(learned, NOW_S + seconds, 1_000) for seconds in (0, 7.5, 15, 30)]
+    assert at == [70, 140, 280, 1_120]
+
+
+def test_what_was_measured_is_grown_back_to_as_cubic_does_and_beyond_it_when_no_429_comes():
+    learned = refused(None, measured(100, 100), "requests", NOW_S - 1, NOW_S, None)
+    at = [adaptive.amount_at(learned, NOW_S + seconds, 1_000) for seconds in (0, 15, 30, 45, 60, 75)]
+    assert at == [70, 96, 100, 103, 207, 415]
+    assert refused(learned, measured(100), "requests", NOW_S - 0.5, NOW_S + 1, None).amount == 70
+    assert refused(learned, measured(70), "requests", NOW_S + 1, NOW_S + 2, None).amount == 49
+
+
+def test_a_limit_that_was_measured_twice_is_cut_but_little():
+    learned = refused(None, measured(100, 100), "requests", NOW_S - 1, NOW_S, None)
+    again = refused(learned, measured(104, 104), "requests", NOW_S + 39, NOW_S + 40, None)
+    assert (again.refused_at, again.amount) == (104, 98)
+    fallen = refused(again, measured(60, 60), "requests", NOW_S + 59, NOW_S + 60, None)
+    assert (fallen.refused_at, fallen.amount) == (60, 42)
+
+
+def test_a_429_long_after_the_last_one_was_at_more_than_went_through_since_then():
+    learned = refused(None, measured(100, 100), "requests", NOW_S - 1, NOW_S, None)
+    found = refused(learned, Measured(300, 400, 120), "requests", NOW_S + 89, NOW_S + 90, None)
+    assert found.refused_at == 280
+
+
+def test_a_limit_that_falls_is_found_by_a_few_cuts():
+    learned, cuts = refused(None, measured(600, 600), "requests", NOW_S - 1, NOW_S, None), 0
+    while learned.amount > 150:
+        cuts += 1
+        learned = refused(learned, measured(580), "requests", NOW_S + cuts - 0.1, NOW_S + cuts, None)
+    assert cuts <= 4
 
 
 def test_a_curve_grows_only_from_the_end_of_a_closing():
-    learned = adaptive.closed(refused(None, 100, "requests", NOW_S - 1, NOW_S, None), NOW_S + 20, NOW_S)
+    learned = adaptive.closed(refused(None, measured(100), "requests", NOW_S - 1, NOW_S, None), NOW_S + 20, NOW_S)
     assert learned.closed_until_s == NOW_S + 20
+    assert adaptive.amount_at(learned, NOW_S + 20) == learned.amount
     assert adaptive.closed(learned, NOW_S + 5, NOW_S + 1).closed_until_s == NOW_S + 20
-    assert adaptive.closed(learned, NOW_S + 1e12, NOW_S).closed_until_s == NOW_S + 3_600
 
 
-def test_a_meter_measures_from_one_refusal_to_the_next():
-    meter = Meter(NOW_S)
+@pytest.mark.parametrize(
+    ("told_s", "closed_s"), [(20, 20), (7_200, 7_200), (86_400, 86_400), (100_000, 3_600), (1e15, 3_600)]
+)
+def test_a_closing_lasts_as_told_up_to_a_day_and_what_is_longer_is_tried_again_in_an_hour(told_s, closed_s):
+    learned = refused(None, measured(100), "requests", NOW_S - 1, NOW_S, None)
+    assert adaptive.closed(learned, NOW_S + told_s, NOW_S).closed_until_s == NOW_S + closed_s
+
+
+def test_a_meter_knows_what_the_last_minute_admitted_and_what_a_request_was_charged():
+    meter = Meter()
     for second in range(120):
-        for _ in range(2 if second < 60 else 1):
+        for _ in range(2 if second < 90 else 1):
             meter.add(Amounts(1, 100), NOW_S + second)
-        if second == 40:
-            assert meter.refused("requests", NOW_S + second) in range(80, 90)
-    assert meter.admitted("requests", NOW_S + 119) in range(55, 66)
-    assert meter.refused("requests", NOW_S + 120) in range(60, 77)
+    assert meter.admitted("requests", NOW_S + 119) in range(85, 96)
+    assert meter.admitted("requests", NOW_S + 119, Meter.RECENT) in range(55, 66)
+    assert meter.a_request("requests", NOW_S + 119, 7) == 1
+    assert meter.a_request("input_tokens", NOW_S + 119, 7) == 100
+    assert meter.a_request("input_tokens", NOW_S + 10_000, 7) == 7
     assert meter.admitted("input_tokens", NOW_S + 10_000) == 0
 
 
@@ -150,49 +202,11 @@ def test_a_closed_window_counts_nothing_as_spent_and_opens_at_its_reset():
     assert isinstance(window.hold(None, 10, NOW_NS + 60 * S, 0), tuple)
 
 
-# -- notices -------------------------------------------------------------------------------------------------------
-
-
-def test_of_what_is_told_only_the_ordinary_rates_by_the_minute_are_learned():
-    notices = Notices(
-        (
-            RateNotice("input_tokens", 50_000, 40_000, rounded_to=1000),
-            RateNotice("output_tokens", 8_000, 8_000, rounded_to=1000),
-            RateNotice("tokens", 58_000, 48_000, rounded_to=1000),
-            RateNotice("requests", 50, 49, pool="priority"),
-            RateNotice("requests", 200, 199, resets_s=NOW_S + 432),
-        )
-    )
-    assert adaptive.told_rates(notices, NOW_S).keys() == {"input_tokens", "output_tokens"}
-    openai = Notices(
-        (RateNotice("tokens", 40_000, 39_000, resets_s=NOW_S + 2), RateNotice("tokens", 9, 3, pool="project"))
-    )
-    assert adaptive.told_rates(openai, NOW_S)["tokens"].limit == 9
-    anthropic = Notices((RateNotice("requests", 4_000, 3_999, resets_s=NOW_S + 1),))
-    assert adaptive.told_rates(anthropic, NOW_S).keys() == {"requests"}
-
-
-@given(st.integers(0, 2_000), st.integers(1, 2_000), st.sampled_from([1, 1000]))
-def test_what_remains_is_read_with_its_rounding(remaining, amount, rounded_to):
-    certain, at_most = adaptive.spent_at_least(
-        RateNotice("tokens", amount, remaining, rounded_to=rounded_to), amount, NOW_S
-    )
-    assert 0 <= certain <= at_most <= amount
-    assert at_most - certain <= rounded_to
-
-
-def test_a_bucket_less_deep_than_a_minute_is_not_taken_for_spent():
-    """A bucket of 10 s that is full has a sixth of the minute's amount left, and nothing to come back."""
-    full = RateNotice("tokens", 60_000, 10_000, resets_s=NOW_S)
-    assert adaptive.spent_at_least(full, 60_000, NOW_S) == (1_000, 1_000), "but for the second that resets are told in"
-    half = RateNotice("tokens", 60_000, 5_000, resets_s=NOW_S + 5)
-    assert adaptive.spent_at_least(half, 60_000, NOW_S) == (6_000, 6_000)
-    spent = RateNotice("tokens", 60_000, 0, resets_s=NOW_S + 60)
-    assert adaptive.spent_at_least(spent, 60_000, NOW_S) == (60_000, 60_000)
+# -- limits of what was learned --
 
 
 @pytest.mark.parametrize(
-    ("model", "pool"),
+    ("model", "models"),
     [
         ("claude-opus-4-1-20250805", "claude-opus-4*"),
         ("claude-opus-4-5", "claude-opus-4*"),
@@ -203,73 +217,20 @@ def test_a_bucket_less_deep_than_a_minute_is_not_taken_for_spent():
         ("x" * 300, "x" * 100),
     ],
 )
-def test_models_that_share_a_providers_limits_are_one_pool(model, pool):
-    assert adaptive.model_class(model) == pool
+def test_models_that_share_a_providers_limits_are_one_class(model, models):
+    assert adaptive.model_class(model) == models
 
 
 def test_a_learned_limit_lowers_a_configured_one_and_never_raises_it():
     key = Key("a", "m", "output_tokens")
     configured = Rate("r", "account:a", "output_tokens", 1_000, 60, 900)
-    less = adaptive.learned_rate(key, "output_tokens", Learned(600, "header", 0, 0, 0), 600)
+    less = learned_limits.learned_rate(key, Learned(600, "header", 0, 0, 0), 600)
     assert (less.burst, less.most_held) == (500, 500)
-    lowered = adaptive.lowered(configured, less)
+    lowered = learned_limits.lowered(configured, less)
     assert (lowered.name, lowered.amount, lowered.burst) == ("r", 600, 500)
-    more = adaptive.learned_rate(key, "output_tokens", Learned(6_000, "header", 0, 0, 0), 6_000)
-    assert adaptive.lowered(configured, more) is configured
-    requests = adaptive.learned_rate(key, "requests", Learned(1, "429", 0, 0, 0), 1)
+    shallow = learned_limits.learned_rate(key, Learned(600, "header", 0, 0, 0, depth=1 / 60), 600)
+    assert shallow.burst == 8, "of ten, and not one at a time because the reserve is deeper than the bucket"
+    more = learned_limits.learned_rate(key, Learned(6_000, "header", 0, 0, 0), 6_000)
+    assert learned_limits.lowered(configured, more) is configured
+    requests = learned_limits.learned_rate(Key("a", "m", "requests"), Learned(1, "429", 0, 0, 0), 1)
     assert isinstance(requests.hold(None, 50, NOW_NS, NOW_NS + S), tuple)  # it waits, and is never refused for good
-
-
-def test_overage_is_a_spent_window_unless_its_owner_allows_it():
-    plans = (PlanNotice(18_000, 1.0, NOW_S + 60, "rejected"), PlanNotice(604_800, 0.4, NOW_S + 600, "allowed"))
-    assert adaptive.spent_plans(Notices(plans=plans), overage_allowed=True) == [plans[0]]
-    paid = Notices(plans=plans, overage=OverageNotice("allowed", in_use=True))
-    assert adaptive.spent_plans(paid, overage_allowed=False) == [plans[0]]
-    assert adaptive.spent_plans(paid, overage_allowed=True) == []
-
-
-# -- concurrency and retries ---------------------------------------------------------------------------------------
-
-
-def test_trouble_halves_the_slots_once_a_round_trip_and_answers_bring_them_back():
-    found = troubled(None, 32, NOW_S - 1, NOW_S)
-    assert found.amount == 16
-    assert troubled(found, 32, NOW_S - 0.5, NOW_S + 0.1) is found
-    assert troubled(found, 32, NOW_S + 0.5, NOW_S + 1).amount == 8
-    rounds = 0
-    while found is not None and found.amount < 32:
-        for _ in range(found.amount):
-            grown = answered(found, 1.0, found.amount, NOW_S + 1 + rounds)
-            assert grown is not None
-            found = grown
-        rounds += 1
-    assert rounds <= 5
-    idle = answered(replace(found, slots=20.0), 1.0, 2, NOW_S)
-    assert idle is not None
-    assert idle.slots == 20.0  # what nobody asks for proves nothing
-
-
-def test_slower_answers_shrink_the_slots():
-    found = troubled(None, 32, NOW_S - 1, NOW_S)
-    for _ in range(20):
-        found = answered(found, 0.5, 16, NOW_S + 1) or found
-    before = found.slots
-    for _ in range(20):
-        found = answered(found, 5.0, 16, NOW_S + 2) or found
-    assert found.slots < before
-
-
-def test_a_retry_budget_is_a_tenth_of_the_first_attempts_and_a_small_floor():
-    budget = RetryBudget()
-    for number in range(10):
-        spent = budget.spent(NOW_S)
-        assert spent is not None, number
-        budget = spent
-    assert budget.spent(NOW_S) is None
-    assert budget.spent(NOW_S + 7) is not None
-    for _ in range(100):
-        budget = budget.earned()
-    assert 9 <= budget.left <= 11
-    for _ in range(10_000):
-        budget = budget.earned()
-    assert budget.left == 100

@@ -96,6 +96,6 @@ def test_only_the_plan_windows_of_an_account_are_its_providers():
 
 
 def test_the_end_of_a_plan_window_is_that_of_the_same_length_for_all_models():
-    notices = Notices(plans=(PlanNotice(HOURS_5, resets_s=1.0, pool="opus"), PlanNotice(HOURS_5, resets_s=2.0)))
+    notices = Notices(plans=(PlanNotice(HOURS_5, resets_s=1.0, models="opus"), PlanNotice(HOURS_5, resets_s=2.0)))
     assert notices.plan_ends_s(HOURS_5) == 2.0
     assert notices.plan_ends_s(604_800) is None

@@ -254,3 +254,20 @@ def test_the_picture_fits_its_terminal(width):
 )  # fmt: skip
 def test_figures_are_short_and_not_less_true(written, expected):
     assert written == expected
+
+
+def test_what_was_learned_shows_beside_what_is_configured_and_alone_where_nothing_is():
+    closed = {"configured": False, "learned_from": "429", "closed_until": "2026-11-02T12:30:00Z", "kind": "window"}
+    limits = [
+        limit("less", learned=45_000, learned_from="header", learned_models="claude-opus-4*"),
+        limit("as-much", models="claude-haiku-*", learned=60_000, learned_from="header"),
+        limit("alone", models="gpt-5", configured=False, learned=60_000, learned_from="429"),
+        limit("closed", models="gpt-4", learned=None, amount=10**8, **closed),
+    ]
+    drawn_lines = [text for text in drawn((0, Snapshot(jobs(1), limits))).splitlines() if "input tokens" in text]
+    lines = {text.split(" input")[0].split()[-1]: text for text in drawn_lines}
+    assert "60.0k/min, learned 45.0k/min for claude-opus-4* (header)" in lines["claude-*"]
+    assert "learned" not in lines["claude-haiku-*"]
+    assert "gpt-5 input tokens (learned)" in lines["gpt-5"]
+    assert "closed until 12:30:00" in lines["gpt-4"]
+    assert "100" not in lines["gpt-4"]

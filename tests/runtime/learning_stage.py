@@ -14,6 +14,7 @@ from headgate.adapters.providers.account import AccountProvider
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError
 from headgate.core.scopes import LimitRule
+from headgate.core.usage import Dialect
 from headgate.ports import Request
 from headgate.runtime.calls import Call
 from headgate.runtime.manager import Manager, Parts
@@ -23,6 +24,8 @@ from headgate.testing.scripted import FlatPrices
 from headgate.testing.virtual_time import VirtualClock
 
 MODEL = "claude-sonnet-4-5"
+MODELS = {"anthropic": MODEL, "openai": "gpt-5-mini"}
+ENDPOINTS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
 LIMIT_HEADERS = (b"anthropic-ratelimit-", b"retry-after")
 
 
@@ -32,14 +35,17 @@ class LearningStage:
     simulated: SimulatedProvider
     levels: MemoryLevelStore
     clock: VirtualClock
+    dialect: Dialect = "anthropic"
     failed: list[str] = field(default_factory=list)
     done: int = 0
     number: Iterable[int] = field(default_factory=itertools.count)
 
-    async def ask(self, *, prompt_bytes: int = 400, max_wait_s: float = 600.0, model: str = MODEL) -> int:
+    async def ask(self, *, prompt_bytes: int = 400, max_wait_s: float = 600.0, **facts: Any) -> int:
+        model, endpoint = MODELS[self.dialect], ENDPOINTS[self.dialect]
         body = {"model": model, "max_tokens": 200, "messages": [{"role": "user", "content": "x" * prompt_bytes}]}
-        call = Call(model, text_bytes=prompt_bytes, max_output_tokens=200, max_wait_s=max_wait_s)
-        request = Request("POST", "/v1/messages", (), json.dumps(body).encode(), "")
+        body["stream"] = facts.get("is_streamed", False)
+        call = Call(model, self.dialect, text_bytes=prompt_bytes, max_output_tokens=200, max_wait_s=max_wait_s, **facts)
+        request = Request("POST", endpoint, (), json.dumps(body).encode(), "")
         try:
             async with self.manager.carry(call, request) as exchange:
                 async for _piece in self.manager.read(exchange):
@@ -118,6 +124,8 @@ async def open_learning_stage(
     latency: Latency | None = None,
     overage: bool = False,
     owner: str = "here",
+    dialect: Dialect = "anthropic",
+    stores: tuple[Any, Any] | None = None,
     settings: dict[str, Any] | None = None,
     **limits: Any,
 ) -> AsyncIterator[LearningStage]:
@@ -133,18 +141,18 @@ async def open_learning_stage(
             ),
             wall_s=clock.now_s,
         )
-    levels = levels or MemoryLevelStore()
+    levels, ledger = stores or (levels or MemoryLevelStore(), MemoryLedgerStore())
     manager = Manager(
         Parts(
             levels=levels,
-            ledger=MemoryLedgerStore(),
+            ledger=ledger,
             keys=MemoryKeyStore(),
             prices=FlatPrices(),
             clock=clock,
             owner=owner,
             owner_is_alive=lambda _owner: True,
-            accounts=[Account("main", "anthropic", overage=overage)],
-            providers={"main": AccountProvider("main", "anthropic", "http://provider", key, InProcess(simulated))},
+            accounts=[Account("main", dialect, overage=overage)],
+            providers={"main": AccountProvider("main", dialect, "http://provider", key, InProcess(simulated))},
             rules=rules,
             rules_of_key=lambda _key: (),
             chooser=Random(7),
@@ -152,6 +160,6 @@ async def open_learning_stage(
     )
     await manager.start()
     try:
-        yield LearningStage(manager, simulated, levels, clock)
+        yield LearningStage(manager, simulated, levels, clock, dialect)
     finally:
         await manager.close()

@@ -176,7 +176,15 @@ class Front:
         reservations = Reservations(self.store, self.clock, "here", lease_s=600)
         admission = Admission(self.store, reservations, self.clock)
         rules = Rules([LimitRule(self.limit.scope, self.limit)])
-        learning = Learning(store=self.store, clock=self.clock, rules=rules, seen={}, nudge=admission.nudge)
+        learning = Learning(
+            store=self.store,
+            ledger=self.ledger,
+            clock=self.clock,
+            rules=rules,
+            seen={},
+            nudge=admission.nudge,
+            planned=PlannedReservations(self.store, self.clock),
+        )
 
         def limits_for(_scopes: Scopes, _model: str) -> tuple[Window]:
             return (self.limit,)

@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 from headgate.adapters.figures import (
     HOURS_PER_DAY,
@@ -138,13 +139,19 @@ class MemoryLedgerStore:
             if field in ("hour", "day"):
                 hours_named(field, value)
         with self._lock:
-            rows = [*self._open.values(), *self._final.values()]
+            rows = [*self._open.values(), *self._ended_since(query.since_s)]
         sums: dict[tuple[str | None, ...], Figures] = {} if query.group_by else {(): NO_FIGURES}
         for row in rows:
             if _is_asked(row, query):
                 values = tuple(_field(row, field) for field in query.group_by)
                 sums[values] = add(sums.get(values, NO_FIGURES), figures_of(row))
         return in_order([group_of(values, query.group_by, figures) for values, figures in sums.items()])
+
+    def _ended_since(self, since_s: float | None) -> Iterable[Attempt]:
+        """Give the final rows that may have been admitted since an instant: they stand in the order of their ends."""
+        if since_s is None:
+            return self._final.values()
+        return list(takewhile(lambda row: row.done_s is None or row.done_s >= since_s, reversed(self._final.values())))
 
     async def attempts(self, run: str | None, most: int = MOST_ATTEMPTS) -> list[Attempt]:
         """Give the rows of a run (None: of all calls) in the order of their admission, the newest if there are more."""

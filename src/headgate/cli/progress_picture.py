@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -18,10 +18,12 @@ from headgate.cli.wording import (
     amount_text,
     clock_text,
     count_text,
+    learned_text,
     limit_text,
     per_text,
     share_text,
     usd_text,
+    why_learned_text,
 )
 
 __all__ = ["History", "LimitRow", "Snapshot", "UsageRow", "WaitingRow", "line", "picture"]
@@ -52,6 +54,11 @@ class LimitRow(TypedDict):
     free: int
     share: float
     resets_at: str | None
+    configured: NotRequired[bool]
+    learned: NotRequired[int | None]
+    learned_from: NotRequired[str | None]
+    learned_models: NotRequired[str | None]
+    closed_until: NotRequired[str | None]
 
 
 class WaitingRow(TypedDict):
@@ -253,7 +260,7 @@ def _limits(history: History, now: Snapshot) -> RenderableType:
         )
         bar.finished_style = "red" if spent else "cyan"
         table.add_row(
-            Text(limit_text(row["scope"], row["models"], row["dimension"], history.run)),
+            _name(history, row),
             bar,
             share_text(share),
             _now(history, row),
@@ -263,7 +270,24 @@ def _limits(history: History, now: Snapshot) -> RenderableType:
     return table
 
 
+def _name(history: History, row: LimitRow) -> Text:
+    name = Text(limit_text(row["scope"], row["models"], row["dimension"], history.run))
+    return name if row.get("configured", True) else name.append(" (learned)", style="dim")
+
+
 def _now(history: History, row: LimitRow) -> Text:
+    if not row.get("configured", True) and row.get("learned") is None:
+        return Text(why_learned_text(row), style="yellow")  # a window of which nothing is known but that it is closed
+    text = _in_use(history, row)
+    if row.get("closed_until"):
+        return text.append(f", {why_learned_text(row)}", style="yellow")
+    learned = row.get("learned")
+    if row.get("configured", True) and learned is not None and learned < row["amount"]:
+        text.append(f", learned {learned_text(row)} ({row.get('learned_from')})", style="yellow")
+    return text
+
+
+def _in_use(history: History, row: LimitRow) -> Text:
     dimension = row["dimension"]
     of = f"{amount_text(dimension, row['amount'])}{per_text(row['per'])}"
     speed = history.per_second(row)

@@ -15,7 +15,15 @@ from urllib.parse import urlencode
 from headgate.adapters.config import Config
 from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
-from headgate.cli.wording import amount_text, hold_text, limit_text, per_text, usd_text
+from headgate.cli.wording import (
+    amount_text,
+    hold_text,
+    learned_text,
+    limit_text,
+    per_text,
+    usd_text,
+    why_learned_text,
+)
 from headgate.compose import WallClock, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
@@ -92,20 +100,27 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
     if as_json:
         print_json(shape)
         return
-    columns = ["limit", "amount", "used", "free", "resets", "held", "learned"]
+    nothing_learned = all(view["learned_from"] is None for view in shape["limits"])
+    columns = [
+        "limit",
+        "configured",
+        *([] if nothing_learned else ["learned", "why"]),
+        "used",
+        "free",
+        "resets",
+        "held",
+    ]
     rows = [
         [
             limit_text(view["scope"], view["models"], view["dimension"]),
-            amount_text(view["dimension"], view["amount"]) + per_text(view["per"]) + hold_text(view["hold"]),
+            _configured_text(view),
+            *([] if nothing_learned else [learned_text(view) or "-", why_learned_text(view) or "-"]),
             *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),
-            _learned_text(view),
         ]
         for view in shape["limits"]
     ]
-    if all(view["learned_from"] is None for view in shape["limits"]):
-        columns, rows = columns[:-1], [row[:-1] for row in rows]
     if rows:
         print_table(columns, rows, names=1)
     else:
@@ -118,13 +133,11 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
             print(f"maintenance: {whose}{models} {what} until {each['until'][:16].replace('T', ' ')}")  # noqa: T201 - the answer
 
 
-def _learned_text(view: dict[str, Any]) -> str:
-    """Say what was learned of a limit, from what, and until when nothing goes."""
-    if view["learned_from"] is None:
-        return "-"
-    amount = "" if view["learned"] is None else f"{amount_text(view['dimension'], view['learned'])} by "
-    closed = "" if view["closed_until"] is None else f", closed until {view['closed_until'][11:19]}"
-    return f"{amount}{view['learned_from']}{closed}"
+def _configured_text(view: dict[str, Any]) -> str:
+    """Say what is configured: the ceiling of what was learned."""
+    if not view["configured"]:
+        return "learned only"
+    return amount_text(view["dimension"], view["amount"]) + per_text(view["per"]) + hold_text(view["hold"])
 
 
 def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> T:

@@ -137,7 +137,7 @@ def shown_limits(
 ) -> list[LimitShown]:
     """Choose the limits that a report shows: those of a run's own kinds, and each that refused one of its calls.
 
-    A rate of a pool of models that was learned beside one over all models says nothing where it allows as much.
+    A rate of a class of models that was learned beside one over all models says nothing where it allows as much.
     """
     refusing = {call.error_type for call in calls if call.state == "refused"}
     over_all = {

@@ -3,6 +3,9 @@
 One rule: short, and never less true than the figure: an unknown amount is a question mark, not 0.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from headgate.core.amounts import MICRO_USD_PER_USD
 from headgate.core.wording import level_text, limit_text, per_text, scope_text, span_text
 
@@ -11,6 +14,7 @@ __all__ = [
     "clock_text",
     "count_text",
     "duration_text",
+    "learned_text",
     "level_text",
     "limit_text",
     "per_text",
@@ -19,6 +23,7 @@ __all__ = [
     "span_text",
     "told_text",
     "usd_text",
+    "why_learned_text",
 ]
 
 _SCALES = ((1_000_000_000, "G"), (1_000_000, "M"), (10_000, "k"))
@@ -90,6 +95,33 @@ def clock_text(seconds: float) -> str:
         return f"{hours}:{minutes:02d}:{rest_s:02d}"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours:02d}:{minutes:02d}"
+
+
+_SOURCES = {
+    "header": "headers",
+    "429": "429s",
+    "latency": "overload or slow answers",
+    "plan": "the plan is spent",
+    "start": "slow start after a closing",
+}
+
+
+def learned_text(view: Mapping[str, Any]) -> str:
+    """Write how much a limit's provider was found to give, as `/api/v1/limits` has it; nothing if it was not."""
+    if view.get("learned") is None:
+        return ""
+    models = f" for {view['learned_models']}" if view.get("learned_models") else ""
+    return f"{amount_text(view['dimension'], view['learned'])}{per_text(view['per'])}{models}"
+
+
+def why_learned_text(view: Mapping[str, Any]) -> str:
+    """Write what taught that, since when (UTC), and until when nothing goes; nothing if nothing was learned."""
+    source = view.get("learned_from")
+    if source is None:
+        return ""
+    since = f", since {view['learned_since'][11:16]}" if view.get("learned_since") else ""
+    closed = f", closed until {view['closed_until'][11:19]}" if view.get("closed_until") else ""
+    return f"{_SOURCES.get(source, source)}{since}{closed}"
 
 
 def told_text(error: str, run: str) -> str:

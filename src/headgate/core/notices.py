@@ -12,6 +12,7 @@ from headgate.core.amounts import Dimension
 from headgate.core.limits import Limit, Window
 from headgate.core.spans import OpenedByUse
 
+MINUTE_S = 60
 HOUR_S = 3600
 DAY_S = 24 * HOUR_S
 
@@ -22,7 +23,7 @@ PlanStatus = Literal["allowed", "warning", "rejected"]
 class RateNotice:
     """One of a provider's rates: what it grants per period, what is left of it, and when it is full again.
 
-    `pool` tells rates of one dimension apart: empty for the ordinary one, else the provider's word for it ("priority",
+    `tier` tells rates of one dimension apart: empty for the ordinary one, else the provider's word for it ("priority",
     "fast", "project"). No provider says the period. `remaining` was rounded to a multiple of `rounded_to` before it was
     told, so the truth may be half of that less.
     """
@@ -31,7 +32,7 @@ class RateNotice:
     limit: int | None = None
     remaining: int | None = None
     resets_s: float | None = None
-    pool: str = ""
+    tier: str = ""
     rounded_to: int = 1
 
 
@@ -39,7 +40,7 @@ class RateNotice:
 class PlanNotice:
     """One window of a subscription plan, known by its length.
 
-    `pool` is empty for the window that all models share, else the provider's word for the models it is for.
+    `models` is empty for the window that all models share, else the provider's word for the models it is for.
     `used_share` is 0 to 1, above 1 in overage. `warned_share` is the share whose passing the provider pointed out.
     """
 
@@ -48,7 +49,7 @@ class PlanNotice:
     resets_s: float | None = None
     status: PlanStatus | None = None
     warned_share: float | None = None
-    pool: str = ""
+    models: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Notices:
     def plan_ends_s(self, period_s: int) -> float | None:
         """Give when the plan window of a length that all models share ends, if it was told."""
         for plan in self.plans:
-            if plan.period_s == period_s and not plan.pool:
+            if plan.period_s == period_s and not plan.models:
                 return plan.resets_s
         return None
 

@@ -112,6 +112,8 @@ class Rate:
         if self.charged_at_start:
             more = (actual - held) * self.period_ns
             if more < 0:
+                if token < generation:  # it was closed since, and what was counted before stands for nothing
+                    return (at_ns, backlog, all_held, lapse_ns, generation)
                 # What has drained since cannot be given back: others have been admitted on it.
                 given_back = max(0, -more - max(0, now_ns - token) * self.amount)
                 return (at_ns, max(0, backlog - given_back), all_held, lapse_ns, generation)
@@ -145,18 +147,21 @@ class Rate:
         at_ns, backlog, _held, _lapse_ns, generation = self._drained(level, now_ns)
         return (at_ns, backlog, 0, 0, generation)
 
-    def corrected(self, level: Level | None, least: int, most: int | None, now_ns: int) -> Level | None:
+    def corrected(self, level: Level | None, least: int, most: int | None, now_ns: int, ease: int = 0) -> Level | None:
         """Let at least `least` and at most `most` units be in use, counting what is held; None if that is so.
 
         `least` is known where others spend too, `most` where the bucket is smaller than it was: it is empty at most.
+        `ease` units are taken back before: they were counted here, and not by the provider.
         """
         at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
-        corrected = max(backlog, (least - held) * self.period_ns)
+        corrected = max(0, backlog - ease * self.period_ns, (least - held) * self.period_ns)
         if most is not None:
             corrected = max(0, min(corrected, (most - held) * self.period_ns))
         return (at_ns, corrected, held, lapse_ns, generation) if corrected != backlog else None
 
-    def closed(self, level: Level | None, units: int, until_ns: int, now_ns: int) -> Level | None:
+    def closed(
+        self, level: Level | None, units: int, until_ns: int, now_ns: int, *, exactly: bool = False
+    ) -> Level | None:
         """Let `units` fit at `until_ns` and none before, if no hold comes back; None if they do not sooner anyway.
 
         From then on the bucket fills from empty: one call goes, and the next ones at the pace of the rate. The level is
@@ -169,8 +174,10 @@ class Rate:
         if full_at_ns <= at_ns:  # the backlog that drains to make room at `until_ns`
             full_at_ns, full = at_ns, full - units * self.period_ns + max(0, until_ns - at_ns) * self.amount
         left = max(0, backlog - (full_at_ns - at_ns) * self.amount)
-        if left >= full:
+        if left == full or (left > full and not exactly):
             return None
+        if self.charged_at_start:  # what was charged before is in it, and does not come back
+            generation = full_at_ns
         return (full_at_ns, full, held, lapse_ns, generation)
 
     def read(self, level: Level | None, now_ns: int) -> Reading:

@@ -24,7 +24,7 @@ class Failure:
 
     `limited` is a 429, `overloaded` a 529 or 503, `server` any other 5xx, `connection` no answer at all, `rejected`
     what a retry cannot change. `sent` is False when the provider certainly saw nothing of the call. `dimension` is what
-    a 429 names in its words, if it does.
+    a 429 names in its words, if it does, by `period_s`.
     """
 
     kind: FailureKind
@@ -34,6 +34,7 @@ class Failure:
     retryable: bool = True
     sent: bool = True
     dimension: Dimension | None = None
+    period_s: int = 60
 
 
 @dataclass(frozen=True, slots=True)

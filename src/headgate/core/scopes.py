@@ -119,7 +119,7 @@ def is_own(scope: str, owned: Scopes) -> bool:
 class LimitRule:
     """A limit as it is configured: for a scope or a pattern of scopes, for all models or a glob of them.
 
-    `run:*` limits each run by itself; a glob of models is one pool that all of them share. `run:a|key:ci` is the run
+    `run:*` limits each run by itself; a glob of models is one class that all of them share. `run:a|key:ci` is the run
     that the bearers of one key claim.
     """
 
@@ -155,7 +155,7 @@ def level_name(scope: str, limit: Limit) -> str:
     The name has all that gives the level its meaning and nothing that an owner may change while it lives: another
     amount goes on from the same level, another kind of limit begins a new one.
     """
-    pool = limit.models or "*"
+    models = limit.models or "*"
     match limit:
         case Rate():
             manner = f"rate-{limit.period_s}s"
@@ -165,9 +165,9 @@ def level_name(scope: str, limit: Limit) -> str:
             manner = f"rolling-{limit.period_s}s"
         case Gauge():
             manner = "gauge"
-    return f"{scope} {pool} {limit.dimension} {manner}"
+    return f"{scope} {models} {limit.dimension} {manner}"
 
 
 def lane_of(limit: Limit) -> str:
-    """Name the lane in which calls wait for a limit: its scope and pool of models, whatever the dimension."""
+    """Name the lane in which calls wait for a limit: its scope and class of models, whatever the dimension."""
     return f"{limit.scope} {limit.models or '*'}"

@@ -45,7 +45,7 @@ class Closure(Gauge):
 
 
 def closure(name: str, scope: str, models: str | None, span_s: tuple[float, float], *, refuses: bool) -> Closure:
-    """Give a maintenance window for the calls of a scope (or pattern) and a pool of models."""
+    """Give a maintenance window for the calls of a scope (or pattern) and a class of models."""
     begins_ns, ends_ns = to_ns(span_s[0]), to_ns(span_s[1])
     return Closure(
         f"{scope} {models or '*'} maintenance {name}",

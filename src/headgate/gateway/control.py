@@ -192,6 +192,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
                 "learned": view.learned,
                 "learned_from": view.learned_from,
                 "learned_since": rfc3339(view.learned_since_s),
+                "learned_models": view.learned_models,
                 "closed_until": rfc3339(view.closed_until_s),
                 "hold": view.hold,
             }

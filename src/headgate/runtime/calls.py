@@ -26,7 +26,7 @@ from headgate.runtime.asking import held_micro_usd, size_of
 from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
-from headgate.runtime.learning import Learning, Sent
+from headgate.runtime.learning import Learning
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.settlements import Settlements
 from headgate.runtime.streaming import EarlyCharges
@@ -132,7 +132,9 @@ class Calls:
                 await self.leave(call, grant, error)
                 raise
         self._in_flight[attempt_id] = grant
-        grant.pool = self._learning.began(grant.account, call.model, grant.asked, first=attempt == 1)
+        grant.journey = self._learning.began(
+            grant.account, call.model, grant.limits, grant.asked, first=attempt == 1, is_streamed=call.is_streamed
+        )
         return grant
 
     async def leave(self, call: Call, grant: Grant, error: BaseException | None) -> None:
@@ -176,7 +178,7 @@ class Calls:
         """Note that an attempt got no answer, or only a part of one."""
         grant.failed(error.failure)
         if is_timeout(error.failure):
-            self._learning.troubled(_sent(grant))
+            self._learning.troubled(grant.sent_as)
 
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """Iterate over an answer's body; what it tells on the way is charged then."""
@@ -256,7 +258,7 @@ class Calls:
 
     async def _answered(self, grant: Grant, answer: Answer, attempt: int, deadline_s: float) -> float | None:
         grant.status, grant.first_byte_s = answer.status, self._clock.now_s()
-        sent, failure = _sent(grant), answer.failure
+        sent, failure = grant.sent_as, answer.failure
         self._learning.heard(sent, answer)
         if failure is None:
             self._pool.succeeded(grant.attempt.model, grant.attempt.scopes)
@@ -440,11 +442,6 @@ class Calls:
         attempt_id = grant.attempt.id
         self._in_flight.pop(attempt_id, None)
         self._taken.discard(attempt_id)
-        if (pool := grant.pool) is not None:  # until all of it is charged, a provider may know more of it than we do
-            grant.pool = None
-            self._learning.ended(pool, grant.asked, grant.attempt.usage.output_tokens)
-
-
-def _sent(grant: Grant) -> Sent:
-    assert grant.pool is not None, grant.call_id
-    return Sent(grant.pool, grant.limits, grant.asked.expected, grant.attempt.admitted_s)
+        if (journey := grant.journey) is not None:  # until all is charged, a provider may know more of it than we do
+            grant.journey = None
+            self._learning.ended(journey, grant.attempt.usage.output_tokens)

@@ -19,9 +19,9 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
-from headgate.runtime.learning import Pool
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
+from headgate.runtime.traffic import Sent
 from headgate.runtime.warming import Turn
 
 DEFAULT_MAX_WAIT_S = 600.0
@@ -85,7 +85,7 @@ class Grant:
         self.failure: Failure | None = None
         self.early: EarlyCharges | None = None
         self.route: PooledRoute | None = None
-        self.pool: Pool | None = None
+        self.journey: Sent | None = None
         self.passage: Passage | None = None
         self.turn: Turn | None = None
         self.priced: tuple[Usage, str | None, Cost] | None = None
@@ -96,6 +96,12 @@ class Grant:
         self.first_byte_s: float | None = None
         self.effort: Effort | None = None
         """The effort of reasoning to ask for, where a model rule lowered it."""
+
+    @property
+    def sent_as(self) -> Sent:
+        """The call as learning counts it, from its admission on until it is settled."""
+        assert self.journey is not None, self.call_id
+        return self.journey
 
     @property
     def choice(self) -> Choice | None:

@@ -154,7 +154,7 @@ PlansOf = Callable[[Ticket], frozenset[str]]
 
 
 class Lane:
-    """The calls that wait for the limits of one scope and pool of models."""
+    """The calls that wait for the limits of one scope and class of models."""
 
     def __init__(
         self,
@@ -164,7 +164,7 @@ class Lane:
         plans_of: PlansOf = lambda _ticket: frozenset(),
         plans_serial: int = 0,
     ) -> None:
-        """Start empty, for the limits that share a scope and pool with `limit`; `held` learns of its slots."""
+        """Start empty, for limits of the scope and class of models that `limit` has; `held` learns of its slots."""
         self.name = lane_of(limit)
         self.scope = limit.scope
         self.models = limit.models

@@ -4,38 +4,44 @@ One rule: what is in force is rebuilt whole from what is known, so nothing learn
 small, and written only when they change noticeably; one that cannot be read says nothing.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from math import isfinite
+from typing import get_args
 
-from headgate.core import adaptive
-from headgate.core.adaptive import (
-    MOST_AMOUNT,
-    Key,
-    Learned,
-    amount_at,
+from headgate.core.adaptive import MOST_AMOUNT, Key, Learned, Source, amount_at
+from headgate.core.amounts import DIMENSIONS
+from headgate.core.instants import to_ns
+from headgate.core.learned_limits import (
+    PLAN,
+    SLOTS,
     closed_window,
     learned_rate,
     learned_slots,
     lowered,
     rate_name,
 )
-from headgate.core.amounts import DIMENSIONS, Dimension
-from headgate.core.instants import to_ns
 from headgate.core.limits import Gauge, Limit, Rate, Window
-from headgate.core.spans import OpenedByUse
+from headgate.core.notices import DAY_S, MINUTE_S
+from headgate.core.spans import Fixed, OpenedByUse
 from headgate.ports import Clock, LevelStore, Record
 from headgate.runtime.rules import Rules
+
+log = logging.getLogger("headgate.learning")
 
 LEARNED_PREFIX = "learned/"
 
 MOST_LEARNED = 1_000
 """Limits learned at once, of all accounts and pools; the oldest news leaves first."""
 
-NOTICEABLE = 0.05
-"""A change of an amount by less is not written, nor a growing one put in force."""
+MOST_PERIOD_S = 366 * DAY_S
 
-SLOTS, PLAN = "slots", "plan-"
+NOTICEABLE = 0.05
+"""A change of an amount by less is not written."""
+
+GROWN = 0.02
+"""A growing amount is not put in force for less."""
 
 
 class LearnedLimits:
@@ -48,6 +54,8 @@ class LearnedLimits:
         self._rules = rules
         self.known: dict[Key, Learned] = {}
         self.bounding: set[Key] = set()
+        self.newly_closed: set[Key] = set()
+        """Windows that were closed, here or elsewhere, and that nobody has taken notice of."""
         self._ceilings: dict[Key, int] = {}
         self._admitted: dict[Key, int] = {}
         self._limits: dict[str, Limit] = {}
@@ -58,6 +66,11 @@ class LearnedLimits:
         limit = self._limits.get(rate_name(key)) or self._rules.configured(rate_name(key))
         assert isinstance(limit, Rate), key
         return limit
+
+    def coming(self, key: Key) -> Rate:
+        """Give the rate that a key has once all that is known is in force: what is closed for it is closed whole."""
+        limit = self._limit(key)
+        return limit if isinstance(limit, Rate) else self.rate(key)
 
     def ceiling(self, key: Key, limits: Iterable[Rate]) -> int | None:
         """Give the least that is configured over a key, of the rates that a call met."""
@@ -81,6 +94,18 @@ class LearnedLimits:
             self.bounding.add(key)
         return key in self.bounding
 
+    def close(self, key: Key, source: Source, until_s: float, now_s: float) -> None:
+        """Let a window be closed until an instant."""
+        known = self.known.get(key)
+        if known is not None and abs(known.closed_until_s - until_s) <= 1:
+            return
+        since_s = now_s if known is None else known.since_s
+        self.keep(key, Learned(0, source, since_s, now_s, now_s, closed_until_s=until_s), bounds=True)
+        self.newly_closed.add(key)
+        log.warning(
+            "%s %s: %s of %d s is spent until %.0f", key.scope, key.models or "*", key.what, key.period_s, until_s
+        )
+
     def forget(self, key: Key) -> None:
         """Know nothing of a key any more."""
         for table in (self.known, self._ceilings, self._admitted):
@@ -101,7 +126,7 @@ class LearnedLimits:
                 continue
             old = before.get(limit.name)
             waits = not growth or (self.known[key].source == "429" and _is_near(old, limit))
-            limits[limit.name] = old if old is not None and waits and old.amount < limit.amount else limit
+            limits[limit.name] = _no_more(old, limit) if old is not None and waits else limit
         changed = [limit for name, limit in limits.items() if before.get(name) != limit]
         changed += [limit for name, limit in before.items() if name not in limits]
         if changed:
@@ -123,14 +148,14 @@ class LearnedLimits:
         return list(self._limits.values())
 
     def over(self, limit: Limit) -> tuple[Key, Learned] | None:
-        """Give what was learned of a limit's own level, or else the least of the pools that it is configured over."""
+        """Give what was learned of a limit's own level, or else the least of the models that it is over."""
         found: tuple[Key, Learned] | None = None
         for key, learned in self.known.items():
-            if key.scope != limit.scope or key.what != _what(limit):
+            if key.scope != limit.scope or (key.what, key.period_s) != _what(limit):
                 continue
-            if limit.models is not None and limit.models not in ("*", key.pool) and key.pool:
+            if limit.models is not None and limit.models not in ("*", key.models) and key.models:
                 continue
-            if key.pool == (limit.models or ""):
+            if key.models == (limit.models or ""):
                 return key, learned
             if found is None or learned.amount < found[1].amount:
                 found = key, learned
@@ -170,6 +195,8 @@ class LearnedLimits:
             known = self.known.get(key)
             self._written[key] = told
             if known is None or told.moved_s > known.moved_s or told.closed_until_s > known.closed_until_s + 1:
+                if not told.amount and (known is None or told.closed_until_s > known.closed_until_s + 1):
+                    self.newly_closed.add(key)
                 self.known[key] = told
                 self.bounding.add(key)
 
@@ -177,7 +204,7 @@ class LearnedLimits:
         """Forget what nobody has heard of for long, and plans that are open again."""
         now_s = self._clock.now_s()
         for key, learned in list(self.known.items()):
-            if learned.is_old(now_s) or (learned.source == "plan" and now_s >= learned.closed_until_s):
+            if learned.is_old(now_s):
                 self.forget(key)
 
     def _limit(self, key: Key) -> Limit | None:
@@ -187,40 +214,43 @@ class LearnedLimits:
             slots = learned_slots(key, learned.amount)
             given = self._rules.configured(slots.name)
             return slots if given is None or given.amount > slots.amount else None
-        if key.what.startswith(PLAN):
-            period_s = int(key.what.removeprefix(PLAN).removesuffix("s"))
-            window = closed_window(key, period_s, to_ns(learned.closed_until_s), None)
+        if not learned.amount:
+            window = closed_window(key, to_ns(learned.closed_until_s))
             given = self._rules.configured(window.name)
-            if isinstance(given, Window):
-                window = closed_window(key, period_s, to_ns(learned.closed_until_s), given)
-            return window
+            return closed_window(key, to_ns(learned.closed_until_s), given) if isinstance(given, Window) else window
         amount = self.amount(key)
         assert amount is not None, key
-        rate = learned_rate(key, _dimension(key), learned, min(amount, MOST_AMOUNT))
+        rate = learned_rate(key, learned, min(amount, MOST_AMOUNT))
         given = self._rules.configured(rate.name)
         return lowered(given, rate) if isinstance(given, Rate) else rate
 
 
-def _what(limit: Limit) -> str | None:
-    """Give what is learned about a limit of this kind, in a key's words."""
+def _what(limit: Limit) -> tuple[str, int] | None:
+    """Give what is learned about a limit of this kind, and over which period, in a key's words."""
     match limit:
-        case Rate(period_s=adaptive.MINUTE_S):
-            return limit.dimension
+        case Rate():
+            return limit.dimension, limit.period_s
         case Window(span=OpenedByUse(period_s)):
-            return f"{PLAN}{period_s}s"
+            return PLAN, period_s
+        case Window(span=Fixed(period_s, 0)):
+            return limit.dimension, period_s
         case Gauge():
-            return SLOTS
+            return SLOTS, MINUTE_S
         case _:
             return None
 
 
-def _dimension(key: Key) -> Dimension:
-    return next(dimension for dimension in DIMENSIONS if dimension == key.what)
+def _no_more(old: Limit, new: Limit) -> Limit:
+    """Give a limit as far as it allows no more than it did."""
+    if isinstance(old, Rate) and isinstance(new, Rate):
+        amount, burst = min(old.amount, new.amount), min(old.burst, new.burst)
+        return old if (amount, burst) == (old.amount, old.burst) else replace(new, amount=amount, burst=burst)
+    return old if old.amount < new.amount else new
 
 
 def _is_near(old: Limit | None, new: Limit) -> bool:
     """Whether a limit grew by so little that the old one may stand."""
-    return old is not None and new.amount < old.amount * (1 + NOTICEABLE)
+    return old is not None and new.amount < old.amount * (1 + GROWN)
 
 
 def _differs(one: Learned, other: Learned) -> bool:
@@ -229,28 +259,30 @@ def _differs(one: Learned, other: Learned) -> bool:
         or one.source != other.source
         or abs(one.closed_until_s - other.closed_until_s) > 1
         or one.refused_at != other.refused_at
+        or one.depth != other.depth
         or one.heard_s > other.heard_s + 3_600
     )
 
 
 def _record_name(key: Key) -> str:
-    return f"{LEARNED_PREFIX}{key.account} {key.pool or '*'} {key.what}"
+    return f"{LEARNED_PREFIX}{key.account} {key.models or '*'} {key.what} {key.period_s}"
 
 
 def _key(name: str) -> Key | None:
     try:
-        account, pool, what = name.removeprefix(LEARNED_PREFIX).split(" ")
+        account, models, what, period = name.removeprefix(LEARNED_PREFIX).split(" ")
+        period_s = int(period)
     except ValueError:
         return None
-    known = what in DIMENSIONS or what == SLOTS or (what.startswith(PLAN) and what[len(PLAN) : -1].isdecimal())
-    return Key(account, "" if pool == "*" else pool, what) if known else None
+    known = (what in DIMENSIONS or what == PLAN) and 0 < period_s <= MOST_PERIOD_S
+    return Key(account, "" if models == "*" else models, what, period_s) if known else None
 
 
 def _read(record: Record | None) -> Learned | None:
     """Read a record, of whatever version wrote it."""
     try:
         learned = Learned(*(record or ()))
-        fit = 0 < learned.amount <= MOST_AMOUNT and learned.source in ("header", "429", "latency", "plan")
+        fit = 0 <= learned.amount <= MOST_AMOUNT and 0 < learned.depth <= 1 and learned.source in get_args(Source)
         times = (learned.since_s, learned.heard_s, learned.moved_s, learned.cut_s, learned.closed_until_s)
         return learned if fit and learned.refused_at >= 0 and all(isfinite(each) for each in times) else None
     except TypeError:

@@ -1,95 +1,60 @@
 """Learning: what answers tell of limits is taken up beside the calls that got them.
 
 One rule: an answer that says nothing new costs its call almost nothing; only a 429 is waited for, because what is
-closed must be closed before the next call looks. What follows from what was told is the core's (`core/adaptive.py`).
+closed must be closed before the next call looks. What headers and 429s say is `hearing`'s and `closings`'.
 """
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
 
-from headgate.core import adaptive
+from headgate.core import concurrency
 from headgate.core.accounts import Account
-from headgate.core.adaptive import Concurrency, Key, Learned, Meter
-from headgate.core.amounts import DIMENSIONS, NOTHING, Amounts, Demand, Dimension
+from headgate.core.adaptive import Learned, Source, model_class
+from headgate.core.amounts import NOTHING, Demand
+from headgate.core.concurrency import Concurrency
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
-from headgate.core.limits import Level, Limit, Rate
-from headgate.core.notices import Notices, RateNotice
+from headgate.core.learned_limits import SLOTS
+from headgate.core.ledger import UsageGroup, UsageQuery
+from headgate.core.limits import Level, Limit
+from headgate.core.meter import Meter
+from headgate.core.notices import MINUTE_S
 from headgate.core.retries import Failure, RetryBudget
 from headgate.ports import Answer, Clock, LevelStore, Record
-from headgate.runtime.learned import PLAN, SLOTS, LearnedLimits
+from headgate.runtime.closings import Closings, Cut
+from headgate.runtime.hearing import Hearing
+from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.plan_shares import PlanShares
 from headgate.runtime.plan_windows import PlanWindows
+from headgate.runtime.planning import PLANS, PlannedReservations, raised, serial_of
 from headgate.runtime.rules import Rules
+from headgate.runtime.traffic import Closing, Correction, Sent, Traffic, Traffics
 
 log = logging.getLogger("headgate.learning")
 
 LOOK_EVERY_S = 0.1
-"""Of the answers of one pool one in this time is read: reading headers takes 20 us, a sixth of what a call costs."""
-
-UNTOLD_S = 1.0
-"""How long a limit that was told is closed by a 429 that says no time: another limit than the one that was told."""
-MOST_UNTOLD_S = 10.0
+"""Of the answers of one traffic one in this time is read: reading headers takes 20 us, a sixth of what a call costs."""
 
 STORE_TROUBLE_S = 1.0
 """How long a refused call waits for itself when nothing could be closed."""
 
 REFRESH_EVERY_S = 10.0
 
-MOST_POOLS = 1_000
+MEASURED_AFTER_S = 0.5
+"""How long after a 429 it is counted what was admitted before: others were refused with it, and are none."""
+
+_NOT_ADMITTED = ("failed", "refused")
 
 
-class Pool:
-    """An account's pool of models, as far as this process uses it."""
+class Counts(Protocol):
+    """The part of a ledger that says what all processes were admitted."""
 
-    __slots__ = ("account", "concurrency", "in_flight", "looked_s", "meter", "name", "tells")
-
-    def __init__(self, account: str, name: str, now_s: float) -> None:
-        """Begin with nothing in flight."""
-        self.account = account
-        self.name = name
-        self.in_flight = 0
-        self.looked_s = 0.0
-        self.tells = False
-        self.meter = Meter(now_s)
-        self.concurrency: Concurrency | None = None
-
-    def key(self, what: str) -> Key:
-        """Name what is learned here."""
-        return Key(self.account, self.name, what)
-
-
-_GUESSED: tuple[Dimension, ...] = ("input_tokens", "output_tokens", "tokens")
-"""What calls on their way may use more of than they hold."""
-_GUESSED_PLACES = tuple((dimension, DIMENSIONS.index(dimension)) for dimension in _GUESSED)
-
-
-class Sent(NamedTuple):
-    """A call that was sent: where, when, under which limits, and what it asked of them."""
-
-    pool: Pool
-    limits: Sequence[Limit]
-    asked: Amounts
-    at_s: float
-
-
-class Correction(NamedTuple):
-    """What must be in use of a key's level at the least, and what can be at the most (None: nobody knows)."""
-
-    key: Key
-    least: int
-    most: int | None
-
-
-class Closing(NamedTuple):
-    """A key's level that is to be closed: `units` fit at `until_ns`."""
-
-    key: Key
-    units: int
-    until_ns: int
+    async def usage(self, query: UsageQuery) -> Sequence[UsageGroup]:
+        """Sum attempts."""
+        ...
 
 
 class Learning:
@@ -99,92 +64,101 @@ class Learning:
         self,
         *,
         store: LevelStore,
+        ledger: Counts,
         clock: Clock,
         rules: Rules,
         seen: dict[str, Level],
         nudge: Callable[[Sequence[Limit]], None],
+        planned: PlannedReservations,
         accounts: Iterable[Account] = (),
     ) -> None:
         """Learn for `rules`; `seen` has levels as they were last seen, `nudge` lets waiting calls look again."""
         self.limits = LearnedLimits(store, clock, rules)
         self._store = store
+        self._ledger = ledger
         self._clock = clock
         self._seen = seen
         self._nudge = nudge
+        self._planned = planned
+        planned.on_news = self.take_up
         self._plan_windows = PlanWindows(store, clock, nudge)
         self.plan_shares = PlanShares(clock)
-        self._overage = {account.name for account in accounts if account.overage}
-        self._pools: OrderedDict[tuple[str, str], Pool] = OrderedDict()
+        self._hearing = Hearing(self.limits, seen, accounts, partial(self._restate, growth=False))
+        self._closings = Closings(self.limits)
+        self._traffics = Traffics()
         self._budgets: dict[str, RetryBudget] = {}
-        self._correcting: set[Key] = set()
-        self._unheld: dict[tuple[str, Dimension], int] = {}
         self._tasks: set[asyncio.Task[bool]] = set()
+        self._measuring: set[asyncio.Task[bool]] = set()
 
     # -- the life of a call ------------------------------------------------------------------------------------------
 
-    def began(self, account: str, model: str, asked: Demand, *, first: bool) -> Pool:
+    def began(
+        self,
+        account: str,
+        model: str,
+        limits: Sequence[Limit],
+        asked: Demand,
+        *,
+        first: bool = True,
+        is_streamed: bool = True,
+    ) -> Sent:
         """Count a call that is about to be sent, `first` if it is no retry; it has to end with `ended`."""
-        pool = self._pools.get((account, model))
-        if pool is None:
-            pool = self._pool(account, model)
-        pool.in_flight += 1
-        self._count_unheld(account, asked, 1)
+        now_s = self._clock.now_s()
+        traffic = self._traffics.of(account, model)
+        traffic.in_flight += 1
         if first:
             self._budgets[account] = self._budgets.get(account, RetryBudget()).earned()
-        return pool
+        return Sent(traffic, limits, asked, now_s, is_streamed, self._hearing.began(traffic, asked, now_s))
 
-    def ended(self, pool: Pool, asked: Demand, output_tokens: int) -> None:
+    def ended(self, sent: Sent, output_tokens: int) -> None:
         """Count a call that is over, and what it wrote."""
-        pool.in_flight -= 1
-        self._count_unheld(pool.account, asked, -1)
-        if output_tokens and not pool.tells:
-            pool.meter.add(NOTHING._replace(output_tokens=output_tokens), self._clock.now_s())
+        sent.traffic.in_flight -= 1
+        self._hearing.ended(sent.traffic, sent.asked)
+        if output_tokens:
+            sent.traffic.meter.add(NOTHING._replace(output_tokens=output_tokens), self._clock.now_s())
 
     def heard(self, sent: Sent, answer: Answer) -> None:
         """Take up what the head of an answer tells; of one that was refused, `refused` takes up the rest."""
         self._plan_windows.follow(sent.limits, answer)
-        now_s, pool = self._clock.now_s(), sent.pool
+        now_s, traffic = self._clock.now_s(), sent.traffic
         if answer.failure is None:
-            if not pool.tells:
-                pool.meter.add(sent.asked._replace(output_tokens=0), now_s)
-            if pool.concurrency is not None:
-                self._follow_speed(pool, now_s - sent.at_s, now_s)
-            if abs(now_s - pool.looked_s) < LOOK_EVERY_S:
+            traffic.meter.add(sent.asked.expected._replace(output_tokens=0), now_s)
+            self._follow_speed(sent, now_s)
+            if not sent.used and abs(now_s - traffic.looked_s) < LOOK_EVERY_S:
                 return
-        pool.looked_s = now_s
+        traffic.looked_s = now_s
         notices = answer.notices(now_s)
-        told = adaptive.told_rates(notices, now_s) if notices.rates else {}
-        found = [self._told(sent, notice, now_s) for notice in told.values()]
         if notices.plans:
-            self.plan_shares.hear(pool.account, pool.name, notices.plans)
-            self._close_plans(sent, notices, now_s)
-        if not pool.tells:
-            self._grow(pool, now_s)
+            self.plan_shares.hear(traffic.account, traffic.models, notices.plans)
+        corrections = self._hearing.take_up(sent, notices, now_s)
+        self._start_slowly(now_s)
+        self._closings.grow(traffic, now_s)
         # More is in force only when the level says that it is not there yet: a bucket that grew is not fuller.
         self._restate(growth=False)
-        if self._begin(corrections=[each for each in found if each is not None]) is None:
+        if self._begin(corrections=corrections) is None:
             self._restate()
 
     async def refused(self, sent: Sent, answer: Answer, failure: Failure) -> float:
         """Close what a 429 names, now and for the calls that wait; give how long its call waits beside that."""
-        now_s, pool = self._clock.now_s(), sent.pool
+        now_s, traffic = self._clock.now_s(), sent.traffic
         notices = answer.notices(now_s)
-        told = adaptive.told_rates(notices, now_s)
-        if any(self.limits.known[key].closed_until_s > now_s for key in self._plan_keys(sent, notices)):
-            closes: list[Closing] = []  # the plan's window is spent, which says nothing of its rates
-        else:
-            named = adaptive.named_dimensions(told, failure.dimension) or self._known(sent) or ("requests",)
-            closes = [self._refuse(sent, dimension, failure.retry_after_s, now_s) for dimension in named]
-        self._restate()
-        keeping = self._begin(closes=closes)
-        log.info("%s %s answered 429: closed %s", pool.account, pool.name, [each.key.what for each in closes])
-        return 0.0 if keeping is None or await asyncio.shield(keeping) else STORE_TROUBLE_S
+        closings: list[Closing] = []
+        if not self._hearing.is_plan_spent(traffic, notices, now_s):  # that says nothing of its rates
+            rates = self._hearing.rates(traffic, notices, now_s)
+            closings = self._closings.take_up(sent, rates, notices, failure, now_s)
+            self._start_slowly(now_s)
+        self._restate(growth=False)
+        keeping = self._begin(closings=closings)
+        log.info("%s %s answered 429: closed %s", traffic.account, traffic.models, [each.key for each in closings])
+        kept = keeping is None or await asyncio.shield(keeping)
+        if cuts := self._closings.take_cuts(traffic):
+            self._start(self._measure(traffic, cuts), self._measuring)
+        return 0.0 if kept else STORE_TROUBLE_S
 
     def troubled(self, sent: Sent) -> None:
         """Halve how many calls go at once: the provider is overloaded, or does not answer in time."""
-        pool, now_s = sent.pool, self._clock.now_s()
-        pool.concurrency = adaptive.troubled(pool.concurrency, pool.in_flight, sent.at_s, now_s)
-        self._restate_slots(pool, now_s)
+        traffic, now_s = sent.traffic, self._clock.now_s()
+        self._bound(traffic, concurrency.troubled(traffic.concurrency, traffic.in_flight, sent.at_s, now_s), now_s)
 
     def may_retry(self, account: str) -> bool:
         """Take a retry out of an account's budget; False when there is none: retries must not become the load."""
@@ -199,9 +173,12 @@ class Learning:
     async def refresh(self) -> None:
         """Take up what other processes learned, let curves grow, and forget what is old."""
         await self.limits.take_up()
+        self._start_slowly(self._clock.now_s())
         self.limits.drop_old()
-        for pool in dict.fromkeys(self._pools.values()):
-            self._grow(pool, self._clock.now_s())
+        for traffic in self._traffics.all():
+            if self._closings.taught(traffic):
+                await self._count_others(traffic)
+            self._closings.grow(traffic, self._clock.now_s())
         self._restate()
         self._begin()
 
@@ -211,126 +188,106 @@ class Learning:
         self._restate()
 
     async def take_up(self) -> None:
-        """Take up what was learned before, here or elsewhere; writes nothing."""
+        """Take up what was learned before, here or elsewhere, and start slowly what is closed; writes nothing."""
         await self.limits.take_up()
-        self.limits.restate()
+        self._start_slowly(self._clock.now_s())
+        self._restate()
+
+    async def look(self) -> None:
+        """Take up what was learned, to show it: who only looks starts nothing."""
+        await self.limits.take_up()
+        self._restate()
 
     async def close(self) -> None:
         """Return when all that was heard is in the store, or could not be brought there."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        for task in self._measuring:
+            task.cancel()
+        while tasks := [*self._measuring, *self._tasks]:
+            await asyncio.wait(tasks)
         await self._plan_windows.close()
 
-    # -- what answers tell -------------------------------------------------------------------------------------------
+    async def _measure(self, traffic: Traffic, cuts: Sequence[Cut]) -> bool:
+        """Measure cuts by what all processes were admitted, once those that were refused with them are known."""
+        await asyncio.sleep(MEASURED_AFTER_S)
+        closings = []
+        for cut in cuts:
+            requests = await self._requests(traffic, cut.since_s, cut.at_s)
+            if requests is not None and (closing := self._closings.measured(cut, requests)) is not None:
+                closings.append(closing)
+        self._restate(growth=False)
+        keeping = self._begin(closings=closings)
+        return keeping is None or await keeping
 
-    def _told(self, sent: Sent, notice: RateNotice, now_s: float) -> Correction | None:
-        """Take up one rate; give what its level must be corrected to."""
-        pool = sent.pool
-        pool.tells = pool.tells or notice.limit is not None
-        key = pool.key(notice.dimension)
-        over = adaptive.rates_over(sent.limits, key.scope, notice.dimension)
-        ceiling = self.limits.ceiling(key, over)
-        before = self.limits.known.get(key)
-        learned = adaptive.heard(before, notice.limit, notice.dimension, now_s)
-        if learned is not None and learned is not before:
-            self.limits.keep(key, learned, bounds=ceiling is None or learned.amount < ceiling)
-        bounds = key in self.limits.bounding
-        if bounds and learned is not before:
-            self._restate(growth=False)
-        watched = self.limits.rate(key) if bounds else min(over, key=lambda rate: rate.amount, default=None)
-        if watched is None or key in self._correcting:
+    async def _count_others(self, traffic: Traffic) -> None:
+        """Count what other processes were admitted lately: their use lets a rate grow too."""
+        now_s = self._clock.now_s()
+        own, since_s = traffic.meter.counted("requests", now_s, Meter.RECENT)
+        requests = await self._requests(traffic, since_s, now_s)
+        if requests is not None:
+            traffic.others = max(0, requests - own - traffic.in_flight) * MINUTE_S / (now_s - since_s)
+
+    async def _requests(self, traffic: Traffic, since_s: float, until_s: float) -> int | None:
+        """Give the requests of all processes that a provider admitted; None if the ledger cannot be read."""
+        query = UsageQuery(("model", "state"), since_s, until_s, only=(("account", traffic.account),))
+        try:
+            groups = await self._ledger.usage(query)
+        except StoreError as error:
+            log.warning("what all processes send was not counted: %s", error)
             return None
-        amount = (self.limits.amount(key) if bounds else None) or watched.amount
-        fell = before is not None and learned is not None and learned.amount < before.amount
-        certain, at_most = adaptive.spent_at_least(notice, amount, now_s)
-        reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
-        # Our own calls on their way may have used more than they hold, and it is charged when they tell.
-        unheld = self._unheld.get((pool.account, notice.dimension), 0)
-        certain, at_most = max(0, certain - unheld), max(0, at_most - unheld)
-        if certain <= reading.used + reading.held:
-            return Correction(key, 0, amount) if bounds and fell else None
-        if not bounds:  # others spend what is configured for more than this pool
-            told = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
-            self.limits.keep(key, told, bounds=True)
-        return Correction(key, at_most, amount if fell else None)
-
-    def _count_unheld(self, account: str, asked: Demand, sign: int) -> None:
-        expected, at_most = asked.expected, asked.at_most
-        for dimension, place in _GUESSED_PLACES:
-            more = (at_most[place] or 0) - (expected[place] or 0)
-            if more > 0:
-                key = (account, dimension)
-                self._unheld[key] = self._unheld.get(key, 0) + sign * more
-
-    def _refuse(self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float) -> Closing:
-        """Learn from a 429 in one dimension; give the level to close, what is to fit then, and when."""
-        pool = sent.pool
-        key = pool.key(dimension)
-        ceiling = self.limits.ceiling(key, adaptive.rates_over(sent.limits, key.scope, dimension))
-        learned = self.limits.known.get(key)
-        if learned is None or learned.source != "header":
-            admitted = pool.meter.refused(dimension, now_s)
-            learned = adaptive.refused(learned, admitted, dimension, sent.at_s, now_s, ceiling)
-        units = max(1, getattr(sent.asked, dimension) or 1)
-        if retry_after_s is None:
-            retry_after_s = UNTOLD_S
-            if learned.source == "429":
-                retry_after_s = min(MOST_UNTOLD_S, units * adaptive.MINUTE_S / learned.amount)
-        learned = adaptive.closed(learned, now_s + retry_after_s, now_s)
-        self.limits.keep(key, learned, bounds=True, admitted=pool.meter.admitted(dimension, now_s))
-        return Closing(key, units, to_ns(min(now_s + retry_after_s, learned.closed_until_s)))
-
-    def _known(self, sent: Sent) -> tuple[Dimension, ...]:
-        """Give the dimensions in which a pool's rates are configured or learned."""
-        scope = sent.pool.key("").scope
-        met = [limit.dimension for limit in sent.limits if isinstance(limit, Rate) and limit.scope == scope]
-        learned = [each for each in DIMENSIONS if sent.pool.key(each) in self.limits.known]
-        return tuple(dict.fromkeys([*met, *(each for each in learned if each != SLOTS)]))
-
-    def _grow(self, pool: Pool, now_s: float) -> None:
-        for dimension in DIMENSIONS:
-            key = pool.key(dimension)
-            learned = self.limits.known.get(key)
-            if learned is not None and learned.source == "429":
-                self.limits.keep(key, learned, bounds=True, admitted=pool.meter.admitted(dimension, now_s))
-
-    # -- plans -------------------------------------------------------------------------------------------------------
-
-    def _plan_keys(self, sent: Sent, notices: Notices) -> list[Key]:
-        keys = [_plan_key(sent.pool, plan.period_s, plan.pool) for plan in notices.plans]
-        return [key for key in keys if key in self.limits.known]
-
-    def _close_plans(self, sent: Sent, notices: Notices, now_s: float) -> None:
-        """Close the plan windows that are spent until they are reset."""
-        for plan in adaptive.spent_plans(notices, overage_allowed=sent.pool.account in self._overage):
-            key = _plan_key(sent.pool, plan.period_s, plan.pool)
-            known, until_s = self.limits.known.get(key), plan.resets_s
-            if until_s is None or (known is not None and abs(known.closed_until_s - until_s) <= 1):
-                continue
-            since_s = now_s if known is None else known.since_s
-            learned = Learned(1, "plan", since_s, now_s, now_s, closed_until_s=until_s)
-            self.limits.keep(key, learned, bounds=True)
-            log.warning("account %s: the plan window of %d s is spent until %.0f", key.account, plan.period_s, until_s)
+        return sum(
+            group.requests
+            for group in groups
+            if group.group["state"] not in _NOT_ADMITTED and model_class(group.group["model"] or "") == traffic.models
+        )
 
     # -- concurrency -------------------------------------------------------------------------------------------------
 
-    def _follow_speed(self, pool: Pool, first_byte_s: float, now_s: float) -> None:
-        assert pool.concurrency is not None
-        pool.concurrency = adaptive.answered(pool.concurrency, first_byte_s, pool.in_flight, now_s)
-        self._restate_slots(pool, now_s)
+    def _follow_speed(self, sent: Sent, now_s: float) -> None:
+        """Follow how fast an answer began; one that comes whole says nothing of that."""
+        traffic, of_all = sent.traffic, self._traffics.of_class(sent.traffic.account, "")
+        if sent.is_streamed:
+            traffic.speed.follow(sent.asked.expected.input_tokens, now_s - sent.at_s)
+        slowness, found = traffic.speed.slowness, traffic.concurrency
+        if (start := of_all.concurrency or self._adopted(of_all, now_s)) is not None:
+            self._bound(of_all, concurrency.answered(start, 1.0, start.amount, now_s), now_s)
+        if found is None:
+            found = self._adopted(traffic, now_s)
+        if found is not None:
+            self._bound(traffic, concurrency.answered(found, slowness, traffic.in_flight, now_s), now_s)
+        elif (begun := concurrency.slowed(slowness, traffic.in_flight, now_s)) is not None:
+            self._bound(traffic, begun, now_s)
 
-    def _restate_slots(self, pool: Pool, now_s: float) -> None:
-        key, found = pool.key(SLOTS), pool.concurrency
+    def _start_slowly(self, now_s: float) -> None:
+        """Let what was closed open with one call, and then with more for each answer."""
+        while self.limits.newly_closed:
+            key = self.limits.newly_closed.pop()
+            traffic, opens_s = self._traffics.of_class(key.account, key.models), self.limits.known[key].closed_until_s
+            in_flight = sum(each.in_flight for each in self._traffics.all() if each.is_within(traffic))
+            self._keep_bound(traffic, concurrency.reopening(in_flight, now_s, opens_s), now_s)
+
+    def _adopted(self, traffic: Traffic, now_s: float) -> Concurrency | None:
+        """Give what another process learned: whoever gets answers lets it grow back."""
+        known = self.limits.known.get(traffic.key(SLOTS))
+        return None if known is None else Concurrency(known.amount, known.since_s, now_s, known.amount)
+
+    def _bound(self, traffic: Traffic, found: Concurrency | None, now_s: float) -> None:
+        if self._keep_bound(traffic, found, now_s):
+            self._restate()
+            self._begin()
+
+    def _keep_bound(self, traffic: Traffic, found: Concurrency | None, now_s: float) -> bool:
+        """Keep a bound; give whether it is another than before."""
+        key, traffic.concurrency = traffic.key(SLOTS), found
         known = self.limits.known.get(key)
         if found is None:
             self.limits.forget(key)
         elif known is None or known.amount != found.amount:
-            learned = Learned(found.amount, "latency", found.since_s, now_s, now_s)
-            self.limits.keep(key, learned, bounds=True)
+            heard_s = max(now_s, found.halved_s)  # which is to come where something opens again
+            source: Source = "start" if found.starts else "latency"
+            self.limits.keep(key, Learned(found.amount, source, found.since_s, heard_s, now_s), bounds=True)
         else:
-            return
-        self._restate()
-        self._begin()
+            return False
+        return True
 
     # -- in the store ------------------------------------------------------------------------------------------------
 
@@ -340,56 +297,61 @@ class Learning:
             self._nudge(changed)
 
     def _begin(
-        self, *, corrections: Sequence[Correction] = (), closes: Sequence[Closing] = ()
+        self, *, corrections: Sequence[Correction] = (), closings: Sequence[Closing] = ()
     ) -> asyncio.Task[bool] | None:
         """Begin to bring to the store what is not there; None when all of it is, as after most answers."""
         records = self.limits.unwritten()
-        if not records and not corrections and not closes:
+        if not records and not corrections and not closings:
             return None
-        task = asyncio.create_task(self._keep(records, corrections, closes), name="keep what was learned")
-        self._correcting.update(each.key for each in corrections)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._hearing.correcting.update(each.key for each in corrections)
+        return self._start(self._keep(records, corrections, closings), self._tasks)
+
+    def _start(self, work: Coroutine[Any, Any, bool], tasks: set[asyncio.Task[bool]]) -> asyncio.Task[bool]:
+        task = asyncio.create_task(work, name="learning")
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     async def _keep(
         self,
         records: Mapping[str, Record | None],
         corrections: Sequence[Correction],
-        closes: Sequence[Closing],
+        closings: Sequence[Closing],
     ) -> bool:
-        """Write records and change levels, in one transaction; False if the store could not."""
-        bounded = [(self.limits.rate(key), (least, most)) for key, least, most in corrections]
-        shut = [(self.limits.rate(key), (units, until_ns)) for key, units, until_ns in closes]
+        """Write records and change levels, in one transaction; False if the store could not.
 
-        def step(found: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], dict[str, Level]]:
+        With news for other processes the serial is raised that each of their admissions compares.
+        """
+        bounded = [(self.limits.rate(each.key), each) for each in corrections]
+        shut = [(self.limits.coming(each.key), each) for each in closings]
+        known = self._planned.serial
+
+        def step(found: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], tuple[dict[str, Level], int]]:
             now_ns = to_ns(self._clock.now_s())
-            corrected = {rate.name: rate.corrected(found.get(rate.name), *facts, now_ns) for rate, facts in bounded}
-            closed = {rate.name: rate.closed(found.get(rate.name), *facts, now_ns) for rate, facts in shut}
-            levels = {name: level for name, level in (corrected | closed).items() if level is not None}
-            return {**records, **levels}, levels
+            levels = {
+                rate.name: rate.corrected(found.get(rate.name), each.least_by_now, each.most, now_ns, each.ease)
+                for rate, each in bounded
+            }
+            for rate, each in shut:
+                levels[rate.name] = rate.closed(
+                    found.get(rate.name), each.units, each.until_ns, now_ns, exactly=each.exactly
+                )
+            changed = {name: level for name, level in levels.items() if level is not None}
+            if not records:
+                return changed, (changed, known)
+            news = raised(found.get(PLANS), now_ns)
+            return {**records, **changed, PLANS: news}, (changed, news[0] if serial_of(found) == known else known)
 
         try:
-            names = [rate.name for rate, _facts in (*bounded, *shut)]
-            self._seen.update(await self._store.transact(names, step))
+            names = [PLANS, *(rate.name for rate, _each in (*bounded, *shut))]
+            levels, serial = await self._store.transact(names, step)
         except StoreError as error:
             self.limits.not_written(records)
             log.warning("what was learned was not kept, the next answer tries again: %s", error)
             return False
         finally:
-            self._correcting.difference_update(each.key for each in corrections)
+            self._hearing.correcting.difference_update(each.key for each in corrections)
+        self._seen.update(levels)
+        self._planned.follow(known, serial)
         self._restate()
         return True
-
-    def _pool(self, account: str, model: str) -> Pool:
-        """Give the pool of a model, shared by all models of its class; the least recently met is forgotten."""
-        name = adaptive.model_class(model)
-        pool = self._pools.get((account, name)) or Pool(account, name, self._clock.now_s())
-        self._pools[account, name] = self._pools[account, model] = pool
-        while len(self._pools) > MOST_POOLS:
-            self._pools.popitem(last=False)
-        return pool
-
-
-def _plan_key(pool: Pool, period_s: int, models: str) -> Key:
-    return Key(pool.account, pool.name if models else "", f"{PLAN}{period_s}s")

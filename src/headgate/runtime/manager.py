@@ -115,10 +115,12 @@ class Manager:
         )
         self._learning = Learning(
             store=parts.levels,
+            ledger=parts.ledger,
             clock=parts.clock,
             rules=self._rules,
             seen=self._reservations.seen,
             nudge=self._admission.nudge,
+            planned=self._planned,
             accounts=parts.accounts,
         )
         sight = Sight(
@@ -205,7 +207,7 @@ class Manager:
             "keep unkept": self._repeat(self._calls.keep_unkept, often_s, after_s=often_s),
             "recover": self._repeat(self.recover, often_s, after_s=often_s),
             "learn": self._repeat(self._learning.refresh, REFRESH_EVERY_S, after_s=REFRESH_EVERY_S),
-            "forget": self._repeat(self._forget, FORGET_EVERY_S),
+            "forget": self._repeat(lambda: forget_idle(self._levels, self._rules, self.clock), FORGET_EVERY_S),
             "watch limits": self._limit_news.watch(),
             "recall": self._try(self._recalling.recall),
             "forecast": self._try(self._learn_to_forecast),
@@ -276,7 +278,7 @@ class Manager:
 
     async def limits(self) -> list[LimitView]:
         """Give every limit that is configured, learned or in use."""
-        await self._learning.take_up()
+        await self._learning.look()
         return await self._monitor.limits()
 
     def maintenance(self) -> list[Closure]:
@@ -417,9 +419,6 @@ class Manager:
             await work()
         except HeadgateError as error:
             log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again, or can be done without
-
-    async def _forget(self) -> None:
-        await forget_idle(self._levels, self._rules, self.clock)
 
     async def _learn_to_forecast(self) -> None:
         """Read what windows used in the past weeks: who asks first need not wait for that."""

@@ -5,6 +5,7 @@ One rule: a question changes nothing. The shapes are those of the control API; t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from headgate.core import quota
@@ -33,8 +34,9 @@ class LimitView:
 
     `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
     `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
-    that the provider was found to give, by `learned_from` (header, 429, latency, plan) since `learned_since_s`; nothing
-    is let through until `closed_until_s`. `hold` says of a window what it holds of calls: "bound" or "likely".
+    that the provider was found to give, by `learned_from` (header, 429, latency, plan, start) since `learned_since_s`,
+    and to `learned_models` where that is a part of the limit's; nothing is let through until `closed_until_s`.
+    `hold` says of a window what it holds of calls: "bound" or "likely".
     """
 
     name: str
@@ -54,6 +56,7 @@ class LimitView:
     learned: int | None = None
     learned_from: str | None = None
     learned_since_s: float | None = None
+    learned_models: str | None = None
     closed_until_s: float | None = None
     hold: str | None = None
 
@@ -107,7 +110,8 @@ class Monitor:
         limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})
         limits.update({limit.name: limits.get(limit.name, limit) for limit in self._learned.bounds()})
         chosen = [limits[name] for name in sorted(limits)]
-        return await self._read(chosen)
+        views = await self._read(chosen)
+        return [view for view in views if not any(_says_the_same(view, other) for other in views)]
 
     def queue(self) -> list[WaitView]:
         """Give every call that waits, lane by lane, first to go first."""
@@ -151,7 +155,7 @@ class Monitor:
         views = []
         now_ns = to_ns(now_s)
         for limit, now in zip(limits, self._rules.in_force(limits), strict=True):
-            reading = quota.read(now, records, now_s)
+            reading, learned = quota.read(now, records, now_s), self._told_of(limit, now_s)
             views.append(
                 LimitView(
                     name=limit.name,
@@ -164,28 +168,43 @@ class Monitor:
                     burst=now.burst if isinstance(now, Rate) else now.amount,
                     used=reading.used,
                     held=reading.held,
-                    free=reading.free,
+                    free=0 if learned.get("closed_until_s") else reading.free,
                     resets_s=to_s(reading.resets_ns) if reading.resets_ns is not None else None,
                     pending=now.pending(records.get(now.name), now_ns) if isinstance(now, Window | Rolling) else 0,
                     configured=self._rules.configured(limit.name) is not None,
                     hold=("likely" if now.holds_likely else "bound") if isinstance(now, Window | Rolling) else None,
-                    **self._told_of(limit, now_s),
+                    **learned,
                 )
             )
         return views
 
     def _told_of(self, limit: Limit, now_s: float) -> dict[str, Any]:
-        """Give what was learned of a limit: of its own level, or of the tightest pool that it is configured over."""
+        """Give what was learned of a limit: of its own level, or of the tightest of the models that it is over."""
         found = self._learned.over(limit)
         if found is None:
             return {}
-        _key, learned = found
+        key, learned = found
         return {
-            "learned": None if learned.source == "plan" else amount_at(learned, now_s),
+            "learned": amount_at(learned, now_s) or None,
             "learned_from": learned.source,
             "learned_since_s": learned.since_s,
+            "learned_models": key.models if key.models != (limit.models or "") else None,
             "closed_until_s": learned.closed_until_s if learned.closed_until_s > now_s else None,
         }
+
+
+def _says_the_same(learned: LimitView, over: LimitView) -> bool:
+    """Whether what was learned of a class of models says no more than a configured limit over it, beside it stands."""
+    return (
+        not learned.configured
+        and over.configured
+        and (learned.scope, learned.dimension, learned.kind, learned.per)
+        == (over.scope, over.dimension, over.kind, over.per)
+        and (over.models is None or fnmatchcase(learned.models or "", over.models))
+        and learned.amount >= over.amount
+        and learned.used + learned.held <= over.used + over.held
+        and learned.closed_until_s is None
+    )
 
 
 def per_of(limit: Limit) -> str:

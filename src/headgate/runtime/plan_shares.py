@@ -29,7 +29,7 @@ class PlanShares:
         now_s = self._clock.now_s()
         for plan in plans:
             if plan.used_share is not None:
-                key = (account, pool if plan.pool else "", plan.period_s)
+                key = (account, pool if plan.models else "", plan.period_s)
                 resets_s = plan.resets_s
                 before = self._told.get(key)
                 if resets_s is None and before is not None and (before.resets_s or 0.0) > now_s:

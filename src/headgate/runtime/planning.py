@@ -5,7 +5,7 @@ all of them with what this process knows, and asks again if it has changed. The 
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -22,7 +22,8 @@ from headgate.core.wording import level_text
 from headgate.ports import Clock, LevelStore, Record
 
 PLANS = "plans"
-"""The record of all planned reservations: a serial that each change raises, and the reservations."""
+"""The record that every admission compares with what its process knows: a serial that each change of planned
+reservations and of learned limits raises, and the reservations."""
 
 MOST_TRIES = 20
 """How often a step is tried again because somebody planned meanwhile."""
@@ -82,6 +83,8 @@ class PlannedReservations:
         """What stands, as far as this process knows."""
         self.on_changed: Callable[[], None] = lambda: None
         """Told when something was reserved or cancelled, here or elsewhere."""
+        self.on_news: Callable[[], Awaitable[None]] | None = None
+        """Takes up what else is news when the serial was raised elsewhere: limits that another process learned."""
 
     @property
     def serial(self) -> int:
@@ -91,10 +94,17 @@ class PlannedReservations:
     async def refresh(self) -> None:
         """Take up what stands in the store."""
         record = await self._store.transact([PLANS], lambda records: ({}, records.get(PLANS)))
-        before = self._serial
-        self._serial, self.standing = _read(record)
-        if self._serial != before:
+        serial, standing = _read(record)
+        if serial != self._serial and self.on_news is not None:
+            await self.on_news()
+        before, self._serial, self.standing = self.standing, serial, standing
+        if standing != before:
             self.on_changed()
+
+    def follow(self, known: int, serial: int) -> None:
+        """Know of a change of this process's own, if nobody else made one since what was known."""
+        if self._serial == known:
+            self._serial = serial
 
     def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
         """Give what a call of the scopes on `path` meets beside its limits."""
@@ -348,6 +358,12 @@ def serial_of(records: Mapping[str, Record]) -> int:
     """Give the number of the last change in the store."""
     record = records.get(PLANS)
     return 0 if record is None else int(record[0])
+
+
+def raised(record: Record | None, now_ns: int) -> Record:
+    """Give the record with another serial and the same reservations: there is news for whoever admits."""
+    # Never a serial that was there before, even if the record was forgotten meanwhile.
+    return (now_ns,) if record is None else (max(record[0] + 1, now_ns), *record[1:])
 
 
 def _record(serial: int, plans: Iterable[Plan], now_s: float) -> Record:

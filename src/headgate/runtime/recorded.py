@@ -46,7 +46,7 @@ class Recorded:
         return await self._ledger.usage(UsageQuery((*by, "model", "account"), since_s, until_s, only))
 
     def units(self, groups: Sequence[UsageGroup], dimension: Dimension, models: str | None = None) -> Units:
-        """Add up what counts in a dimension, of one pool of models or of all."""
+        """Add up what counts in a dimension, of one class of models or of all."""
         known = unknown = attempts = 0
         for group in groups:
             if models is None or _is_of(group.group["model"] or "", models):
@@ -87,6 +87,6 @@ def hour_start_s(hour: str) -> int:
     return int(datetime.strptime(hour, "%Y-%m-%dT%H:%MZ").replace(tzinfo=UTC).timestamp())
 
 
-def _is_of(model: str, pool: str) -> bool:
-    """Whether a model is of a pool: a glob of a rule, or the class of a learned limit."""
-    return fnmatchcase(model, pool) or model_class(model) == pool
+def _is_of(model: str, models: str) -> bool:
+    """Whether a model is of a class: a glob of a rule, or the class of a learned limit."""
+    return fnmatchcase(model, models) or model_class(model) == models

@@ -25,6 +25,7 @@ class Rules:
         self._as_configured: dict[str, Limit | None] | None = None
         self._of_keys: dict[str, tuple[LimitRule, ...]] = {}
         self._learned: Mapping[str, Limit] = {}
+        self._unlearned: set[str] = set()  # what was learned, is in force no more and may still stand in tickets
         self.on_learned: Callable[[Mapping[str, Limit], Mapping[str, Limit]], None] = lambda _before, _after: None
         """Told what was in force and what is now, each time that something was learned."""
         self._remembered: OrderedDict[tuple[Scopes, str], tuple[Limit, ...]] = OrderedDict()
@@ -56,6 +57,7 @@ class Rules:
         self._as_configured = {}
         self._remembered.clear()
         self._by_level.clear()
+        self._unlearned = {name for name in self._unlearned if self.configured(name) is None}
 
     def all_configured(self) -> tuple[LimitRule, ...]:
         """Give the configured rules, without those that keys carry."""
@@ -72,12 +74,18 @@ class Rules:
         """Give limits that a call met when it came as it meets them now: as `in_force`, without those that are gone."""
         if self._as_configured is not None:
             limits = [limit for limit in limits if self._configured_now(limit) is not None]
+        if self._unlearned:
+            limits = [limit for limit in limits if limit.name not in self._unlearned]
         return self.in_force(limits)
 
     def learn(self, limits: Mapping[str, Limit]) -> None:
         """Let these learned limits be in force, by the names of their levels: configured ones as far as they go now."""
         if limits.keys() != self._learned.keys():
             self._remembered.clear()
+            gone = (name for name in self._learned.keys() - limits.keys() if self.configured(name) is None)
+            self._unlearned = (self._unlearned | set(gone)) - limits.keys()
+            if len(self._unlearned) > MOST_REMEMBERED:
+                self._unlearned.clear()
         before, self._learned = self._learned, limits
         self.on_learned(before, limits)
 
@@ -87,6 +95,7 @@ class Rules:
             self._of_keys[name] = tuple(rules)
             self._remembered.clear()
             self._by_level.clear()
+            self._unlearned = {name for name in self._unlearned if self.configured(name) is None}
             if self._as_configured:
                 self._as_configured.clear()
 
@@ -140,11 +149,11 @@ class Rules:
         return self._as_configured[limit.name]
 
     def _learned_for(self, account: str, model: str, met: set[str]) -> tuple[Limit, ...]:
-        scope, pool = f"account:{account}", model_class(model)
+        scope, models = f"account:{account}", model_class(model)
         return tuple(
             limit
             for name, limit in self._learned.items()
-            if name not in met and limit.scope == scope and limit.models in (None, pool)
+            if name not in met and limit.scope == scope and limit.models in (None, models)
         )
 
 

@@ -23,9 +23,9 @@ from headgate.runtime.asking import size_of
 from headgate.runtime.calls import MOST_ANEW
 from headgate.runtime.grants import Call
 from headgate.runtime.lanes import Ticket
-from headgate.runtime.learning import Sent
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import BEYOND, drawn_tokens
+from headgate.runtime.traffic import Sent
 from headgate.runtime.used import used
 from headgate.runtime.warming import Turn
 from headgate.runtime.wishes import Wish
@@ -93,11 +93,11 @@ class Calls:
             granted = yield from self._granted(coming, attempt, avoid)
             ticket, place = granted.ticket, granted.place
             account, held, sent_s = place.provider.account, ticket.asked, parts.epoch_s + time()
-            pool = parts.learning.began(account, stand.model, held, first=attempt == 1)
-            sent = Sent(pool, ticket.limits, held.expected, sent_s)
+            sent = parts.learning.began(account, stand.model, ticket.limits, held, first=attempt == 1)
             prompt = self._prompt(asked, stand, place)
             failure = self._failure(asked, place, prompt)
             if failure is None:
+                parts.admitted.count(account, stand.model, sent_s)
                 break
             delay_s = yield from self._failed(granted, sent, failure, attempt)
             if delay_s is None:
@@ -123,7 +123,7 @@ class Calls:
         if stand.dialect == "openai":  # what was reserved at the start is not given back
             actual = actual._replace(tokens=max(actual.tokens, held.expected.tokens))
         at_once(parts.admission.settle(ticket.attempt, ticket.limits, actual))
-        parts.learning.ended(pool, held, usage.output_tokens)
+        parts.learning.ended(sent, usage.output_tokens)
         tally.served_call(call, place.tally, usage, cost)
         return prompt.uncached_tokens
 
@@ -310,7 +310,7 @@ class Calls:
         if wish.call.dialect == "openai":
             actual = actual._replace(tokens=max(actual.tokens, ticket.asked.expected.tokens))
         at_once(parts.admission.settle(ticket.attempt, ticket.limits, actual))
-        parts.learning.ended(sent.pool, ticket.asked, usage.output_tokens)
+        parts.learning.ended(sent, usage.output_tokens)
         return delay_s
 
     def _delay_s(self, granted: _Granted, failure: Failure, attempt: int, own_wait_s: float) -> float | None:

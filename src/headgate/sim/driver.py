@@ -30,6 +30,7 @@ from headgate.runtime.rules import Rules
 from headgate.runtime.sight import Sight
 from headgate.runtime.warming import Warming
 from headgate.runtime.wishes import Wishes
+from headgate.sim.admitted import Admitted
 from headgate.sim.buckets import Meters, Pool
 from headgate.sim.calls import Calls
 from headgate.sim.foresight import Unasked, estimator_of
@@ -131,12 +132,15 @@ class _Driver:
             watches=len(accounts) > 1,
         )
         self.admission = Admission(store, reservations, clock, scheduling=stage.scheduling, most_waiting=MOST_WAITING)
+        self.admitted = Admitted()
         self.learning = Learning(
             store=store,
+            ledger=self.admitted,
             clock=clock,
             rules=rules,
             seen=reservations.seen,
             nudge=self.admission.nudge,
+            planned=planned,
             accounts=accounts,
         )
         sight = Sight(
@@ -186,6 +190,7 @@ class _Driver:
             rules=rules,
             admission=self.admission,
             learning=self.learning,
+            admitted=self.admitted,
             accounts=self.pool,
             warming=Warming(self.clock),
             wishes=Wishes(self.pool, estimator, asked, self.clock, rules.limits_for),

@@ -302,7 +302,7 @@ def _learned(played: Played) -> list[LearnedLimit]:
     for key, learned in played.learned.items():
         own = configured.get((key.scope, key.what)) if key.what in DIMENSIONS else None
         if own is None or learned.amount < own:
-            found.append(LearnedLimit(key.account, key.pool, key.what, learned.amount, learned.source))
+            found.append(LearnedLimit(key.account, key.models, key.what, learned.amount, learned.source))
     return found
 
 

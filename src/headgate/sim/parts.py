@@ -20,6 +20,7 @@ from headgate.runtime.learning import Learning
 from headgate.runtime.rules import Rules
 from headgate.runtime.warming import Warming
 from headgate.runtime.wishes import Wishes
+from headgate.sim.admitted import Admitted
 from headgate.sim.buckets import Meters, Pool
 from headgate.sim.provider import ModelledProvider, Pace
 from headgate.sim.tally import AccountTally, Tally
@@ -62,6 +63,7 @@ class Parts:
     rules: Rules
     admission: Admission
     learning: Learning
+    admitted: Admitted
     accounts: AccountPool
     warming: Warming
     wishes: Wishes

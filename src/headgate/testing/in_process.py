@@ -39,6 +39,7 @@ class _Arriving:
     async def __anext__(self) -> bytes:
         piece = await self.pieces.get()
         if piece is _END:
+            self.pieces.put_nowait(_END)  # whoever asks again is told again, as over HTTP
             if not self.whole:
                 raise _broken(sent=True)
             raise StopAsyncIteration

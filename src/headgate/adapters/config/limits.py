@@ -201,7 +201,7 @@ def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[
 
 
 def read_models(table: Table) -> str | None:
-    """Read the pool of models that a limit is for; None stands for all."""
+    """Read the class of models that a limit is for; None stands for all."""
     models = table.take("models", model_glob, "*")
     return None if models == "*" else models
 

@@ -15,6 +15,7 @@ import msgspec
 
 from headgate.adapters.providers.reading import UNREADABLE
 from headgate.core.amounts import Dimension
+from headgate.core.notices import DAY_S, MINUTE_S
 from headgate.core.retries import Failure, FailureKind
 from headgate.ports import Headers
 
@@ -45,7 +46,8 @@ _KINDS: dict[str, FailureKind] = {
 _WORD_LIMIT_CHARS = 64
 
 # What vendors write: "... rate limit of 8,000 output tokens per minute", "... on tokens per min (TPM): Limit 40000".
-_NAMED = re.compile(r"(output[ _]tokens|input[ _]tokens|tokens|requests)[ _]per[ _]min", re.IGNORECASE)
+# Of a day OpenAI says "on requests per day (RPD)" in the same place.
+_NAMED = re.compile(r"(output[ _]tokens|input[ _]tokens|tokens|requests)[ _]per[ _](min|day)", re.IGNORECASE)
 _NAMED_DIMENSIONS: dict[str, Dimension] = {
     "output tokens": "output_tokens",
     "input tokens": "input_tokens",
@@ -76,8 +78,8 @@ def read_failure(status: int, headers: Headers, body: bytes) -> Failure:
         retryable = asked == b"true"
     if retryable and kind == "rejected":
         kind = "server"  # what is rejected is never tried again, and this provider asks for it
-    named = _named_dimension(error) if kind == "limited" else None
-    return Failure(kind, word, status, retry_after_s, retryable, dimension=named)
+    named, period_s = _named_rate(error) if kind == "limited" else (None, MINUTE_S)
+    return Failure(kind, word, status, retry_after_s, retryable, dimension=named, period_s=period_s)
 
 
 def failure_in_stream(error: Mapping[str, Any]) -> Failure:
@@ -98,12 +100,14 @@ def error_word(error: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _named_dimension(error: Mapping[str, Any]) -> Dimension | None:
+def _named_rate(error: Mapping[str, Any]) -> tuple[Dimension | None, int]:
+    """Give the dimension and the period in seconds that a 429 names in its words."""
     message = error.get("message")
-    if not isinstance(message, str):
-        return None
-    found = _NAMED.search(message[:_MESSAGE_LIMIT_CHARS])
-    return None if found is None else _NAMED_DIMENSIONS[found[1].lower().replace("_", " ")]
+    found = _NAMED.search(message[:_MESSAGE_LIMIT_CHARS]) if isinstance(message, str) else None
+    if found is None:
+        return None, MINUTE_S
+    dimension = _NAMED_DIMENSIONS[found[1].lower().replace("_", " ")]
+    return dimension, DAY_S if found[2].lower() == "day" else MINUTE_S
 
 
 def _kind(status: int) -> FailureKind:

@@ -26,8 +26,8 @@ __all__ = ["read_notices"]
 
 _RATES = b"anthropic-ratelimit-"
 _UNIFIED = b"anthropic-ratelimit-unified-"
-# Pools beside the ordinary one, each with limits of its own.
-_POOLS = ((_RATES, ""), (b"anthropic-priority-", "priority"), (b"anthropic-fast-", "fast"))
+# Tiers beside the ordinary one, each with limits of its own.
+_TIERS = ((_RATES, ""), (b"anthropic-priority-", "priority"), (b"anthropic-fast-", "fast"))
 # `tokens` is the tighter of the two others, or of a workspace's own.
 _DIMENSIONS: tuple[tuple[bytes, Dimension], ...] = (
     (b"requests", "requests"),
@@ -68,14 +68,14 @@ def read_notices(headers: Headers, now_s: float) -> Notices:
 
 def _rates(named: Mapping[bytes, bytes], clocks: Clocks) -> tuple[RateNotice, ...]:
     rates = []
-    for prefix, pool in _POOLS:
+    for prefix, tier in _TIERS:
         for label, dimension in _DIMENSIONS:
             start = prefix + label
             limit, remaining = amount(named.get(start + b"-limit")), amount(named.get(start + b"-remaining"))
             resets_s = clocks.at_date(named.get(start + b"-reset"), MOST_RATE_RESET_S)
             if limit is not None or remaining is not None or resets_s is not None:
                 rounded_to = 1 if dimension == "requests" else _TOKENS_ROUNDED_TO
-                rates.append(RateNotice(dimension, limit, remaining, resets_s, pool, rounded_to))
+                rates.append(RateNotice(dimension, limit, remaining, resets_s, tier, rounded_to))
     return tuple(rates)
 
 
@@ -85,14 +85,14 @@ def _plans(unified: Mapping[bytes, bytes], clocks: Clocks) -> tuple[PlanNotice, 
     plans = [_plan(label, unified, clocks) for label in labels]
     # Some answers tell only the window that binds, and without its figures.
     claimed_s = _CLAIMS.get(unified.get(b"representative-claim", b""))
-    if claimed_s is not None and not any(plan.period_s == claimed_s and not plan.pool for plan in plans):
+    if claimed_s is not None and not any(plan.period_s == claimed_s and not plan.models for plan in plans):
         resets_s = clocks.at_epoch(unified.get(b"reset"), claimed_s)
         plans.append(PlanNotice(claimed_s, resets_s=resets_s, status=_STATUS.get(unified.get(b"status", b""))))
     return tuple(plans)
 
 
 def _plan(label: bytes, unified: Mapping[bytes, bytes], clocks: Clocks) -> PlanNotice:
-    length, _, pool = label.partition(b"_")
+    length, _, models = label.partition(b"_")
     period_s = int(length[:-1]) * _UNITS_S[length[-1:]]
     return PlanNotice(
         period_s,
@@ -100,7 +100,7 @@ def _plan(label: bytes, unified: Mapping[bytes, bytes], clocks: Clocks) -> PlanN
         resets_s=clocks.at_epoch(unified.get(label + b"-reset"), period_s),
         status=_STATUS.get(unified.get(label + b"-status", b"")),
         warned_share=share(unified.get(label + b"-surpassed-threshold")),
-        pool=pool.decode("ascii"),
+        models=models.decode("ascii"),
     )
 
 

@@ -18,7 +18,7 @@ __all__ = ["read_notices"]
 
 _DIMENSIONS: tuple[tuple[bytes, Dimension], ...] = ((b"requests", "requests"), (b"tokens", "tokens"))
 _PARTS = (b"limit", b"remaining", b"reset")
-_POOLS = ((b"", ""), (b"project-", "project"))
+_TIERS = ((b"", ""), (b"project-", "project"))
 
 # `x-codex-primary-...` is what all models share, `x-codex-<name>-primary-...` what some have for themselves.
 _SLOT = re.compile(
@@ -46,7 +46,7 @@ def read_notices(headers: Headers, now_s: float) -> Notices:
 
 def _rates(named: Mapping[bytes, bytes], clocks: Clocks) -> tuple[RateNotice, ...]:
     rates = []
-    for (infix, pool), (label, dimension) in product(_POOLS, _DIMENSIONS):
+    for (infix, tier), (label, dimension) in product(_TIERS, _DIMENSIONS):
         told = {part: named.get(b"x-ratelimit-%b-%b%b" % (part, infix, label)) for part in _PARTS}
         limit, remaining = amount(told[b"limit"]), amount(told[b"remaining"])
         if not limit:
@@ -55,14 +55,14 @@ def _rates(named: Mapping[bytes, bytes], clocks: Clocks) -> tuple[RateNotice, ..
             limit, remaining = None, remaining or None
         resets_s = clocks.after(told[b"reset"], MOST_RATE_RESET_S)
         if limit is not None or remaining is not None or resets_s is not None:
-            rates.append(RateNotice(dimension, limit, remaining, resets_s, pool))
+            rates.append(RateNotice(dimension, limit, remaining, resets_s, tier))
     return tuple(rates)
 
 
 def _plans(named: Mapping[bytes, bytes], clocks: Clocks) -> tuple[PlanNotice, ...]:
     slots = {found[1]: found[2] for name in named if (found := _SLOT.fullmatch(name)) is not None}
     plans = []
-    for slot, pool in slots.items():
+    for slot, models in slots.items():
         period_s = _period_s(amount(named.get(slot + b"-window-minutes")))
         if period_s is None:
             continue
@@ -70,7 +70,7 @@ def _plans(named: Mapping[bytes, bytes], clocks: Clocks) -> tuple[PlanNotice, ..
         if resets_s is None:
             resets_s = clocks.after(named.get(slot + b"-reset-after-seconds"), period_s)
         used_share = share(named.get(slot + b"-used-percent"), whole=_PERCENT)
-        plans.append(PlanNotice(period_s, used_share, resets_s, pool=(pool or b"").decode("ascii")))
+        plans.append(PlanNotice(period_s, used_share, resets_s, models=(models or b"").decode("ascii")))
     return tuple(plans)
 
 

@@ -234,3 +234,17 @@ def test_a_learned_limit_lowers_a_configured_one_and_never_raises_it():
     assert learned_limits.lowered(configured, more) is configured
     requests = learned_limits.learned_rate(Key("a", "m", "requests"), Learned(1, "429", 0, 0, 0), 1)
     assert isinstance(requests.hold(None, 50, NOW_NS, NOW_NS + S), tuple)  # it waits, and is never refused for good
+
+
+def test_a_rate_that_is_closed_for_longer_is_not_opened_by_closing_it_for_less():
+    """A refused call went again at once, and again, for the rest of the longer closing."""
+    longer = RATE.closed(None, 100, NOW_NS + 60 * S, NOW_NS)
+    assert longer is not None
+    for wait_s in (5, 30):
+        until_ns = NOW_NS + wait_s * S
+        shorter = RATE.closed(longer, 200, until_ns, NOW_NS, exactly=True)
+        assert shorter is not None
+        for early_ns in (NOW_NS, NOW_NS + wait_s * S // 2, until_ns - S // 10):
+            assert isinstance(RATE.hold(shorter, 200, early_ns, early_ns + 600 * S), Short)
+        assert isinstance(RATE.hold(shorter, 200, until_ns + 1, NOW_NS + 600 * S), tuple)
+        assert RATE.closed(longer, 200, until_ns, NOW_NS) is None

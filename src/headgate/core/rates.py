@@ -170,11 +170,12 @@ class Rate:
         at_ns, backlog, held, lapse_ns, generation = self._drained(level, now_ns)
         units = min(units, self.burst)
         full = self.burst * self.period_ns
+        fits_now = backlog + units * self.period_ns <= full  # also where nothing drains before an instant to come
         full_at_ns = until_ns - ceil_div(units * self.period_ns, self.amount)
-        if full_at_ns <= at_ns:  # the backlog that drains to make room at `until_ns`
-            full_at_ns, full = at_ns, full - units * self.period_ns + max(0, until_ns - at_ns) * self.amount
+        if full_at_ns <= now_ns:  # the backlog that drains to make room at `until_ns`
+            full_at_ns, full = now_ns, full - units * self.period_ns + max(0, until_ns - now_ns) * self.amount
         left = max(0, backlog - (full_at_ns - at_ns) * self.amount)
-        if left == full or (left > full and not exactly):
+        if left == full or (left > full and not exactly and not (fits_now and now_ns < until_ns)):
             return None
         if self.charged_at_start:  # what was charged before is in it, and does not come back
             generation = full_at_ns

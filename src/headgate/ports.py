@@ -221,7 +221,8 @@ class Request:
     """A call on its way to a provider: the bytes a client sent, and what must be known of them.
 
     A provider that can tell notes in `passage`, from `send` on, whether something may have left. `is_streamed` says
-    whether the body asks for a stream, where somebody has read that (None: nobody has).
+    whether the body asks for a stream, where somebody has read that (None: nobody has). With `upload` the body is what
+    that gives, once, while it comes in, and `body` is empty.
     """
 
     method: str
@@ -231,6 +232,25 @@ class Request:
     call_id: str
     passage: Passage = field(default_factory=Passage, compare=False, repr=False)
     is_streamed: bool | None = None
+    upload: "Upload | None" = field(default=None, compare=False, repr=False)
+
+
+class Upload(Protocol):
+    """A request's body that is sent while it comes in; it can be taken once."""
+
+    @property
+    def length(self) -> int | None:
+        """Its size in bytes, if that is known before."""
+        ...
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether something of it was taken: it cannot be sent again."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        """Give its bytes as they come; what this raises ends the call."""
+        ...
 
 
 class Answer(Protocol):

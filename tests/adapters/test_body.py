@@ -56,7 +56,7 @@ def test_a_path_finds_its_endpoint(target: str, headers: list[Any], name: str, d
 
 
 def test_an_unknown_path_still_has_a_dialect_for_its_refusal() -> None:
-    assert endpoint_of("/v1/messages/", []) is None
+    assert endpoint_of("/v2/messages", []) is None
     assert dialect_of("/v1/messages/nothing", []) == "anthropic"
     assert dialect_of("/v2", [(b"anthropic-version", b"1")]) == "anthropic"
     assert dialect_of("/v2", []) == "openai"

@@ -92,7 +92,7 @@ def test_nothing_used_costs_nothing_and_says_by_which_list(bundled: GenaiPrices)
     assert cost.version.startswith("genai-prices 0.")
 
 
-@pytest.mark.parametrize("model", ["claude-unheard-of", "gpt-unheard-of", "my-model", "", "/", "x" * 100_000])
+@pytest.mark.parametrize("model", ["claude-unheard-of", "gpt-unheard-of", "my-model", "/", "x" * 100_000])
 def test_an_unknown_model_costs_an_unknown_amount_and_is_warned_of_once(
     model: str, caplog: pytest.LogCaptureFixture
 ) -> None:

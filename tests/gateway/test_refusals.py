@@ -40,7 +40,7 @@ async def _nothing_was_counted(stack) -> None:
         ("POST", "/v1/chat/completions", b"{", 400, "invalid_request_error", "not JSON"),
         ("POST", "/v1/chat/completions", b'{"model":"nope"}', 404, "invalid_request_error", "nope"),
         ("GET", "/v1/responses", b"", 405, "invalid_request_error", "use POST"),
-        ("POST", "/v1/nothing", b"{}", 404, "invalid_request_error", "/v1/nothing"),
+        ("POST", "/v2/nothing", b"{}", 404, "invalid_request_error", "/v2/nothing"),
         ("GET", "/api/v1/usage?group_by=colour", b"", 400, "invalid_request_error", "colour"),
         ("GET", "/api/v1/usage?since=yesterday", b"", 400, "invalid_request_error", "yesterday"),
         ("POST", "/api/v1/limits", b"", 405, "invalid_request_error", "use GET"),

@@ -41,6 +41,8 @@ _WRITE_1H_FACTOR = Decimal(2)
 _NOT_COUNTED = ("requests_kcount", "output_reasoning_mtok", "output_citation_mtok")
 
 _UNKNOWN = Cost(None, None)
+_FREE = Cost(0, None)
+_COUNTED = Usage._fields.index("reported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,11 @@ class GenaiPrices:
     def cost(self, model: str, usage: Usage, at_s: float) -> Cost:
         """Price a usage at a time; unknown models cost `Cost(None, None)` and are warned of once each.
 
-        `model` is what a client sends: an alias, a dated id, or either of them after `provider/`.
+        `model` is what a client sends: an alias, a dated id, or either of them after `provider/`; empty where a call
+        has none.
         """
+        if not model:  # a call of none: what it spends, if it spends, is known to nobody
+            return _UNKNOWN if any(usage[:_COUNTED]) else _FREE
         priced = self._find(model) if len(model) <= MOST_NAME_CHARS else None
         if priced is None:
             self._warn_once(model)

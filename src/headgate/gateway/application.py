@@ -34,6 +34,7 @@ from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.nearby import check_nearby
 from headgate.gateway.own_headers import check_own_headers
+from headgate.gateway.passing import pass_on
 from headgate.gateway.relay import relay_metered, relay_unmetered
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -90,7 +91,7 @@ class Gateway:
             await self._refuse(exchange, InternalError("Headgate failed; its log says how"))
 
     async def _answer(self, exchange: HttpExchange) -> None:
-        endpoint = endpoint_of(exchange.path, exchange.headers)
+        endpoint = endpoint_of(exchange.path, exchange.headers, exchange.method)
         if endpoint is not None:
             await self._relay(exchange, endpoint)
         elif methods := methods_of(exchange.path):
@@ -105,7 +106,8 @@ class Gateway:
         else:
             raise NoSuchPathError(
                 f"there is no {exchange.path[:200]} here; served are /v1/messages, /v1/messages/count_tokens, "
-                f"/v1/chat/completions, /v1/responses, /v1/embeddings, /v1/models and {', '.join(PATHS)}"
+                "/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /v1/models, what else a provider "
+                f"has below /v1/, and {', '.join(PATHS)}"
             )
 
     async def _relay(self, exchange: HttpExchange, endpoint: Endpoint) -> None:
@@ -113,6 +115,11 @@ class Gateway:
             raise WrongMethodError(exchange, endpoint.method)
         caller = await self._identify(exchange)
         check_own_headers(exchange)
+        if endpoint.passes:
+            scopes, max_wait_s = self._scopes_of(caller, exchange), self._settings.max_wait_s
+            standing = standing_of(caller, exchange, self._settings.keys)
+            await pass_on(exchange, self._manager, endpoint, scopes, max_wait_s, standing)
+            return
         body = await exchange.body(self._settings.max_body_bytes)
         if endpoint.metered:
             scopes = self._scopes_of(caller, exchange)

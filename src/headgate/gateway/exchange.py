@@ -3,7 +3,7 @@
 One rule: a body is bounded before it is read, and an answer is started once. What is in it is not known here.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,10 +68,14 @@ class HttpExchange:
             BodyTooLargeError: it is larger than `most_bytes`.
             CallerGoneError: the client went away before its end.
         """
+        chunks = [chunk async for chunk in self.chunks(most_bytes)]
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
+        """Give the request's body as it comes; raises as `body`."""
         stated = self.header(b"content-length")
         if stated is not None and stated.isdigit() and int(stated) > most_bytes:
             raise _too_large(int(stated), most_bytes)
-        chunks: list[bytes] = []
         size = 0
         while True:
             message = await self.receive()
@@ -81,9 +85,9 @@ class HttpExchange:
             size += len(chunk)
             if size > most_bytes:
                 raise _too_large(size, most_bytes)
-            chunks.append(chunk)
+            yield chunk
             if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                return
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send the head of the answer."""

@@ -59,7 +59,7 @@ async def relay_metered(
     request = Request(
         exchange.method, exchange.target, exchange.headers, body, call.id, Passage(), is_streamed=head.stream
     )
-    async with Ending(exchange) as ending, _CancelledWithClient(exchange), manager.carry(call, request) as carried:
+    async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
         await ending.whole()
 
@@ -73,7 +73,7 @@ async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: En
     model = read_call(endpoint, exchange.headers, body).model if endpoint.method == "POST" else None
     account = manager.pool.first_that_serves(endpoint.dialect, model)
     request = Request(exchange.method, exchange.target, exchange.headers, body, "")
-    async with _CancelledWithClient(exchange), manager.providers[account.name].send(request) as answer:
+    async with CancelledWithClient(exchange), manager.providers[account.name].send(request) as answer:
         await exchange.start(answer.status, [*answer.headers, (b"x-headgate-account", account.name.encode())])
         async for chunk in answer:
             await exchange.write(chunk)
@@ -119,13 +119,13 @@ async def _pass_on(
     answer, chunks = carried.answer, manager.read(carried)
     if not stream or answer.failure is not None:
         first = [chunk async for chunk in _bounded(chunks)]
-        ending.begin(answer.status, _head(manager, carried, answer))
+        ending.begin(answer.status, own_head(manager, carried, answer))
         for chunk in first[:-1]:
             await ending.write(chunk)
         if first:
             await ending.hold(first[-1])
     else:
-        await exchange.start(answer.status, _head(manager, carried, None))
+        await exchange.start(answer.status, own_head(manager, carried, None))
     try:
         async for chunk in chunks:
             # All is told with the last event or the last but one, so that no more than these are ever held.
@@ -148,7 +148,7 @@ async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             return
 
 
-def _head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tuple[bytes, bytes]]:
+def own_head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tuple[bytes, bytes]]:
     """Give the provider's headers and Headgate's own; the cost where the whole answer is known."""
     grant = carried.grant
     headers = [
@@ -165,13 +165,15 @@ def _head(manager: Manager, carried: Exchange, whole: Answer | None) -> list[tup
     return headers
 
 
-class _CancelledWithClient:
+class CancelledWithClient:
     """Cancels the block as soon as the client goes away, which is a CallerGoneError then."""
 
-    __slots__ = ("_carrying", "_exchange", "_is_gone", "_watcher")
+    __slots__ = ("_carrying", "_exchange", "_is_gone", "_reads", "_watcher")
 
-    def __init__(self, exchange: HttpExchange) -> None:
+    def __init__(self, exchange: HttpExchange, *, reads: bool = False) -> None:
+        """Watch the client; where the block `reads` its request still, that tells it who is gone."""
         self._exchange = exchange
+        self._reads = reads
         self._is_gone = False
         self._watcher: asyncio.Task[None] | None = None
 
@@ -181,7 +183,7 @@ class _CancelledWithClient:
         self._carrying = carrying
         if self._exchange.when_gone is not None:
             self._exchange.when_gone(self._gone)
-        else:  # a server that does not call has to be asked
+        elif not self._reads:  # a server that does not call has to be asked
             self._watcher = asyncio.create_task(self._watch(), name="client")
 
     async def __aexit__(

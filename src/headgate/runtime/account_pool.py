@@ -120,13 +120,17 @@ class AccountPool:
         """Give every account that serves a model."""
         return accounts_for(self._accounts, dialect, model)
 
+    def speaking(self, dialect: Dialect) -> list[Account]:
+        """Give the accounts that speak a dialect, in their order."""
+        return [each for each in self._accounts if each.dialect == dialect]
+
     def first_that_serves(self, dialect: Dialect, model: str | None) -> Account:
         """Give the account for a question that spends nothing, about a model or (None) none.
 
         Raises:
             UnknownModelError: no account speaks the dialect, or serves the model.
         """
-        able = [each for each in self._accounts if each.dialect == dialect] if model is None else []
+        able = self.speaking(dialect) if model is None else []
         if model is not None or not able:
             able = self.able(dialect, model or "*")
         return next((each for each in able if self.closed_s(each.name, model or "") == 0.0), able[0])

@@ -152,12 +152,15 @@ class Calls:
         """
         grant.passage = passage = Passage()
         method, target, headers, body = request.method, request.target, request.headers, request.body
-        sent = Request(method, target, headers, body, grant.attempt.id, passage, request.is_streamed)
+        upload = request.upload
+        sent = Request(method, target, headers, body, grant.attempt.id, passage, request.is_streamed, upload)
         try:
             sending = self._providers[grant.account].send(sent)
             answer = await sending.__aenter__()
             try:
                 delay_s = await self._answered(grant, answer, attempt, deadline_s)
+                if upload is not None and upload.is_begun:
+                    delay_s = None
             except BaseException as error:
                 await sending.__aexit__(type(error), error, error.__traceback__)
                 raise
@@ -170,7 +173,7 @@ class Calls:
         except ProviderError as error:
             self.broke(grant, error)
             delay_s = self._delay_s(grant, error.failure, attempt, deadline_s)
-            if delay_s is None:
+            if delay_s is None or (upload is not None and upload.is_begun):
                 raise
         return delay_s
 
@@ -428,7 +431,7 @@ class Calls:
             self._pool.failed(grant.account, row.model, grant.failure)
         elif grant.outcome != "done":
             self._pool.gave_up(grant.account, row.model)
-        if grant.outcome == "done" and row.usage.reported:
+        if grant.outcome == "done" and row.usage.reported and call.is_metered:
             streamed_s = None
             if call.is_streamed and row.first_byte_s is not None and row.done_s is not None:
                 streamed_s = row.done_s - row.first_byte_s

@@ -39,6 +39,7 @@ class Call:
     may wait in all for its admissions. With `may_degrade` the owner's model rules may choose another model, or less
     reasoning than `effort` says it asks for; the caller then sends what its grant says. `ruled` is what they chose.
     `prompt_marks` gives the prefixes that it wants cached, shortest first: of calls that begin alike one goes first.
+    Of one that is not `is_metered` nothing is learned: its answer tells no usage.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Call:
     ruled: ModelChoice | None = None
     prompt_marks: Callable[[], Sequence[Mark]] | None = field(default=None, repr=False, compare=False)
     is_streamed: bool = True
+    is_metered: bool = True
     id: str = field(default_factory=lambda: secrets.token_hex(10))
 
     def as_ruled(self, choice: ModelChoice) -> "Call":

@@ -30,6 +30,8 @@ _OURS = b"x-headgate-"
 # The client's credentials are meant for us. So are its cookies, such as those of a dashboard on the same host.
 _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"proxy-authorization", b"cookie"})
 
+_ASKED_FOR_USAGE = frozenset({"chat", "completions"})
+
 _LOOK_UP_LIMIT_BYTES = 64 * 1024
 _LOOK_UP_TIMEOUTS = Timeouts(pool_s=5.0, connect_s=5.0, first_byte_s=10.0, idle_s=10.0)
 _DEFAULT_TIMEOUTS = Timeouts()
@@ -86,7 +88,7 @@ class AccountProvider:
             CallerError: A streamed chat cannot be asked for its usage: see `ask_for_usage`.
         """
         endpoint = endpoint_of(request.target, request.headers)
-        may_stream = endpoint is not None and endpoint.name == "chat" and request.is_streamed is not False
+        may_stream = endpoint is not None and endpoint.name in _ASKED_FOR_USAGE and request.is_streamed is not False
         body = ask_for_usage(request.body) if may_stream else None
         call = self._client.send(
             request.method,
@@ -96,6 +98,7 @@ class AccountProvider:
             body=request.body if body is None else body,
             timeouts=self._timeouts,
             passage=request.passage,
+            upload=request.upload,
         )
         return Sending(
             call,
@@ -133,14 +136,14 @@ class AccountProvider:
 
     def _headers(self, request: Request, endpoint: Endpoint | None) -> list[tuple[bytes, bytes]]:
         of_connection = named_by_connection(request.headers)
-        metered = endpoint is not None and endpoint.metered
+        is_read = endpoint is not None and endpoint.metered and not endpoint.passes
         headers = []
         beta_at = None
         for name, value in request.headers:
             match _treatment(name):
                 case "drop":
                     continue
-                case "encoding" if metered:
+                case "encoding" if is_read:
                     # Answers are small, and compression would hold back events and keep a chunk from being hidden. What
                     # a server encodes all the same is decoded on the side.
                     headers.append((name, b"identity"))

@@ -68,6 +68,9 @@ _MOST_NAME_CHARS = 200
 # No model writes so much; beyond it a sum would not fit a database's integer.
 _MOST_COUNT = 10**9
 
+# What a completion writes at the most where it does not say (OpenAI's reference of completions).
+_COMPLETION_TOKENS = 16
+
 _Model = Annotated[str, msgspec.Meta(min_length=1, max_length=_MOST_NAME_CHARS)]
 _Positive = Annotated[int, msgspec.Meta(ge=1, le=_MOST_COUNT)]
 _NotNegative = Annotated[int, msgspec.Meta(ge=0, le=_MOST_COUNT)]
@@ -93,16 +96,26 @@ class _Responses(msgspec.Struct, gc=False):
     max_output_tokens: _Positive | None = None
 
 
+class _Completions(msgspec.Struct, gc=False):
+    model: _Model
+    stream: bool | None = None
+    max_tokens: _NotNegative | None = None
+    n: _Positive | None = None
+    best_of: _Positive | None = None
+    prompt: msgspec.Raw = msgspec.Raw()
+
+
 class _ModelOnly(msgspec.Struct, gc=False):
     model: _Model
 
 
-_Fields = _Messages | _Chat | _Responses | _ModelOnly
+_Fields = _Messages | _Chat | _Completions | _Responses | _ModelOnly
 
 _SHAPES: dict[EndpointName, type[_Fields]] = {
     "messages": _Messages,
     "count_tokens": _ModelOnly,
     "chat": _Chat,
+    "completions": _Completions,
     "responses": _Responses,
     "embeddings": _ModelOnly,
 }
@@ -117,6 +130,7 @@ _EXPECTED: dict[str, tuple[Any, str]] = {
     "max_completion_tokens": (_Positive | None, "a positive whole number"),
     "max_output_tokens": (_Positive | None, "a positive whole number"),
     "n": (_Positive | None, "a positive whole number"),
+    "best_of": (_Positive | None, "a positive whole number"),
 }
 _WRONG = object()
 _CLIP_CHARS = 40
@@ -137,8 +151,23 @@ def _read_body(endpoint: Endpoint, body: bytes) -> tuple[str, bool, int | None]:
         case _Chat():
             most = fields.max_completion_tokens if fields.max_completion_tokens is not None else fields.max_tokens
             return fields.model, fields.stream is True, None if most is None else most * (fields.n or 1)
+        case _Completions():
+            most = _COMPLETION_TOKENS if fields.max_tokens is None else fields.max_tokens
+            return fields.model, fields.stream is True, most * _completions(fields)
         case _ModelOnly():
             return fields.model, False, 0
+
+
+def _completions(asked: _Completions) -> int:
+    """Give how many answers a completion writes: each prompt of a list has its own."""
+    each = max(asked.n or 1, asked.best_of or 1)
+    if not bytes(asked.prompt).startswith(b"["):
+        return each
+    try:
+        prompts = msgspec.json.decode(asked.prompt)
+    except UNREADABLE:  # the provider's to refuse
+        return each
+    return each * (len(prompts) if prompts and not isinstance(prompts[0], int) else 1)
 
 
 def _explain(endpoint: Endpoint, body: bytes) -> str:

@@ -6,6 +6,7 @@ call. No redirects, cookies, decompression or proxies, and nothing that costs is
 
 import asyncio
 import ssl
+from collections.abc import Coroutine
 from types import TracebackType
 
 from headgate.adapters.providers.http_connection import Connection, Timeouts
@@ -13,7 +14,7 @@ from headgate.adapters.providers.http_errors import Broken, HttpError, NoAnswer,
 from headgate.adapters.providers.http_pool import HostPool, HostStats, HttpSettings
 from headgate.adapters.providers.http_reply import Reply
 from headgate.adapters.providers.http_request import CONNECTION_HEADERS, Origin, encode_head, parse_url
-from headgate.ports import Headers, Passage
+from headgate.ports import Headers, Passage, Upload
 
 __all__ = [
     "CONNECTION_HEADERS",
@@ -57,6 +58,7 @@ class HttpClient:
         body: bytes = b"",
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         passage: Passage | None = None,
+        upload: Upload | None = None,
     ) -> "_Call":
         """Prepare one call, to be used once, as `async with`; entering it sends and gives the `Reply` with its head.
 
@@ -64,14 +66,15 @@ class HttpClient:
         a GET or HEAD is sent a second time, on a new connection, when one that was used before closes without a byte in
         answer: from outside, a server that closed just before a call cannot be told from one that took it and died.
         Leaving the block before the body has ended closes the connection there and then. `passage` is told whether a
-        byte may have left, also to those who cancel the call while it waits for a connection.
+        byte may have left, also to those who cancel the call while it waits for a connection. `upload` is sent in place
+        of `body`, while it comes in; what it raises is raised on entering.
 
         Raises:
             NotSent: On entering. Nothing reached the server.
             NoAnswer: On entering. The request was sent, but no usable head came.
             Broken: On reading the body.
         """
-        return _Call(self, method, origin, target, headers, body, timeouts, passage or Passage())
+        return _Call(self, method, origin, target, headers, upload or body, timeouts, passage or Passage())
 
     async def close(self) -> None:
         """Close all connections; calls on their way end with an error, later ones are not sent."""
@@ -104,7 +107,10 @@ class HttpClient:
 class _Call:
     """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
 
-    __slots__ = ("_body", "_client", "_headers", "_method", "_origin", "_passage", "_reply", "_target", "_timeouts")
+    __slots__ = (
+        *("_body", "_client", "_headers", "_method", "_origin", "_passage", "_reply", "_target", "_timeouts"),
+        "_upload",
+    )
 
     def __init__(
         self,
@@ -113,7 +119,7 @@ class _Call:
         origin: Origin,
         target: bytes,
         headers: Headers,
-        body: bytes,
+        body: bytes | Upload,
         timeouts: Timeouts,
         passage: Passage,
     ) -> None:
@@ -122,7 +128,8 @@ class _Call:
         self._origin = origin
         self._target = target
         self._headers = headers
-        self._body = body
+        self._body = body if isinstance(body, bytes) else b""
+        self._upload = None if isinstance(body, bytes) else body
         self._timeouts = timeouts
         self._passage = passage
         passage.sent = False
@@ -132,7 +139,8 @@ class _Call:
         assert self._reply is None, "a call is made once"
         started_s = asyncio.get_running_loop().time()
         try:
-            head = encode_head(self._method, self._origin, self._target, self._headers, len(self._body))
+            body_bytes = len(self._body) if self._upload is None else self._upload.length
+            head = encode_head(self._method, self._origin, self._target, self._headers, body_bytes)
         except ValueError as error:
             raise NotSent(self._origin.label, "request", str(error), elapsed_s=0.0) from error
         pool = self._client.pool(self._origin)
@@ -154,7 +162,10 @@ class _Call:
         self._passage.sent = True
         connection.start(reply, head, self._body, has_body=self._method != "HEAD", timeouts=self._timeouts)
         try:
-            await reply.wait_for_head()
+            if self._upload is None:
+                await reply.wait_for_head()
+            else:
+                await _answered(reply, connection.upload(aiter(self._upload), chunked=self._upload.length is None))
         except BaseException:
             reply.leave()
             raise
@@ -164,3 +175,18 @@ class _Call:
     ) -> None:
         if self._reply is not None:
             self._reply.leave()
+
+
+async def _answered(reply: Reply, uploading: Coroutine[None, None, None]) -> None:
+    """Send a body while it comes in, and wait for the head; a server that answers before its end gets no more of it."""
+    upload = asyncio.create_task(uploading, name="upload")
+    head = asyncio.create_task(reply.wait_for_head(), name="head")
+    try:
+        await asyncio.wait((upload, head), return_when=asyncio.FIRST_COMPLETED)
+        if not head.done():
+            await upload
+        await head
+    finally:
+        for each in (upload, head):
+            each.cancel()
+        await asyncio.gather(upload, head, return_exceptions=True)

@@ -8,6 +8,7 @@ import asyncio
 import math
 import select
 import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import NoReturn, Protocol, cast
 
@@ -57,8 +58,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_complete", "_deadline_s", "_fault", "_has_body", "_head_done", "_head_limit_bytes", "_headers",
         "_idle_s", "_keep_alive", "_loop", "_owner", "_parser", "_paused", "_pieces", "_quiet_bytes",
-        "_reason", "_reply", "_status", "_timeouts", "_timer", "_timer_s", "_transport", "_unread_limit_bytes",
-        "_until_close", "_watch", "label", "on_body", "served",
+        "_reason", "_reply", "_sends_more", "_status", "_timeouts", "_timer", "_timer_s", "_transport",
+        "_unread_limit_bytes", "_until_close", "_watch", "_writable", "label", "on_body", "served",
     )  # fmt: skip
 
     _headers: list[tuple[bytes, bytes]]
@@ -89,6 +90,8 @@ class Connection(asyncio.Protocol):
         self._pieces: list[bytes] = []
         self.on_body = self._pieces.append
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        self._sends_more = False
+        self._writable: asyncio.Future[None] | None = None
         self._begin_reply(has_body=True)
 
     @property
@@ -106,12 +109,46 @@ class Connection(asyncio.Protocol):
         assert self._reply is None, "one call at a time"
         self._begin_reply(has_body=has_body)
         self._reply = reply
+        self._sends_more = False
         self._timeouts = timeouts
         if len(body) <= _JOIN_BELOW_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
         self._expect_within(timeouts.first_byte_s)
+
+    async def upload(self, pieces: AsyncIterator[bytes], *, chunked: bool) -> None:
+        """Send a body piece by piece, as fast as the server takes it.
+
+        The time for the first byte of an answer begins anew with each piece.
+        """
+        self._sends_more = True
+        async for piece in pieces:
+            if not piece:
+                continue
+            self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            if self._writable is not None:
+                await self._writable
+        if chunked:
+            self._write(b"0\r\n\r\n")
+        self._sends_more = False
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is None or self._reply is None:
+            return  # closed: whoever reads the reply is told why
+        self._transport.write(data)
+        if not self._head_done:
+            self._expect_within(self._timeouts.first_byte_s)
+
+    def pause_writing(self) -> None:
+        """Wait with more: the server takes it slowly."""
+        self._writable = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
 
     def resume(self) -> None:
         """Read on: the reply's bytes were taken."""
@@ -186,6 +223,7 @@ class Connection(asyncio.Protocol):
                 self._fail("reset", f"the server closed the connection {cut}")
         if self._timer is not None:
             self._timer.cancel()
+        self.resume_writing()
         # The parser holds this object's methods: without this cut each connection would wait for the garbage collector.
         self._transport = self._parser = self._timer = self._watch = None
         self._owner.gone(self)
@@ -285,6 +323,7 @@ class Connection(asyncio.Protocol):
         reply.end()
         transport = self._transport
         # A server that answered before it had read the request is about to close.
+        reusable = reusable and not self._sends_more
         if reusable and transport is not None and not transport.is_closing() and not transport.get_write_buffer_size():
             self.served += 1
             self.resume()

@@ -61,8 +61,10 @@ def parse_url(url: str) -> tuple[Origin, bytes]:
     return Origin(parts.scheme, host, parts.port or _DEFAULT_PORTS[parts.scheme]), target.encode("ascii")
 
 
-def encode_head(method: str, origin: Origin, target: bytes, headers: Headers, body_bytes: int) -> bytes:
-    """Give the bytes of a request's head: `headers` as they are, after `host` and before `content-length`.
+def encode_head(method: str, origin: Origin, target: bytes, headers: Headers, body_bytes: int | None) -> bytes:
+    """Give the bytes of a request's head: `headers` as they are, after `host` and before what tells the body's length.
+
+    Without `body_bytes` the body is sent in chunks.
 
     Raises:
         ValueError: A header or the target cannot be sent; names the header, never its value.
@@ -70,7 +72,10 @@ def encode_head(method: str, origin: Origin, target: bytes, headers: Headers, bo
     parts = [_start(method, origin, target)]
     for name, value in headers:
         parts += (_field(name), value, b"\r\n")
-    if body_bytes or method not in _METHODS_WITHOUT_BODY:
+    if body_bytes is None:
+        parts.append(b"transfer-encoding: chunked\r\n\r\n")
+        lines = len(headers) + 4
+    elif body_bytes or method not in _METHODS_WITHOUT_BODY:
         parts.append(b"content-length: %d\r\n\r\n" % body_bytes)
         lines = len(headers) + 4
     else:

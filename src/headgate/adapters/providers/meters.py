@@ -31,13 +31,14 @@ DocumentReader = Callable[[Reading, bytes], bool]
 PutsOff = Callable[[Reading, Event], bool]
 """Whether an event need not be read before somebody asks how much output there was."""
 
-_PUT_OFF: dict[EndpointName, PutsOff] = {"chat": openai.only_speaks}
+_PUT_OFF: dict[EndpointName, PutsOff] = {"chat": openai.only_speaks, "completions": openai.only_speaks}
 _MOST_PUT_OFF = 1_000
 _MOST_PUT_OFF_BYTES = 1024 * 1024
 
 _READERS: dict[EndpointName, tuple[EventReader | None, DocumentReader]] = {
     "messages": (anthropic.read_message_event, anthropic.read_message),
     "chat": (openai.read_chat_event, openai.read_chat),
+    "completions": (openai.read_chat_event, openai.read_chat),
     "responses": (openai.read_response_event, openai.read_response),
     "embeddings": (None, openai.read_embeddings),
 }

@@ -85,6 +85,7 @@ class _ChatDelta(msgspec.Struct, gc=False):
 
 
 class _Choice(msgspec.Struct, gc=False):
+    text: str | None = None  # completions
     delta: _ChatDelta | None = None
     finish_reason: str | None = None
 
@@ -111,6 +112,8 @@ def read_chat_event(reading: Reading, event: Event) -> bool:
         reading.finish = choice.finish_reason or reading.finish
         if choice.delta is not None:
             reading.output_characters += _characters(choice.delta)
+        elif choice.text is not None:
+            reading.output_characters += len(choice.text)
     if chunk.error is not None:
         reading.failure = failure_in_stream(fields_of(chunk.error))
     if not isinstance(chunk.usage, dict):

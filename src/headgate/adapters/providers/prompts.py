@@ -29,7 +29,7 @@ _Json = Mapping[str, Any]
 
 def prompt_bound(endpoint: EndpointName, model: str, body: bytes) -> PromptBound:
     """Give what bounds the input of a call that `read_call` has read."""
-    if endpoint == "embeddings":
+    if endpoint in {"embeddings", "completions"}:  # many prompts may stand in one body, in tokens too
         return PromptBound(len(body), OVERHEAD_TOKENS, windowed=False)
     read = _read_but_texts(body) if endpoint in {"chat", "messages"} else None
     if read is None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from http import HTTPStatus
 
+from headgate.adapters.providers.call_head import stated_wait_s
 from headgate.adapters.providers.endpoints import Endpoint
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
@@ -73,6 +74,7 @@ async def pass_on(
     if exchange.method not in _ASKED_EVERYWHERE or endpoint.name not in _MIGHT_BE_ELSEWHERE:
         accounts = accounts[:1]
     upload = Upload(exchange)
+    stated_s = stated_wait_s(exchange.named.get(b"x-headgate-max-wait"))
     call = Call(
         model="",
         dialect=endpoint.dialect,
@@ -81,7 +83,7 @@ async def pass_on(
         max_output_tokens=0,
         scopes=scopes,
         standing=standing,
-        max_wait_s=max_wait_s,
+        max_wait_s=max_wait_s if stated_s is None else min(max_wait_s, stated_s),
         is_streamed=False,
         is_metered=False,
     )

@@ -16,7 +16,7 @@ from headgate.adapters.providers.reading import UNREADABLE
 from headgate.core.errors import CallerError
 from headgate.ports import Headers
 
-__all__ = ["CallHead", "read_call"]
+__all__ = ["CallHead", "read_call", "stated_wait_s"]
 
 
 class CallHead(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +56,7 @@ def read_call(endpoint: Endpoint, headers: Headers, body: bytes) -> CallHead:
         size.text_bytes,
         size.media,
         cache_life(body) if endpoint.name == "messages" else None,
-        _max_wait_s(named.get(b"x-headgate-max-wait")),
+        stated_wait_s(named.get(b"x-headgate-max-wait")),
         _client_timeout_s(named),
     )
 
@@ -201,7 +201,12 @@ def _clip(raw: bytes | msgspec.Raw) -> str:
 # --- headers
 
 
-def _max_wait_s(value: bytes | None) -> float | None:
+def stated_wait_s(value: bytes | None) -> float | None:
+    """Read how long a client says that it will wait.
+
+    Raises:
+        CallerError: that is no number of seconds.
+    """
     if value is None:
         return None
     seconds = _seconds(value)

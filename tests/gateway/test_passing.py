@@ -21,7 +21,7 @@ MOST_ON_THE_WAY = 32 * 1024 * 1024
 class Store:
     """A provider that keeps nothing but a digest of what it gets, and gives as much back."""
 
-    def __init__(self, status: int = 200, answers_early: bool = False) -> None:
+    def __init__(self, status: int = 200, *, answers_early: bool = False) -> None:
         self.status = status
         self.answers_early = answers_early
         self.seen: list[tuple[str, str, list[tuple[bytes, bytes]]]] = []
@@ -47,7 +47,7 @@ class Store:
         head = [(b"content-type", b"application/octet-stream"), (b"x-request-id", b"up_1")]
         await send({"type": "http.response.start", "status": self.status, "headers": head})
         if scope["path"].endswith("/content"):
-            for _ in range(PIECES):
+            for _ in range(PIECES // 2):
                 await send({"type": "http.response.body", "body": PIECE, "more_body": True})
         await send({"type": "http.response.body", "body": b'{"id" :"f_1"}'})
 
@@ -109,7 +109,7 @@ def test_a_large_answer_passes_byte_for_byte(with_stack):
     async def test(stack):
         status, headers, body = await stack.send("GET", "/v1/files/f_1/content", headers=[KEY])
         assert (status, headers[b"x-request-id"]) == (200, b"up_1")
-        assert body == PIECE * PIECES + b'{"id" :"f_1"}'
+        assert body == PIECE * (PIECES // 2) + b'{"id" :"f_1"}'
 
     with_stack(test, app=Store())
 
@@ -193,10 +193,10 @@ def test_without_a_budget_what_it_cost_is_unknown_and_not_nothing(with_stack):
 def test_requests_that_pass_meet_the_limits_on_requests(with_stack):
     async def test(stack):
         wait = (b"x-headgate-max-wait", b"0")
-        statuses = [(await stack.send("GET", "/v1/files", headers=[KEY, wait]))[0] for _ in range(4)]
-        assert statuses == [200, 200, 429, 429]
+        statuses = [(await stack.send("GET", "/v1/files", headers=[KEY, wait]))[0] for _ in range(3)]
+        assert statuses == [200, 429, 429]
 
-    with_stack(test, app=Store(), limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 2')
+    with_stack(test, app=Store(), limits='[[limit]]\nscope = "account:*"\nrequests_per_minute = 1')
 
 
 def test_without_a_key_nothing_passes(with_stack):

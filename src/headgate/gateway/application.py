@@ -106,8 +106,8 @@ class Gateway:
         else:
             raise NoSuchPathError(
                 f"there is no {exchange.path[:200]} here; served are /v1/messages, /v1/messages/count_tokens, "
-                "/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /v1/models, what else a provider "
-                f"has below /v1/, and {', '.join(PATHS)}"
+                "/v1/chat/completions, /v1/completions, /v1/responses, /v1/embeddings, /v1/models, what else providers "
+                f"have below /v1/, and {', '.join(PATHS)}"
             )
 
     async def _relay(self, exchange: HttpExchange, endpoint: Endpoint) -> None:

@@ -1,7 +1,10 @@
 """Which paths are known, which pass, and whether what passes spends anything."""
 
+from pathlib import Path
+
 import pytest
 
+from headgate.adapters.providers import endpoints
 from headgate.adapters.providers.endpoints import endpoint_of
 
 ANTHROPIC = [(b"anthropic-version", b"2023-06-01")]
@@ -41,3 +44,10 @@ def test_a_path_is_known_or_passes(method, path, headers, expected):
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/messages", "/api/v1/usage", "/healthz", "/metrics"])
 def test_what_is_no_providers_does_not_pass(path):
     assert endpoint_of(path, [], "GET") is None
+
+
+def test_the_reference_has_every_path():
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "endpoints.md").read_text(encoding="utf-8")
+    assert [path for path in endpoints._ENDPOINTS if f"| `{path}` | POST |" not in text] == []
+    passed = [start for start, _, _ in endpoints._PASSED if start not in {"/v1/messages", "/v1/chat/completions"}]
+    assert [start for start in passed if f"`{start}" not in text] == []

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from headgate.adapters.config import Config, ConfiguredKey, above_its_parents, limit_rules
+from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
 from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
 from headgate.compose import WallClock, open_stores, read_config
@@ -22,16 +23,20 @@ from headgate.runtime.keys import Keys, in_force, make_key
 
 T = TypeVar("T")
 
+MOST_MODEL_CHARS = 200
+
 
 @dataclass(frozen=True, slots=True)
 class KeyWishes:
-    """A key as it was asked for: `limits` and `tags` as name=value, `expires_in` as 30d."""
+    """A key as it was asked for: `limits` and `tags` as name=value, `expires_in` as 30d, `models` as globs."""
 
     name: str
     limits: tuple[str, ...] = ()
     team: str | None = None
     tags: tuple[str, ...] = ()
     expires_in: str | None = None
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
 
 
 def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) -> None:
@@ -50,7 +55,13 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
     above = above_its_parents(config, ConfiguredKey(wishes.name, wishes.team, tuple(tags.items())), rules)
     if above:
         raise CallerError("; ".join(above))
-    scopes = {"team": wishes.team, "tags": tags}
+    for endpoint in wishes.endpoints:
+        if endpoint not in ENDPOINT_NAMES:
+            raise CallerError(f"--endpoint {endpoint[:40]!r}: expected one of {', '.join(ENDPOINT_NAMES)}")
+    for model in wishes.models:
+        if not 0 < len(model) <= MOST_MODEL_CHARS or not model.isprintable():
+            raise CallerError(f"--model {model[:40]!r}: expected a model or a pattern such as claude-haiku-*")
+    scopes = {"team": wishes.team, "tags": tags, "models": wishes.models, "endpoints": wishes.endpoints}
     said = {name: value for name, value in scopes.items() if value}
     clock = WallClock()
     now_s = clock.now_s()

@@ -375,13 +375,22 @@ def keys_create(
     expires_in: Annotated[
         str | None, typer.Option(metavar="SPAN", help="30d, 12h; without it the key does not expire.")
     ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="A model or pattern that it may call; may be repeated; without it any."),
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="An endpoint that it may call, such as messages; as --model."),
+    ] = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Make a key. It is shown once, and only its hash is kept."""
     from headgate.cli.keys import KeyWishes, create_key  # noqa: PLC0415 - heavy
 
-    create_key(config, KeyWishes(name, tuple(limit or ()), team, tuple(tag or ()), expires_in), as_json=as_json)
+    may = tuple(model or ()), tuple(endpoint or ())
+    create_key(config, KeyWishes(name, tuple(limit or ()), team, tuple(tag or ()), expires_in, *may), as_json=as_json)
 
 
 @keys_app.command("list")

@@ -80,6 +80,13 @@ class Reloading:
 def said_of_keys(config: Config) -> dict[str, KeyScopes]:
     """Give what the configuration says of keys, by their names."""
     return {
-        key.name: KeyScopes(team=key.team, tags=dict(key.tags), priority=key.priority, interactive=key.interactive)
+        key.name: KeyScopes(
+            team=key.team,
+            tags=dict(key.tags),
+            priority=key.priority,
+            interactive=key.interactive,
+            models=key.models,
+            endpoints=key.endpoints,
+        )
         for key in config.keys
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from headgate.adapters.providers.call_head import read_call
 from headgate.adapters.providers.endpoints import Endpoint, dialect_of, endpoint_of
 from headgate.adapters.providers.refusals import RefusalKind, error_answer
 from headgate.core.errors import (
@@ -29,13 +30,22 @@ from headgate.core.errors import (
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
 from headgate.gateway.asked import NothingThereError, Reload
-from headgate.gateway.callers import Caller, KeyScopes, NoKeyError, identify, scopes_of, standing_of
+from headgate.gateway.callers import (
+    Caller,
+    KeyScopes,
+    NoKeyError,
+    check_endpoint,
+    check_model,
+    identify,
+    scopes_of,
+    standing_of,
+)
 from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.nearby import check_nearby
 from headgate.gateway.own_headers import check_own_headers
 from headgate.gateway.passing import pass_on
-from headgate.gateway.relay import relay_metered, relay_unmetered
+from headgate.gateway.relay import Meant, relay_metered, relay_unmetered
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 
@@ -115,18 +125,23 @@ class Gateway:
             raise WrongMethodError(exchange, endpoint.method)
         caller = await self._identify(exchange)
         check_own_headers(exchange)
+        check_endpoint(caller, endpoint, self._settings.keys)
         if endpoint.passes:
             scopes, max_wait_s = self._scopes_of(caller, exchange), self._settings.max_wait_s
             standing = standing_of(caller, exchange, self._settings.keys)
             await pass_on(exchange, self._manager, endpoint, scopes, max_wait_s, standing)
             return
         body = await exchange.body(self._settings.max_body_bytes)
-        if endpoint.metered:
+        head = read_call(endpoint, exchange.headers, body) if endpoint.method == "POST" else None
+        if head is not None:
+            check_model(caller, head.model, self._settings.keys)
+        if head is not None and endpoint.metered:
             scopes = self._scopes_of(caller, exchange)
             standing = standing_of(caller, exchange, self._settings.keys)
-            await relay_metered(exchange, self._manager, endpoint, scopes, body, self._settings.max_wait_s, standing)
+            meant = Meant(endpoint, head, body)
+            await relay_metered(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing)
         else:
-            await relay_unmetered(exchange, self._manager, endpoint, body)
+            await relay_unmetered(exchange, self._manager, endpoint, body, None if head is None else head.model)
 
     def _scopes_of(self, caller: Caller, exchange: HttpExchange) -> Scopes:
         return scopes_of(caller, exchange, self._settings.keys)

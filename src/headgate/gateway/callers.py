@@ -6,16 +6,19 @@ One rule: what a key says of its bearer cannot be overridden by a header; header
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 import msgspec
 
+from headgate.adapters.providers.endpoints import Endpoint
 from headgate.core.errors import CallerError
 from headgate.core.scheduling import MOST_PRIORITY, Standing
 from headgate.core.scopes import ScopeKind, Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.own_headers import tags_in
 from headgate.ports import HashedKey
+from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 
 MOST_PROGRAM_TOKENS = 10**12
@@ -35,7 +38,10 @@ class Caller:
 
 
 class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What a key's bearer is attributed to and how its calls stand among others, as it is stored with the key."""
+    """What a key's bearer is attributed to, how its calls stand among others, and what they may be.
+
+    It is stored with the key. Without `models` (globs) or `endpoints` (names) they may be any.
+    """
 
     team: str | None = None
     run: str | None = None
@@ -43,6 +49,8 @@ class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     tags: dict[str, str] = {}
     priority: int = 0
     interactive: bool = False
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
 
 
 _NOBODY = KeyScopes()
@@ -166,6 +174,33 @@ def _priority(stated: str) -> int:
             f"x-headgate-priority: {stated[:40]!r}; expected a whole number from {-MOST_PRIORITY} to {MOST_PRIORITY}"
         )
     return priority
+
+
+def check_endpoint(caller: Caller, endpoint: Endpoint, configured: Mapping[str, KeyScopes]) -> None:
+    """Return if a key's bearer may call an endpoint.
+
+    Raises:
+        NotAllowedError: the list of the configuration, or of the key itself, leaves it out.
+    """
+    for said in _both(caller, configured):
+        if said.endpoints and endpoint.name not in said.endpoints:
+            raise NotAllowedError(
+                f"this key may not call {endpoint.path[:200]} ({endpoint.name}); it may call: "
+                f"{', '.join(said.endpoints)}"
+            )
+
+
+def check_model(caller: Caller, model: str, configured: Mapping[str, KeyScopes]) -> None:
+    """Return if a key's bearer may call a model; raises as `check_endpoint`."""
+    for said in _both(caller, configured):
+        if said.models and not any(fnmatchcase(model, glob) for glob in said.models):
+            raise NotAllowedError(f"this key may not call {model}; it may call: {', '.join(said.models)}")
+
+
+def _both(caller: Caller, configured: Mapping[str, KeyScopes]) -> tuple[KeyScopes, ...]:
+    if caller.key is None:
+        return ()
+    return configured.get(caller.key.name, _NOBODY), _said(caller.key.scopes)
 
 
 def own_scopes(caller: Caller, configured: Mapping[str, KeyScopes]) -> Scopes:

@@ -10,10 +10,11 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 
-from headgate.adapters.providers.call_head import CallHead, read_call
+from headgate.adapters.providers.call_head import CallHead
 from headgate.adapters.providers.endpoints import Endpoint
 from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
 from headgate.adapters.providers.prefix import prompt_marks
@@ -35,12 +36,19 @@ ANSWERED_IN_TIME = 0.95
 """The share of its client's own time-out that a call may wait: a refusal has to arrive before the client gives up."""
 
 
+class Meant(NamedTuple):
+    """What a client sent: to which endpoint, what must be known of it, and all of it."""
+
+    endpoint: Endpoint
+    head: CallHead
+    body: bytes
+
+
 async def relay_metered(
     exchange: HttpExchange,
     manager: Manager,
-    endpoint: Endpoint,
+    meant: Meant,
     scopes: Scopes,
-    body: bytes,
     max_wait_s: float,
     standing: Standing = ORDINARY,
 ) -> None:
@@ -49,7 +57,7 @@ async def relay_metered(
     Raises:
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
     """
-    head = read_call(endpoint, exchange.headers, body)
+    endpoint, head, body = meant
     call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
     choice = await manager.model_for(call)
     if choice.rule is not None:
@@ -64,13 +72,14 @@ async def relay_metered(
         await ending.whole()
 
 
-async def relay_unmetered(exchange: HttpExchange, manager: Manager, endpoint: Endpoint, body: bytes) -> None:
-    """Carry a call that spends no tokens: counting tokens, listing models.
+async def relay_unmetered(
+    exchange: HttpExchange, manager: Manager, endpoint: Endpoint, body: bytes, model: str | None
+) -> None:
+    """Carry a call that spends no tokens: counting tokens of a model, listing models (None).
 
     Raises:
         HeadgateError: nothing of an answer has gone to the client yet.
     """
-    model = read_call(endpoint, exchange.headers, body).model if endpoint.method == "POST" else None
     account = manager.pool.first_that_serves(endpoint.dialect, model)
     request = Request(exchange.method, exchange.target, exchange.headers, body, "")
     async with CancelledWithClient(exchange), manager.providers[account.name].send(request) as answer:

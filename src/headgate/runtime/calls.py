@@ -7,11 +7,11 @@ completed once, also when the caller is cancelled. How to wait is `admission`'s 
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from headgate.core.amounts import Demand
-from headgate.core.errors import BudgetError, CallerError, CallerGoneError, LimitError, ProviderError, StoreError
+from headgate.core.errors import BudgetError, CallerError, CallerGoneError, LimitError, ProviderError
 from headgate.core.estimates import Estimator
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Limit
@@ -246,16 +246,7 @@ class Calls:
     async def note_ruled_out(self, call: Call, ruled: RuledOut) -> None:
         """Record a call that a model rule turned down."""
         row = self._row(call, 1, fit(call.scopes), self._clock.now_s(), NO_USAGE)
-        await self._note_refused(replace(row, rule=ruled.rule), f"model_rule:{ruled.rule}")
-
-    async def _note_refused(self, row: Attempt, limit: str) -> None:
-        """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""
-        with suppress(StoreError):  # its caller is told in any case, and nothing was spent
-            with suppress(CallerError):  # it was held and begun before, and had to give that back
-                await self._ledger.begin(row)
-            await self._ledger.finish(
-                replace(row, state="refused", error_type=limit, sent=False, done_s=self._clock.now_s())
-            )
+        await self._settlements.note_refused(replace(row, rule=ruled.rule), f"model_rule:{ruled.rule}")
 
     # -- send and observe ----------------------------------------------------------------------------------------
 
@@ -330,7 +321,7 @@ class Calls:
             if isinstance(error, LimitError) and row is not None:
                 scopes = row.scopes if route is None else route.bound_for
                 unheld = replace(row, scopes=scopes, usage=NO_USAGE, held_micro_usd=None, cost_micro_usd=0)
-                await self._note_refused(unheld, error.limit)
+                await self._settlements.note_refused(unheld, error.limit)
             raise
         if not begun:  # it has waited, and may ask for something else by now, or elsewhere
             row = replace(row_asking(row, ticket), admitted_s=self._clock.now_s())
@@ -388,7 +379,7 @@ class Calls:
         except BaseException:
             is_over = True
             if is_begun:
-                self._settlements.go_on(self._unbegin(row), f"unbegin {row.id}")
+                self._settlements.go_on(self._settlements.unbegin(row), f"unbegin {row.id}")
             raise
         return ticket, row, begun
 
@@ -403,15 +394,6 @@ class Calls:
         if call.prompt_marks is None or account is None or not self._admission.scheduling.warm_up:
             return None
         return await self._warming.turn(account, call.prompt_marks(), ticket.deadline_s, is_streamed=call.is_streamed)
-
-    async def _unbegin(self, row: Attempt) -> None:
-        """Complete the row of an attempt that was not sent, because its caller left or the store failed."""
-        with suppress(StoreError):
-            await self._ledger.finish(
-                replace(
-                    row, state="cancelled", usage=NO_USAGE, cost_micro_usd=0, sent=False, done_s=self._clock.now_s()
-                )
-            )
 
     # -- settle and record ---------------------------------------------------------------------------------------
 

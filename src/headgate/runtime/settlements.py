@@ -6,11 +6,13 @@ is doing them once, since the hold's own record decides and a row is final once.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
 
 from headgate.core.amounts import NOTHING, Amounts
-from headgate.core.errors import StoreError
+from headgate.core.errors import CallerError, StoreError
 from headgate.core.ledger import Attempt
-from headgate.core.usage import CHARGES, Usage
+from headgate.core.usage import CHARGES, NO_USAGE, Usage
 from headgate.ports import Clock, Cost, LedgerStore, Prices
 from headgate.runtime.admission import Admission
 from headgate.runtime.grants import Grant
@@ -103,6 +105,24 @@ class Settlements:
         if grant.dialect == "openai":  # what was reserved at the start is not given back, failed calls count too
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual
+
+    async def note_refused(self, row: Attempt, limit: str) -> None:
+        """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""
+        with suppress(StoreError):  # its caller is told in any case, and nothing was spent
+            with suppress(CallerError):  # it was held and begun before, and had to give that back
+                await self._ledger.begin(row)
+            await self._ledger.finish(
+                replace(row, state="refused", error_type=limit, sent=False, done_s=self._clock.now_s())
+            )
+
+    async def unbegin(self, row: Attempt) -> None:
+        """Complete the row of an attempt that was not sent, because its caller left or the store failed."""
+        with suppress(StoreError):
+            await self._ledger.finish(
+                replace(
+                    row, state="cancelled", usage=NO_USAGE, cost_micro_usd=0, sent=False, done_s=self._clock.now_s()
+                )
+            )
 
     def cost(self, grant: Grant, usage: Usage, model_served: str | None) -> Cost:
         """Price what an attempt used, once for the same usage."""

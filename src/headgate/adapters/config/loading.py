@@ -46,6 +46,7 @@ from headgate.adapters.config.values import (
     sqlite,
 )
 from headgate.adapters.prices import PriceOverride
+from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
 from headgate.adapters.windows import WindowOverride
 from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
@@ -194,6 +195,8 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         weight=table.take("weight", weight, 1.0),
         priority=table.take("priority", whole(-MOST_PRIORITY, MOST_PRIORITY), 0),
         interactive=table.take("interactive", boolean, default=False),
+        models=table.take("models", _model_globs, ()),
+        endpoints=table.take("endpoints", endpoint_names, ()),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key
@@ -281,6 +284,17 @@ def _model_globs(value: object) -> tuple[str, ...]:
         except Unfit as unfit:
             raise Unfit(str(unfit), inside=(index,)) from None
     return tuple(globs)
+
+
+def endpoint_names(value: object) -> tuple[str, ...]:
+    """Read the names of endpoints."""
+    known = f"expected a list of endpoints, of {', '.join(ENDPOINT_NAMES)}"
+    if not isinstance(value, list) or not value:
+        raise Unfit(known)
+    for index, entry in enumerate(value):
+        if entry not in ENDPOINT_NAMES:
+            raise Unfit(known, inside=(index,))
+    return tuple(value)
 
 
 def _tags(value: object) -> tuple[tuple[str, str], ...]:

@@ -111,7 +111,7 @@ class ConfiguredAccount:
 class ConfiguredKey:
     """To whom the calls with a Headgate key of this name are attributed, and how they stand among others that wait.
 
-    Its limits are among the rules.
+    Its limits are among the rules. Without `models` or `endpoints` it may call any.
     """
 
     name: str
@@ -120,6 +120,8 @@ class ConfiguredKey:
     weight: float = 1.0
     priority: int = 0
     interactive: bool = False
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
 
 
 MaintenanceAction = Literal["hold", "refuse"]

@@ -6,17 +6,19 @@ spends nothing, else unknown. It reads no body and knows no account.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from headgate.core.usage import Dialect
 from headgate.ports import Headers
 
-__all__ = ["Endpoint", "EndpointName", "dialect_of", "endpoint_of"]
+__all__ = ["ENDPOINT_NAMES", "Endpoint", "EndpointName", "dialect_of", "endpoint_of"]
 
 EndpointName = Literal[
     "messages", "count_tokens", "chat", "completions", "responses", "embeddings", "models",
     "message_batches", "batches", "files", "stored_responses", "other",
 ]  # fmt: skip
+
+ENDPOINT_NAMES: tuple[str, ...] = get_args(EndpointName)
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,10 +283,10 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
             ["headgate.toml:3: slots: key:ci already has this limit from slots in line 6"],
         ),
         (
-            '[[key]]\nname = "ci"\n[[key]]\nname = "ci"\nmodels = "x"',
+            '[[key]]\nname = "ci"\n[[key]]\nname = "ci"\ncolour = "x"',
             [
                 "headgate.toml:4: [[key]] name: line 2 has the same",
-                "headgate.toml:5: [[key]] models: unknown; expected a limit such as",
+                "headgate.toml:5: [[key]] colour: unknown; expected a limit such as",
             ],
         ),
         ('[[key]]\nname = "a b"', ['headgate.toml:2: [[key]] name = "a b": expected a name of letters']),

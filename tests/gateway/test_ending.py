@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from headgate.adapters.memory import MemoryKeyStore, MemoryLedgerStore, MemoryLevelStore
+from headgate.adapters.providers.call_head import read_call
 from headgate.adapters.providers.endpoints import endpoint_of
 from headgate.core.accounts import Account
 from headgate.core.errors import ProviderError, StoreError
@@ -16,7 +17,7 @@ from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 from headgate.gateway.ending import MOST_HELD_S
 from headgate.gateway.exchange import HttpExchange
-from headgate.gateway.relay import relay_metered
+from headgate.gateway.relay import Meant, relay_metered
 from headgate.runtime.manager import Manager, Parts
 from headgate.testing.scripted import FlatPrices, Reply, ScriptedAnswer
 from headgate.testing.virtual_time import VirtualClock, run
@@ -94,7 +95,9 @@ async def relayed(pieces, *, stream=b"true", ledger=None, hangs_up_after_s=0.0):
     exchange = HttpExchange("POST", "/v1/messages", b"", [], receive, send)
     await manager.start()
     try:
-        await relay_metered(exchange, manager, endpoint_of("/v1/messages", []), Scopes(), BODY % stream, 60.0)
+        endpoint, body = endpoint_of("/v1/messages", []), BODY % stream
+        assert endpoint is not None
+        await relay_metered(exchange, manager, Meant(endpoint, read_call(endpoint, [], body), body), Scopes(), 60.0)
     finally:
         await manager.close()
     assert exchange.ended

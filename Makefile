@@ -18,7 +18,7 @@ BENCH := $(VENV)/.headgate-bench-installed
 AGAIN := $(shell test -x "$(VENV)/bin/python" || echo FORCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench clean FORCE
+.PHONY: help run test lint types bench clients clean FORCE
 
 help:
 	@echo "make run      a fleet of agents works through the gateway under limits, and ends with a report"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint     style and format"
 	@echo "make types    strict type check"
 	@echo "make bench    Headgate beside its rivals, with figures"
+	@echo "make clients  real agents and client libraries, for tests that are skipped without them"
 	@echo "make clean    removes the environment and all caches; recorded runs stay"
 
 run: $(DEV)
@@ -40,6 +41,12 @@ lint: $(DEV)
 
 types: $(DEV)
 	$(VENV)/bin/python -m mypy $(ARGS)
+
+# Real agents and client libraries, pinned, for the tests that are skipped without them.
+clients: $(DEV)
+	$(VENV)/bin/python -m venv .clients/py
+	.clients/py/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
+	npm install --no-fund --no-audit --prefix .clients $$($(VENV)/bin/python tests/clients/pinned.py)
 
 bench: $(BENCH)
 	$(VENV)/bin/python -m benchmarks all --data $(BENCH_DATA) $(ARGS)

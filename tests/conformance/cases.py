@@ -217,6 +217,12 @@ CLIENTS = {
     "anthropic SDK, sync and async": "messages, streams, count_tokens, models, refusals (`tests/gateway/test_sdks.py`)",
     "openai SDK, sync and async": "chat, responses, embeddings, streams, models, refusals (`tests/gateway/test_sdks.py`)",
     "raw HTTP/1.1": "every row above (`tests/conformance/test_conformance.py`)",
+    "Claude Code": "`-p`, streamed, with a tool call and its result (`tests/clients`, after `make clients`)",
+    "Codex": "`exec`, responses streamed, with a command and its output (`tests/clients`)",
+    "langchain-anthropic, langchain-openai": "messages, chat and responses with a tool call, streams, embeddings (`tests/clients`)",
+    "pydantic-ai": "messages and chat with a tool call (`tests/clients`)",
+    "openai-agents": "responses with a tool call, plain and streamed (`tests/clients`)",
+    "litellm as a client": "messages and chat, plain and streamed (`tests/clients`)",
 }
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ on, or the app waits. No timers run here: who is silent for long is for the serv
 import asyncio
 from collections import deque
 from logging import Logger
-from typing import cast
+from typing import NoReturn, cast
 from urllib.parse import unquote
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, parse_url
@@ -17,6 +17,9 @@ from headgate.adapters.http_call import STATUS_LINES, WHEN_GONE, App, Call, Mess
 __all__ = ["Connection", "Connections"]
 
 HEAD_LIMIT_BYTES = 64 * 1024
+_TOO_LARGE = f"The head of the request is larger than {HEAD_LIMIT_BYTES} bytes."
+_VERSIONS = frozenset({"1.0", "1.1"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 MOST_PIPELINED = 16
 """Requests that a client may send before it has its answer; those beyond wait in its socket."""
 
@@ -44,10 +47,13 @@ class Connection(asyncio.Protocol):
         "_call",
         "_client",
         "_expects",
+        "_fault",
         "_has_asked",
         "_head_bytes",
         "_headers",
         "_in_head",
+        "_is_known",
+        "_is_upgrade",
         "_loop",
         "_parser",
         "_pipeline",
@@ -65,9 +71,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, connections: Connections) -> None:
         self._all = connections
         self._loop = asyncio.get_running_loop()
-        self._parser: HttpRequestParser | None = HttpRequestParser(self)
-        # After `connection: close` a client may have sent more before it read that; it is not answered.
-        self._parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parser: HttpRequestParser | None = self._make_parser()
         self._call: Call | None = None
         self._pipeline: deque[Call] = deque()
         self.drained: asyncio.Future[None] | None = None
@@ -80,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._server: tuple[str, int] | None = None
         self._has_asked = False
         self._expects = False
+        self._fault: str | None = None
+        self._is_upgrade = self._is_known = False
         self.is_ending = False
         self.is_reading = True
 
@@ -111,15 +117,33 @@ class Connection(asyncio.Protocol):
             return
         try:
             parser.feed_data(data)
-        except HttpParserUpgrade:
-            pass  # no other protocol is spoken: the request is answered as any other, by RFC 9110 section 7.8
+        except HttpParserUpgrade as upgrade:
+            self._read_on_as_before(data[upgrade.args[0] :])
+            return
         except HttpParserError:
-            self._refuse("Invalid HTTP request received.")
+            self._refuse(self._fault or "Invalid HTTP request received.")
             return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
-                self._refuse(f"The head of the request is larger than {HEAD_LIMIT_BYTES} bytes.")
+                self._refuse(_TOO_LARGE)
+
+    def _make_parser(self) -> HttpRequestParser:
+        parser = HttpRequestParser(self)
+        # After `connection: close` a client may have sent more before it read that; it is not answered.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
+
+    def _read_on_as_before(self, data: bytes) -> None:
+        """Go on after a head that asks for another protocol: none is spoken, so it counts as any other (RFC 9110, 7.8).
+
+        llhttp takes what follows for that protocol: another parser has to read it, which is told of the head what frames
+        its body.
+        """
+        framing = [b"%b: %b\r\n" % each for each in self._headers if each[0] in _FRAMING]
+        self._parser = self._make_parser()
+        self._is_known, self._is_upgrade = True, False
+        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing) + data)
 
     def pause_writing(self) -> None:
         """Let the app wait: the client takes less than is sent."""
@@ -135,13 +159,16 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
+        if self._is_known:
+            return
         self._in_head, self._head_bytes = True, 0
         self._headers, self._url = [], b""
         self._expects = False
 
     def on_url(self, url: bytes) -> None:
         """Collect the target, which may come in parts."""
-        self._url += url
+        if not self._is_known:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Collect a header; trailers are not wanted."""
@@ -155,8 +182,16 @@ class Connection(asyncio.Protocol):
         """Begin a call, or queue it behind the one that is not answered yet."""
         parser = self._parser
         assert parser is not None
+        if self._is_known:
+            self._is_known = False
+            return
         self._in_head, self._sweeps, self._has_asked = False, 0, True
+        self._is_upgrade = parser.should_upgrade()
         version, url = parser.get_http_version(), self._url
+        if version not in _VERSIONS:
+            self._stop("This server speaks HTTP/1.1 and HTTP/1.0.")
+        if sum(len(name) + len(value) + 4 for name, value in self._headers) + len(url) > HEAD_LIMIT_BYTES:
+            self._stop(_TOO_LARGE)
         if url.startswith(b"/") and b"#" not in url:
             raw_path, _, query = url.partition(b"?")
         else:
@@ -198,6 +233,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Tell the call that its body is whole."""
+        if self._is_upgrade:
+            return  # only its head is
         call = self._pipeline[-1] if self._pipeline else self._call
         if call is not None:
             call.whole()
@@ -230,6 +267,11 @@ class Connection(asyncio.Protocol):
         task = self._loop.create_task(call.run(self._all.app, self._all.log))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+
+    def _stop(self, why: str) -> NoReturn:
+        """Refuse a request from within the parser."""
+        self._fault = why
+        raise ValueError(why)
 
     def _refuse(self, why: str) -> None:
         if not self.transport.is_closing():

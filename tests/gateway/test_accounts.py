@@ -1,6 +1,7 @@
 """Accounts through the gateway: two of one provider's, how they are, and whose calls and choices are shown to whom."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -58,7 +59,14 @@ def named(shape):
     return {row["account"]: row for row in shape["accounts"]}
 
 
-def test_what_is_told_of_an_account(with_pool):
+@pytest.fixture
+def half_past(monkeypatch):
+    """Let it be half past the hour: a plan window that opens now begins with the hour, and nobody is behind at once."""
+    now_s, later_s = time.time, 1_800.0 - time.time() % 3_600.0
+    monkeypatch.setattr(time, "time", lambda: now_s() + later_s)
+
+
+def test_what_is_told_of_an_account(with_pool, half_past):
     async def test(stack):
         assert [await call(stack) for _ in range(2)] == [(200, "one")] * 2, "its plan goes first, it is behind its line"
         shape = await told(stack)

@@ -137,8 +137,7 @@ class Connection(asyncio.Protocol):
     def _read_on_as_before(self, data: bytes) -> None:
         """Go on after a head that asks for another protocol: none is spoken, so it counts as any other (RFC 9110, 7.8).
 
-        llhttp takes what follows for that protocol: another parser has to read it, which is told of the head what frames
-        its body.
+        llhttp takes what follows for that protocol: another parser has to read it, which is told what frames the body.
         """
         framing = [b"%b: %b\r\n" % each for each in self._headers if each[0] in _FRAMING]
         self._parser = self._make_parser()

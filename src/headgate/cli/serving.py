@@ -71,6 +71,7 @@ async def gateway_of(
             admin_token=token,
             keys=said_of_keys(house.config),
             reload=None if reloading is None else reloading.reload,
+            hosts=house.client.stats,
         ),
     )
     if reloading is not None:

@@ -29,7 +29,7 @@ from headgate.core.errors import (
 )
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
-from headgate.gateway.asked import NothingThereError, Reload
+from headgate.gateway.asked import Hosts, NothingThereError, Reload
 from headgate.gateway.callers import (
     Caller,
     KeyScopes,
@@ -62,7 +62,8 @@ class GatewaySettings:
     """How the gateway meets the world.
 
     `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is. `reload`
-    reads the configuration again and says what has changed; None where nothing can be.
+    reads the configuration again and says what has changed; None where nothing can be. `hosts` tells of the connections
+    to providers.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -71,6 +72,7 @@ class GatewaySettings:
     admin_token: str | None = field(default=None, repr=False)
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
+    hosts: Hosts = dict
 
 
 class Gateway:
@@ -113,6 +115,8 @@ class Gateway:
             await answer_control(exchange, self._manager, caller, self._settings.keys, self._settings.reload)
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
+        elif exchange.path == "/metrics":
+            await self._tell_metrics(exchange)
         else:
             raise NoSuchPathError(
                 f"there is no {exchange.path[:200]} here; served are /v1/messages, /v1/messages/count_tokens, "
@@ -160,6 +164,18 @@ class Gateway:
             await self._manager.check()
         shape = {"service": "headgate", "status": "ok"}
         await exchange.answer(200, _JSON, msgspec.json.encode(shape))
+
+    async def _tell_metrics(self, exchange: HttpExchange) -> None:
+        if exchange.method not in {"GET", "HEAD"}:
+            raise WrongMethodError(exchange, "GET")
+        caller = await self._identify(exchange)
+        if not caller.is_admin:
+            raise NotAllowedError("metrics are of all keys: this needs the admin token")
+        from headgate.gateway.metrics import CONTENT_TYPE, metrics  # noqa: PLC0415 - its library takes a tenth of a second
+
+        await exchange.answer(
+            200, [(b"content-type", CONTENT_TYPE)], await metrics(self._manager, self._settings.hosts)
+        )
 
     async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:
         kind = _kind_of(error)

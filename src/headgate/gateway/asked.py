@@ -7,6 +7,7 @@ under it. What is answered is the paths' own affair.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from headgate.adapters.providers.http import HostStats
 from headgate.core.errors import CallerError
 from headgate.core.ledger import GroupBy
 from headgate.core.scopes import Scopes, is_own
@@ -24,6 +25,9 @@ class NothingThereError(CallerError):
 
 Reload = Callable[[], Awaitable[Sequence[str]]]
 """Puts the configuration in force as it is now, and gives what has changed, a line each."""
+
+Hosts = Callable[[], Mapping[str, HostStats]]
+"""How the connections to each host are used."""
 
 
 @dataclass(frozen=True, slots=True)

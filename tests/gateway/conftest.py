@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -100,12 +101,18 @@ async def open_stack(
 
 
 @pytest.fixture
-def with_stack(tmp_path) -> Callable[..., None]:
+def with_stack(tmp_path, caplog) -> Callable[..., None]:
+    """Run a test over a stack; whatever it did, the provider's key must be in no file and in no line of a log."""
+
     def run_with(test: Callable[[Stack], Any], **settings: Any) -> None:
         async def main() -> None:
             async with asyncio.timeout(60), open_stack(tmp_path, **settings) as stack:
                 await test(stack)
 
+        caplog.set_level(logging.DEBUG, logger="headgate")
         run(main())
+        assert PROVIDER_KEY not in caplog.text
+        for file in tmp_path.rglob("*"):
+            assert not file.is_file() or PROVIDER_KEY.encode() not in file.read_bytes(), file
 
     return run_with

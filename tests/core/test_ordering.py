@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 from headgate.core.choosing import POLICIES, Adaptive
 from headgate.core.ordering import BATCH_EVERY, BOOST_MARGIN_S, COLD_RATIO, MOST_BOOSTS, Line
 from headgate.core.policies import Policy, fair, fifo, priority, program, round_robin, score, shortest
-from headgate.core.shares import CARRIED_S, CREEP, LEAST_COST_S, MOST_IDLE, RETURN_CALLS, SEEN_CALLS, Waiter
+from headgate.core.shares import (
+    CARRIED_S,
+    CREEP,
+    LEAST_COST_S,
+    MOST_IDLE,
+    MOST_JOINING,
+    RETURN_CALLS,
+    SEEN_CALLS,
+    Waiter,
+)
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
 COSTS = st.sampled_from([0.0, 0.0004, 0.01, 0.3, 1.0, 7.0, 90.0])
@@ -590,3 +599,31 @@ def test_what_goes_before_the_head_takes_no_turn_of_batchs() -> None:
     stage.admit(stage.line.next_few(stage.now_s, 20)[-1])
     assert batch[1].order in stage.served
     assert stage.line.head(stage.now_s) is batch[0]
+
+
+def test_a_call_that_went_at_once_was_its_agents_turn() -> None:
+    stage = Stage("round_robin")
+    for order in (0, -1):  # twice, also once rounds have been counted
+        at_once = Waiter(order, stage.now_s, agent="m")
+        stage.line.admitted(at_once, stage.now_s)
+        for agent in "mmno":
+            stage.add(agent=agent)
+        assert [waiter.agent for waiter in stage.drain()] == ["n", "o", "m", "m"]
+        stage.line.admitted(Waiter(order - 10, stage.now_s, agent="somebody else"), stage.now_s)
+
+
+def test_ever_new_agents_do_not_starve_one_that_has_had_its_turn() -> None:
+    stage = Stage("round_robin")
+    stage.line.admitted(Waiter(0, stage.now_s, agent="old"), stage.now_s)
+    stage.add(agent="old")
+    for number in range(2 * MOST_JOINING):
+        stage.add(agent=number)
+    served = [waiter.agent for waiter in stage.drain()]
+    assert MOST_JOINING - 1 <= served.index("old") <= MOST_JOINING
+
+
+def test_turns_of_agents_that_left_are_forgotten_in_the_end() -> None:
+    line = Line(round_robin())
+    for number in range(MOST_IDLE + 100):
+        line.admitted(Waiter(number, 0.0, agent=number), 0.0)
+    assert len(line.shares._had_turn) == MOST_IDLE

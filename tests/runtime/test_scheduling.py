@@ -146,6 +146,18 @@ def test_a_policy_is_changed_while_calls_wait(house):
     run(main())
 
 
+def test_a_call_that_went_before_anybody_waited_was_its_agents_turn(house):
+    async def main():
+        async with house(slots(1), scheduling=Scheduling("round_robin")) as here:
+            log: list[str] = []
+            first = asyncio.create_task(use(here, log, "m", holds_s=1.0, **session("m")))
+            await asyncio.sleep(0.1)
+            await asyncio.gather(first, *(use(here, log, name, holds_s=1.0, **session(name)) for name in "mmno"))
+            assert log == ["m", "n", "o", "m", "m"]
+
+    run(main())
+
+
 def test_lanes_have_policies_of_their_own(house):
     async def main():
         rule = LaneRule("run:*", "*", "priority")

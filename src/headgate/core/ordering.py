@@ -127,11 +127,11 @@ class Line:
         """Charge an admission, from the line or past an empty one; gives the cost charged, for `settled`."""
         entry = self._entries.pop(waiter.order, None)
         cost_s = waiter.cost_s if entry is None else entry.cost_s
+        if self._rule.lives_on == "turns":
+            self._take_turn(waiter, None if entry is None else entry.group)
         self.shares.charge(waiter, cost_s, self._least_served_s())
         if entry is not None:
             self._count_turn(entry, cost_s)
-            if entry.group is not None and self._rule.lives_on == "turns":
-                entry.group.turn = self.shares.next_turn()
             self._leave(entry)
         self._rekey(waiter)
         if self._adaptive is not None and self._adaptive.review(waiter, cost_s, now_s):
@@ -218,6 +218,12 @@ class Line:
                 self._boosts = 0
         self._picked = None
 
+    def _take_turn(self, waiter: Waiter, group: Group | None) -> None:
+        """Let an admission be its agent's turn; also one past an empty line, or who goes at once goes twice."""
+        self.shares.took_turn(waiter.agent, self.shares.next_turn(waiter.agent) if group is None else group.turn)
+        if group is not None:
+            group.turn = self.shares.next_turn(waiter.agent)
+
     def _leave(self, entry: Entry) -> None:
         entry.waits = False
         self.shares.leaves(entry.waiter)
@@ -267,7 +273,7 @@ class Section:
         name = rule.group_of(waiter) if rule.group_of is not None else None
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = Group(name, self._shares.next_turn())
+            group = self._groups[name] = Group(name, self._shares.next_turn(name))
         entry.group = group
         heappush(group.heap, (rule.rank(waiter, entry.cost_s), waiter.order, entry))
         group.waiting += 1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Literal
 
-from headgate.core.shares import Program, Shares, Waiter
+from headgate.core.shares import MOST_JOINING, Program, Shares, Waiter
 
 MOST_PRIORITY = 10
 """Priorities beyond it, up or down, count as this much."""
@@ -126,11 +126,16 @@ def shortest(halving_s: float = 20.0) -> Policy:
 def round_robin() -> Policy:
     """The agents in turn, each agent's calls by arrival; an agent that comes takes the last place of the round.
 
-    Bound: from the moment an agent's call is the first of its agent, every other agent goes once at most before it.
+    One that has had its turn in this round, also with a call that went at once, waits for the next. Bound: from the
+    moment an agent's call is the first of its agent, every other agent goes once at most before it; of those that come
+    later only the first MOST_JOINING of the round.
     """
     return Policy(
         name="round_robin",
-        bound="every other agent goes once at most before it is this one's turn",
+        bound=(
+            "every other agent goes once at most before it is this one's turn, and of those that come later the first "
+            f"{MOST_JOINING} of the round"
+        ),
         rank=_arrival,
         reason=lambda _shares, entry: (
             f"agents go in turn, who had theirs the longest ago first; it is {entry.waiter.agent}'s"

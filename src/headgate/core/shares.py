@@ -5,6 +5,7 @@ that nobody saves up. Amounts are seconds of the lane's scarcest limit. It order
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,11 +14,17 @@ LEAST_COST_S = 0.001
 """What every admission counts at least, so that calls that cost nothing cannot go first for ever."""
 
 MOST_IDLE = 10_000
-"""Sharers and programs without a waiting call that are remembered."""
+"""Sharers, programs and agents without a waiting call that are remembered."""
+
+MOST_JOINING = 64
+"""Agents that come while a round lasts and still get their turn in it; later ones begin in the next round."""
 
 RETURN_CALLS = 3
 """Who was idle begins as many average calls below the floor at most: a sharer with few calls need not wait in line with
 those who never pause. On row C1's trace (24 engines) its light half's p90 is 6.8 s with 0 of them, 5.8 s with 3."""
+
+_PLACES = 2**40
+"""Places are numbered on from round to round, and never so many."""
 
 SEEN_CALLS = 64
 """The average call is one of about so many last ones; it is taken for smaller until as many have been seen."""
@@ -74,7 +81,10 @@ class Shares:
         self.floor_s = 0.0
         self._mean_cost_s = 0.0
         self.virtual_s = 0.0
-        self.turns = 0
+        self.round = 0
+        self._joined = 0
+        self._places = 0
+        self._had_turn: OrderedDict[Hashable, int] = OrderedDict()
         self._served_s: dict[Hashable, float] = {}
         self._programs: dict[Hashable, Program] = {}
         self._waiting: dict[Hashable, int] = {}
@@ -90,10 +100,22 @@ class Shares:
         """Give a program's place, if it is known."""
         return self._programs.get(name)
 
-    def next_turn(self) -> int:
-        """Number the turns of a round robin."""
-        self.turns += 1
-        return self.turns
+    def next_turn(self, agent: Hashable) -> int:
+        """Give an agent the last place of the round that lasts, or of the next one if it has had its turn in this."""
+        self._places += 1
+        if self._had_turn.get(agent, -1) >= self.round or self._joined >= MOST_JOINING:
+            return (self.round + 1) * _PLACES + self._places
+        self._joined += 1
+        return self.round * _PLACES + self._places
+
+    def took_turn(self, agent: Hashable, turn: int) -> None:
+        """Remember that an agent has had a turn; the first of a next round begins it."""
+        if turn // _PLACES > self.round:
+            self.round, self._joined = turn // _PLACES, 0
+        self._had_turn[agent] = self.round
+        self._had_turn.move_to_end(agent)
+        if len(self._had_turn) > MOST_IDLE:
+            self._had_turn.popitem(last=False)
 
     def enters(self, waiter: Waiter) -> None:
         """Begin to count a waiting call."""

@@ -21,6 +21,8 @@ from headgate.runtime.lanes import GUESSED_HOLD_S, Lane, PlansOf, Queued, Ticket
 MOST_LANES = 1_000
 """Lanes that are remembered with what their sharers have had; those that nobody waits in leave first."""
 
+_TURNS = "round_robin"
+
 
 class LaneTable:
     """All lanes, by name."""
@@ -34,6 +36,7 @@ class LaneTable:
         self._plans_of = plans_of
         self._serial = serial
         self.scheduling = scheduling
+        self._in_turns = _has_turns(scheduling)
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
@@ -47,12 +50,7 @@ class LaneTable:
         name = lane_of(waiting.wait.limit)
         lane = self._lanes.get(name)
         if lane is None:
-            lane = self._lanes[name] = Lane(
-                waiting.wait.limit, self.scheduling, self._held, self._plans_of, self._serial()
-            )
-            if len(self._lanes) > MOST_LANES:
-                for each in [each for each in self if each.pump is None and each is not lane][: MOST_LANES // 10]:
-                    del self._lanes[each.name]
+            lane = self._open(waiting.wait.limit)
         self._lanes.move_to_end(name)
         lane.enter(waiting)
         return lane
@@ -60,6 +58,7 @@ class LaneTable:
     def set_scheduling(self, scheduling: Scheduling) -> None:
         """Order all lanes by another configuration from now on."""
         self.scheduling = scheduling
+        self._in_turns = _has_turns(scheduling)
         for lane in self:
             lane.set_scheduling(scheduling)
 
@@ -141,8 +140,16 @@ class LaneTable:
         return None if hold_s is None else hold_s / limit.amount
 
     def charge(self, ticket: Ticket, order: int) -> None:
-        """Count an admission in each lane that the call meets and that keeps shares."""
+        """Count an admission in each lane that the call meets and that keeps shares.
+
+        Where calls go in turns that is every lane: who goes at once before anybody waits has had its turn.
+        """
         now_s = self._clock.now_s()
+        if self._in_turns:
+            for limit in ticket.limits:
+                policy = self.scheduling.policy_of(limit.scope, limit.models or "*")
+                if policy == _TURNS and lane_of(limit) not in self._lanes:
+                    self._open(limit)
         self._held.began(ticket.attempt, ticket.limits, now_s)
         if self._lanes and (lanes := self._met(ticket.limits)):
             self._charged[ticket.attempt] = [(lane, *lane.admitted(ticket, order, now_s)) for lane in lanes]
@@ -156,6 +163,17 @@ class LaneTable:
             for lane, place, cost_s in self._charged.pop(attempt):
                 lane.line.settled(place, cost_s, lane.cost_s(limits, used, held_s))
 
+    def _open(self, limit: Limit) -> Lane:
+        lane = self._lanes[lane_of(limit)] = Lane(limit, self.scheduling, self._held, self._plans_of, self._serial())
+        if len(self._lanes) > MOST_LANES:
+            for each in [each for each in self if each.pump is None and each is not lane][: MOST_LANES // 10]:
+                del self._lanes[each.name]
+        return lane
+
     def _met(self, limits: Sequence[Limit]) -> list[Lane]:
         names = dict.fromkeys(lane_of(limit) for limit in limits)
         return [self._lanes[name] for name in names if name in self._lanes]
+
+
+def _has_turns(scheduling: Scheduling) -> bool:
+    return _TURNS in (scheduling.policy, *(rule.policy for rule in scheduling.lanes))

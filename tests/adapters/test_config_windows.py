@@ -49,3 +49,9 @@ def test_an_entry_may_say_what_a_model_costs_how_far_it_reaches_or_both(tmp_path
 def test_what_cannot_be_one_is_told(tmp_path, words, told):
     with pytest.raises(ConfigError, match=told):
         load(tmp_path, f'[[price]]\nmodel = "m"\n{words}\n')
+
+
+def test_a_window_that_cannot_be_used_does_not_ask_for_prices(tmp_path):
+    with pytest.raises(ConfigError) as told:
+        load(tmp_path, '[[price]]\nmodel = "m"\ncontext_window = 0\n')
+    assert "has no" not in str(told.value)

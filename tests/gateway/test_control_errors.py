@@ -38,6 +38,8 @@ def test_every_error_has_the_documented_shape_and_type(with_stack):
             ("PUT", "/api/v1/scheduler", ADMIN, b"x" * 70_000, (413, "request_too_large")),
         ):
             assert (await refused(stack, method, path, body, headers))[:2] == expected, path
+        too_large = (await refused(stack, "PUT", "/api/v1/scheduler", b"x" * 70_000, ADMIN))[2]
+        assert too_large.endswith("larger than the 65,536 bytes that this path takes; send less")
         made = json.loads((await stack.send("POST", "/api/v1/keys", b'{"run": "r", "agents": ["a"]}', ADMIN))[2])
         bearer = [(b"authorization", f"Bearer {made['keys'][0]['key']}".encode())]
         forbidden = await refused(stack, "DELETE", "/api/v1/reservations/0a", headers=bearer)

@@ -8,7 +8,9 @@ from small_house import budget, level_of, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.core.errors import BudgetError, DeadlineError, ShuttingDownError, StoreError, UnpricedError
-from headgate.core.scopes import Scopes
+from headgate.core.limits import Window
+from headgate.core.scopes import LimitRule, Scopes
+from headgate.core.spans import Lifetime
 from headgate.core.usage import Usage
 from headgate.runtime.calls import Call
 from headgate.runtime.reservations import Reservations
@@ -362,5 +364,31 @@ def test_a_refusal_under_slots_promises_no_leases_end(house):
                     await use(here, call(max_wait_s=max_wait_s))
                 assert too_late.value.retry_after_s == 1
             await asyncio.gather(*busy)
+
+    run(main())
+
+
+def test_who_meets_a_spent_lifetime_is_not_told_to_ask_for_less(house):
+    async def main():
+        limits = [LimitRule("account:main", Window("", "account:main", "requests", 1, Lifetime()))]
+        async with house(*limits) as here:
+            async with here.manager.admit(Call("claude-test", input_tokens=1, max_output_tokens=1)) as grant:
+                grant.settle(Usage(1))
+            with pytest.raises(BudgetError) as refused:
+                async with here.manager.admit(Call("claude-test", input_tokens=1, max_output_tokens=1)):
+                    pass
+            assert "it never resets; raise the limit" in str(refused.value)
+            assert "ask for less" not in str(refused.value)
+
+    run(main())
+
+
+def test_the_queue_names_no_instant_where_only_a_call_that_ends_lets_the_first_go(house):
+    async def main():
+        async with house(slots(1)) as here:
+            calls = [asyncio.create_task(use(here, call(), holds_s=5.0)) for _ in range(2)]
+            await asyncio.sleep(1)
+            assert [view.until_s for view in here.manager.queue()] == [None]
+            await asyncio.gather(*calls)
 
     run(main())

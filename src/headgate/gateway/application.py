@@ -135,7 +135,7 @@ class Gateway:
             standing = standing_of(caller, exchange, self._settings.keys)
             await pass_on(exchange, self._manager, endpoint, scopes, max_wait_s, standing)
             return
-        body = await exchange.body(self._settings.max_body_bytes)
+        body = await exchange.body(self._settings.max_body_bytes, raised_by="max_body_bytes under [server]")
         head = read_call(endpoint, exchange.headers, body) if endpoint.method == "POST" else None
         if head is not None:
             check_model(caller, head.model, self._settings.keys)

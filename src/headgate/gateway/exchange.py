@@ -61,21 +61,21 @@ class HttpExchange:
         value = self.named.get(name)
         return None if value is None else value.decode("latin-1")
 
-    async def body(self, most_bytes: int) -> bytes:
-        """Read the request's body.
+    async def body(self, most_bytes: int, *, raised_by: str | None = None) -> bytes:
+        """Read the request's body; `raised_by` names the setting that allows more, None where none does.
 
         Raises:
             BodyTooLargeError: it is larger than `most_bytes`.
             CallerGoneError: the client went away before its end.
         """
-        chunks = [chunk async for chunk in self.chunks(most_bytes)]
+        chunks = [chunk async for chunk in self.chunks(most_bytes, raised_by=raised_by)]
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
+    async def chunks(self, most_bytes: int, *, raised_by: str | None = None) -> AsyncIterator[bytes]:
         """Give the request's body as it comes; raises as `body`."""
         stated = self.header(b"content-length")
         if stated is not None and stated.isdigit() and int(stated) > most_bytes:
-            raise _too_large(int(stated), most_bytes)
+            raise _too_large(int(stated), most_bytes, raised_by)
         size = 0
         while True:
             message = await self.receive()
@@ -84,7 +84,7 @@ class HttpExchange:
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > most_bytes:
-                raise _too_large(size, most_bytes)
+                raise _too_large(size, most_bytes, raised_by)
             yield chunk
             if not message.get("more_body", False):
                 return
@@ -106,8 +106,9 @@ class HttpExchange:
         await self.write(b"" if self.method == "HEAD" else body, more=False)
 
 
-def _too_large(size: int, most_bytes: int) -> BodyTooLargeError:
+def _too_large(size: int, most_bytes: int, raised_by: str | None) -> BodyTooLargeError:
+    takes, way_out = ("path", "") if raised_by is None else ("gateway", f", or raise {raised_by}")
     return BodyTooLargeError(
-        f"the request's body of {size:,} bytes is larger than the {most_bytes:,} bytes that this gateway takes; send "
-        "less, or raise max_body_bytes under [server]"
+        f"the request's body of {size:,} bytes is larger than the {most_bytes:,} bytes that this {takes} takes; send "
+        f"less{way_out}"
     )

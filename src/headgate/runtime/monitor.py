@@ -12,6 +12,7 @@ from headgate.core import quota
 from headgate.core.adaptive import amount_at
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
+from headgate.core.quota import Wait
 from headgate.core.scopes import lane_of
 from headgate.core.set_aside import Closure
 from headgate.ports import Clock, LevelStore
@@ -134,7 +135,7 @@ class Monitor:
                     model=ticket.model,
                     since_s=ticket.queued_s,
                     deadline_s=ticket.deadline_s,
-                    until_s=wait.until_s if is_head and wait.until_s != float("inf") else None,
+                    until_s=_until_s(wait) if is_head else None,
                     policy=waiting.lane.policy if waiting.lane is not None else "",
                     reason=self._reason(waiting),
                 )
@@ -205,6 +206,13 @@ def _says_the_same(learned: LimitView, over: LimitView) -> bool:
         and learned.used + learned.held <= over.used + over.held
         and learned.closed_until_s is None
     )
+
+
+def _until_s(wait: Wait) -> float | None:
+    """Give when a call goes at the latest; None where only a call that ends can let it go."""
+    # Slots are held until their calls end: the instant of such a wait is when the leases would, which are renewed.
+    needs_an_end = isinstance(wait.limit, Gauge) and wait.earliest_s < wait.until_s
+    return None if needs_an_end or wait.until_s == float("inf") else wait.until_s
 
 
 def per_of(limit: Limit) -> str:

@@ -92,9 +92,14 @@ def never_fits(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
             "give it one with [[price]] in the configuration"
         )
     asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
+    had, way_out = f"at most {free} can be had", "ask for less (max_tokens, a shorter prompt) or raise the limit"
+    if isinstance(limit, Window) and isinstance(limit.span, Lifetime) and refused.free <= 0:
+        had, way_out = "all of it is spent or held for calls on their way, and it never resets", "raise the limit"
+    elif limit.dimension == "requests":
+        way_out = "raise the limit"
     message = (
-        f"limit reached: {describe(limit)}; the call may use {asked}, and at most {free} can be had; "
-        f"ask for less (max_tokens, a shorter prompt) or raise the limit{_of_the_likely(limit, ticket)}"
+        f"limit reached: {describe(limit)}; the call may use {asked}, and {had}; "
+        f"{way_out}{_of_the_likely(limit, ticket)}"
     )
     return BudgetError(message, limit=limit.name, retry_after_s=None)
 

@@ -216,6 +216,7 @@ def _read_rules(table: Table, scope: str, *, models: str | None) -> list[ReadRul
 
 
 _PRICE_WORDS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+_REACH_WORDS = ("context_window", "max_output_tokens", "server_tool_turns")
 _MOST_WINDOW = 1_000_000_000
 
 
@@ -227,7 +228,7 @@ def _read_price(table: Table) -> tuple[PriceOverride | None, WindowOverride | No
         max_output_tokens=table.take("max_output_tokens", whole(1, _MOST_WINDOW), None),
         server_tool_turns=table.take("server_tool_turns", whole(1, 1_000), None),
     )
-    reaches = window != WindowOverride(window.model)
+    reaches = any(table.has(word) for word in _REACH_WORDS)  # also where what it says cannot be used
     price = _read_tariff(table, window.model, required=not reaches)
     table.close()
     return price, window if reaches else None

@@ -90,6 +90,16 @@ def test_what_cannot_be_used_changes_nothing(with_stack, change, told):
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
 
 
+def test_a_reload_is_in_the_log(with_stack, caplog):
+    async def test(stack):
+        assert (await reload(stack, raised))[0] == 200
+        assert "reloaded over the control API, 1 changes\n  limit account:claude: 3 requests per day" in caplog.text
+        assert (await reload(stack, lambda text: text + "nonsense"))[0] == 400
+        assert "not reloaded over the control API, nothing has changed:\n" in caplog.text
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
 def test_only_an_administrator_reloads(with_stack):
     async def test(stack):
         ci = await a_standing_key(stack, "ci")
@@ -100,12 +110,19 @@ def test_only_an_administrator_reloads(with_stack):
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
 
 
-def test_what_was_ordered_of_the_scheduler_ends_with_a_reload(with_stack):
+def test_what_was_ordered_of_the_scheduler_outlives_a_reload_until_the_file_says_otherwise(with_stack):
     async def test(stack):
         status, _, _ = await stack.send("PUT", "/api/v1/scheduler", b'{"policy": "fair"}', bearing(ADMIN))
         assert status == 200
-        assert (await reload(stack))[1] == {"changed": ['scheduler: policy = "fifo" instead of "fair"']}
-        assert (await stack.get("/api/v1/scheduler", bearing(ADMIN)))["policy"] == "fifo"
+        assert (await reload(stack))[1] == {"changed": []}
+        assert len((await reload(stack, raised))[1]["changed"]) == 1
+        weights = '[scheduler]\nweights = { "key:ci" = 2 }\n'
+        assert len((await reload(stack, lambda text: text + weights))[1]["changed"]) == 1
+        assert (await stack.get("/api/v1/scheduler", bearing(ADMIN)))["policy"] == "fair"
+        changed = (await reload(stack, lambda text: text + 'policy = "shortest"\n'))[1]
+        assert changed == {"changed": ['scheduler: policy = "shortest" instead of "fair"']}
+        assert (await reload(stack))[1] == {"changed": []}
+        assert (await stack.get("/api/v1/scheduler", bearing(ADMIN)))["policy"] == "shortest"
 
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
 

@@ -76,15 +76,22 @@ def test_calls_that_begin_alike_wait_for_the_first_until_that_is_switched_off(wi
     ("words", "told"),
     [
         ({"policy": "best"}, "expected"),
-        ({"policy": "fair", "weights": {"key:a": -1}}, '[scheduler] weights "key:a" = -1: expected at least 0.001'),
+        ({"policy": "fair", "weights": {"key:a": -1}}, 'scheduler weights "key:a" = -1: expected at least 0.001'),
         ({"policy": "fair", "weights": {"anybody": 1}}, "expected one sharer such as key:ci"),
         ({"policy": "fair", "lanes": [{"scope": "account:claude"}]}, "has no policy"),
         (
             {"lanes": [{"scope": "account:nope", "policy": "fair"}]},
             'scope = "account:nope": no such account; configured: claude, gpt',
         ),
-        ({"policy": "fair", "share_by": ["key", "planet"]}, '[scheduler] share_by = "planet": expected a list of key,'),
-        ({"policy": "fair", "share_by": ["key", "key"]}, '[scheduler] share_by = "key": stands there twice'),
+        ({"policy": None}, 'scheduler policy = null: expected "fifo" or'),
+        ({"lanes": [{"scope": "account:claude", "policy": "best"}]}, 'lanes[0] policy = "best": expected "fifo" or'),
+        ({"lanes": None}, "lanes: expected a list of objects"),
+        (
+            {"share_by": ["key"], "weights": {"team:a": 2}},
+            'scheduler weights: "team:a" would count for nothing, for share_by is key; add team to it',
+        ),
+        ({"policy": "fair", "share_by": ["key", "planet"]}, 'scheduler share_by = "planet": expected a list of key,'),
+        ({"policy": "fair", "share_by": ["key", "key"]}, 'scheduler share_by = "key": stands there twice'),
         ({"policy": "fair", "polices": 1}, "'polices': unknown"),
         ({"warm_up": "yes"}, "expected true or false"),
     ],
@@ -109,3 +116,20 @@ def test_what_a_call_says_of_its_place_is_checked(with_stack):
         assert (await stack.total())["attempts"] == 0
 
     with_stack(main)
+
+
+def test_an_order_is_in_the_log(with_stack, caplog):
+    async def main(stack):
+        status, _, _ = await stack.send("PUT", "/api/v1/scheduler", change(policy="fair"))
+        assert status == 200
+        assert "the scheduler was changed over the control API: policy = fair instead of fifo" in caplog.text
+
+    with_stack(main)
+
+
+def test_an_order_is_not_refused_for_weights_that_were_there_before(with_stack):
+    async def main(stack):
+        assert (await stack.send("PUT", "/api/v1/scheduler", change(share_by=["team"])))[0] == 200
+        assert (await stack.get("/api/v1/scheduler"))["weights"] == {"key:ci": 2.0}
+
+    with_stack(main, limits='[scheduler]\nweights = { "key:ci" = 2 }\n')

@@ -7,11 +7,12 @@ of it put in force, in one turn of the loop, so that no call meets a half of it.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from headgate.adapters.config import Config, changes_in_words, needs_restart
 from headgate.compose import House, orders_of, read_config
 from headgate.core.errors import CallerError, ConfigError, StoreError
+from headgate.core.scheduling import Scheduling
 from headgate.gateway.callers import KeyScopes
 
 log = logging.getLogger("headgate.reload")
@@ -32,7 +33,7 @@ class Reloading:
     async def reload(self) -> list[str]:
         """Read the configuration again and put it in force; say what has changed, a line each.
 
-        What was ordered of the scheduler since (`PUT /api/v1/scheduler`) ends with that.
+        What was ordered of the scheduler since (`PUT /api/v1/scheduler`) stays, but for what the file says anew of it.
 
         Raises:
             CallerError: it cannot be used, or needs a restart: then nothing has changed.
@@ -56,8 +57,10 @@ class Reloading:
         return config
 
     async def _take_up(self, config: Config) -> list[str]:
-        changed = changes_in_words(replace(self._config, scheduling=self._house.manager.scheduling), config)
-        await self._house.manager.configure(orders_of(config))
+        before = replace(self._config, scheduling=self._house.manager.scheduling)
+        after = replace(config, scheduling=_taken_up(before.scheduling, self._config.scheduling, config.scheduling))
+        changed = changes_in_words(before, after)
+        await self._house.manager.configure(orders_of(after))
         self._house.prices.configure(config.prices, config.windows)
         self.take_keys(said_of_keys(config))
         self._config = config
@@ -75,6 +78,12 @@ class Reloading:
             for each in reservations
             if not each.is_kept
         ]
+
+
+def _taken_up(in_force: Scheduling, read_before: Scheduling, read_now: Scheduling) -> Scheduling:
+    """Give what is in force of the scheduler with what the file says otherwise than when it was last read."""
+    named = ((each.name, getattr(read_now, each.name)) for each in fields(read_now))
+    return replace(in_force, **{name: value for name, value in named if value != getattr(read_before, name)})
 
 
 def said_of_keys(config: Config) -> dict[str, KeyScopes]:

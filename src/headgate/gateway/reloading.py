@@ -1,13 +1,17 @@
 """Reloading: the configuration is read again and put in force, over the control API.
 
-One rule: it is checked as a whole first, and then applied as a whole or not at all; only an administrator may.
+One rule: it is checked as a whole first, and then applied as a whole or not at all; only an administrator may, and the
+log says so.
 """
 
+import logging
 from typing import Any
 
-from headgate.core.errors import CallerError
+from headgate.core.errors import CallerError, HeadgateError
 from headgate.gateway.asked import Asked
 from headgate.runtime.keys import NotAllowedError
+
+log = logging.getLogger("headgate.gateway")
 
 RELOAD_PATH = "/api/v1/reload"
 
@@ -24,4 +28,11 @@ async def reload(asked: Asked) -> dict[str, Any]:
         raise NotAllowedError("only an administrator may reload the configuration: use [server] admin_token")
     if asked.reload is None:
         raise CallerError("this gateway serves one run, with the configuration that it began with; start the run anew")
-    return {"changed": await asked.reload()}
+    try:
+        changed = await asked.reload()
+    except HeadgateError as error:
+        log.warning("not reloaded over the control API, nothing has changed:\n%s", error)
+        raise
+    # What is in force has changed while the gateway runs: whoever reads its log later has to see it.
+    log.warning("%s", "\n  ".join([f"reloaded over the control API, {len(changed) or 'no'} changes", *changed]))
+    return {"changed": list(changed)}

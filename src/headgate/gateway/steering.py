@@ -1,9 +1,10 @@
 """Steering: the scheduler's policies over the control API, read and changed while calls wait.
 
-One rule: a change is all or nothing, and only an administrator makes one; it holds until this process ends, the
-configuration for the next one.
+One rule: a change is all or nothing, and only an administrator makes one; it holds until this process ends or the
+configuration is read again and says otherwise than before. The log tells of it.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from headgate.core.scheduling import POLICIES, Scheduling
 from headgate.gateway.callers import Caller
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
+
+log = logging.getLogger("headgate.gateway")
 
 SCHEDULER_PATH = "/api/v1/scheduler"
 MOST_CHANGE_BYTES = 64 * 1024
@@ -53,10 +56,16 @@ def change_scheduling(manager: Manager, caller: Caller, body: bytes) -> dict[str
     document = Document(
         problems,
         {"scheduler": {word: told[word] for word in _SCHEDULER_WORDS}, "lane": told["lanes"]},
+        called={"scheduler": "scheduler", "lane": "lanes"},
     )
-    scheduling = read_scheduling(document, [account.name for account in manager.accounts])
+    scheduling = read_scheduling(
+        document, [account.name for account in manager.accounts], new_weights="weights" in wish
+    )
     problems.raise_any()
+    before, after = _in_words(manager.scheduling), _in_words(scheduling)
     manager.set_scheduling(scheduling)
+    changed = [f"{word} = {after[word]} instead of {before[word]}" for word in _WORDS if after[word] != before[word]]
+    log.warning("the scheduler was changed over the control API: %s", "; ".join(changed) or "nothing differs")
     return show_scheduling(manager)
 
 

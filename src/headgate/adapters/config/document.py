@@ -29,8 +29,12 @@ _TOO_MANY_DIGITS = re.compile(r"[0-9][0-9_]{4000,}")
 class Document:
     """The tables of one file; each is made once, so that it remembers which of its words were asked for."""
 
-    def __init__(self, problems: Problems, data: Mapping[str, object]) -> None:
+    def __init__(
+        self, problems: Problems, data: Mapping[str, object], *, called: Mapping[str, str] | None = None
+    ) -> None:
+        """Read the tables of `data`; those of JSON have no brackets: `called` says what they are called there."""
         self.problems = problems
+        self._called = called or {}
         self._tables = {name: self._read_table(name, data.get(name, {})) for name in TABLES}
         self._arrays = {name: self._read_array(name, data.get(name, [])) for name in ARRAYS}
         self._note_unknown(data)
@@ -47,13 +51,18 @@ class Document:
         if not isinstance(value, dict):
             self.problems.add((name,), f"{name}: expected one table, written [{name}]")
             value = {}
-        return Table(self.problems, (name,), f"[{name}]", value)
+        return Table(self.problems, (name,), self._called.get(name, f"[{name}]"), value)
 
     def _read_array(self, name: str, value: object) -> list[Table]:
+        called = self._called.get(name)
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            self.problems.add((name,), f"{name}: expected tables, each written [[{name}]]")
+            how = f"expected tables, each written [[{name}]]" if called is None else "expected a list of objects"
+            self.problems.add((name,), f"{called or name}: {how}")
             return []
-        return [Table(self.problems, (name, index), f"[[{name}]]", entry) for index, entry in enumerate(value)]
+        return [
+            Table(self.problems, (name, index), f"[[{name}]]" if called is None else f"{called}[{index}]", entry)
+            for index, entry in enumerate(value)
+        ]
 
     def _note_unknown(self, data: Mapping[str, object]) -> None:
         for name in data:

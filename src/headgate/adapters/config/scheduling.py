@@ -24,8 +24,8 @@ _POLICY = choice({name: name for name in POLICIES})
 _SHARERS: tuple[ScopeKind, ...] = tuple(kind for kind in get_args(ScopeKind) if kind not in ("account", "tag"))
 
 
-def read_scheduling(document: Document, accounts: Sequence[str]) -> Scheduling:
-    """Read both tables; a lane of an account is one of these."""
+def read_scheduling(document: Document, accounts: Sequence[str], *, new_weights: bool = True) -> Scheduling:
+    """Read both tables; a lane of an account is one of these. `new_weights`: they must be such as count."""
     default = Scheduling()
     table = document.table("scheduler")
     scheduling = Scheduling(
@@ -36,6 +36,11 @@ def read_scheduling(document: Document, accounts: Sequence[str]) -> Scheduling:
         lanes=tuple(_read_lane(lane, accounts) for lane in document.tables("lane")),
     )
     table.close()
+    for sharer in scheduling.weights if new_weights else ():
+        kind = sharer.partition(":")[0]
+        if kind not in scheduling.share_by:
+            shared = ", ".join(scheduling.share_by)
+            table.problem("weights", f'"{sharer}" would count for nothing, for share_by is {shared}; add {kind} to it')
     return scheduling
 
 

@@ -272,6 +272,8 @@ def _part(value: Any, inside: Iterable[str | int]) -> object:
 
 def _shown(value: object) -> str:
     match value:
+        case None:  # from JSON: TOML has none
+            shown = "null"
         case bool():
             shown = "true" if value else "false"
         case int() if value.bit_length() > _MOST_BITS:

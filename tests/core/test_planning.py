@@ -74,7 +74,7 @@ def test_a_denial_says_the_value_and_what_is_possible(wanted: Wanted, limit: Lim
 
 @pytest.mark.parametrize(
     ("span", "said"),
-    [(OpenedByUse(5 * HOUR_S), "5 h"), (Calendar("week", ZoneInfo("Europe/Berlin")), "week (Europe/Berlin)")],
+    [(OpenedByUse(5 * HOUR_S), "5 h (plan)"), (Calendar("week", ZoneInfo("Europe/Berlin")), "week (Europe/Berlin)")],
 )
 def test_a_denial_names_the_limit_as_tables_do(span: Span, said: str):
     """It named `account:main * output_tokens plan-18000s`, which `headgate limits` never says."""

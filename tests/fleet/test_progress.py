@@ -247,8 +247,8 @@ def test_the_picture_fits_its_terminal(width):
         (share_text(0.9996), "99.9 %"), (share_text(1.0), "100 %"), (share_text(None), "-"), (share_text(0.5), "50 %"),
         (duration_text(0), "0 s"), (duration_text(0.42), "420 ms"), (duration_text(59.7), "1:00"),
         (duration_text(3_600), "1:00:00"), (duration_text(100_000), "1 d 03:46"), (duration_text(9.5), "9.50 s"),
-        (per_text("60s"), "/min"), (per_text("plan-18000s"), "/5 h"), (per_text("lifetime"), " in all"),
-        (per_text("month"), "/month"), (per_text("rolling-604800s"), "/7 d"), (per_text("10s"), "/10 s"),
+        (per_text("60s"), "/min"), (per_text("plan-18000s"), "/5 h (plan)"), (per_text("lifetime"), " in all"),
+        (per_text("month"), "/month"), (per_text("rolling-604800s"), "/7 d (rolling)"), (per_text("10s"), "/10 s"),
         (limit_text("run:x", None, "micro_usd"), "run:x dollars"),
     ],
 )  # fmt: skip

@@ -109,7 +109,7 @@ def test_a_rule_that_refuses_while_a_budget_is_low_says_when_it_begins_again(wit
             assert found == status, answer
         assert 0 < int(headers[b"retry-after"]) <= 7 * 86_400
         assert (
-            "99.0% is left of 100 requests per 7 d for account:claude, less than 100.0%"
+            "99.0% is left of 100 requests per 7 d (fixed) for account:claude, less than 100.0%"
             in json.loads(answer)["error"]["message"]
         )
 

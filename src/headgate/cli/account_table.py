@@ -128,7 +128,7 @@ def _plan_text(plans: list[dict[str, Any]]) -> str:
         return "-" if not plans else f"{share_text(max(each['used'] for each in plans))} used"
     worst = min(known, key=lambda each: each["behind"])
     where = "behind" if worst["behind"] >= 0 else "ahead of"
-    window = per_text(f"plan-{worst['period_s']}s").removeprefix("/")
+    window = per_text(f"{worst['period_s']}s").removeprefix("/")
     return f"{window}: {share_text(worst['used'])} used, {share_text(abs(worst['behind']))} {where} its line"
 
 

@@ -15,8 +15,9 @@ _DIMENSIONS = {
     "micro_usd": "dollars",
     "slots": "slots",
 }
-_PERIODS = {"1s": "/s", "60s": "/min", "3600s": "/h", "86400s": "/day", "lifetime": " in all", "at once": " at once"}
-_LENGTH = re.compile(r"(?:[a-z]+-)?(\d+)s(?:\+\d+)?")
+_PERIODS = {"1s": "/s", "60s": "/min", "3600s": "/h", "86400s": "/24 h", "lifetime": " in all", "at once": " at once"}
+_LENGTH = re.compile(r"(?:([a-z]+)-)?(\d+)s(?:\+(\d+))?")
+_SPANS = {None: "", "rate": "", "rolling": " (rolling)", "every": " (fixed)", "plan": " (plan)"}
 _MINUTE_S, _HOUR_S, _DAY_S = 60, 3_600, 86_400
 
 
@@ -53,20 +54,41 @@ def level_text(name: str) -> str:
     if name.count(" ") < 3:  # noqa: PLR2004 - no level's: scope, models, dimension and manner
         return name
     scope, models, dimension, manner = name.split(" ", 3)
-    per = "at once" if manner == "gauge" else manner.removeprefix("rate-").removeprefix("rolling-")
+    per = "at once" if manner == "gauge" else manner.removeprefix("rate-")
     return limit_text(scope, models, dimension) + per_text(per)
 
 
 def per_text(per: str) -> str:
-    """Write what an amount is for: `/min`, `/5 h`, `/month`, `/week (Europe/Berlin)`, ` in all`."""
+    """Write what an amount is for: `/min`, `/5 h (plan)`, `/7 d (rolling)`, `/week (Europe/Berlin)`, ` in all`.
+
+    A calendar's hour and day are `/hour` and `/day`, any 3,600 s are `/h` and any 86,400 s `/24 h`.
+    """
     if per in _PERIODS:
         return _PERIODS[per]
     length = _LENGTH.fullmatch(per)
     if length is None:
         unit, at, zone = per.partition("@")
         return f"/{unit} ({zone})" if at else f"/{unit}"
-    seconds = int(length[1])
+    how, period, anchor = length.groups()
+    span = _PERIODS.get(f"{period}s") or f"/{_whole(int(period))}"
+    if anchor is not None:
+        return f"{span} (fixed, from {_begin(int(period), int(anchor))})"
+    return span + _SPANS.get(how, f" ({how})")
+
+
+def _begin(period_s: int, anchor_s: int) -> str:
+    """Say in UTC when fixed windows begin: a week's `Mon 06:00`, a day's `06:00`, and what is shorter `+10 min`."""
+    if period_s % _DAY_S:
+        return f"+{_whole(anchor_s)}"
+    days, second = divmod(anchor_s, _DAY_S)
+    clock = f"{second // _HOUR_S:02}:{second // _MINUTE_S % 60:02}" + (f":{second % 60:02}" if second % 60 else "")
+    # The epoch began on a Thursday.
+    return f"{('Thu', 'Fri', 'Sat', 'Sun', 'Mon', 'Tue', 'Wed')[days % 7]} {clock}" if period_s > _DAY_S else clock
+
+
+def _whole(seconds: int) -> str:
+    """Write a length of time exactly, in the largest unit that divides it."""
     for unit_s, unit in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
         if seconds % unit_s == 0:
-            return f"/{seconds // unit_s} {unit}"
-    return f"/{seconds} s"
+            return f"{seconds // unit_s} {unit}"
+    return f"{seconds} s"

@@ -30,7 +30,7 @@ _PLAIN = tuple(field.name for field in fields(Attempt) if field.name not in {"ow
 
 _SPAN = re.compile(r"(?P<manner>every|plan)-(?P<period_s>\d+)s(?:\+(?P<anchor_s>\d+))?")
 _CALENDAR = re.compile(r"(?P<unit>hour|day|week|month)(?:@(?P<zone>.+))?")
-_PERIOD = re.compile(r"(\d+)s")
+_PERIOD = re.compile(r"(?:rolling-)?(\d+)s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,10 +216,12 @@ def _until_s(wait: Wait) -> float | None:
 
 
 def per_of(limit: Limit) -> str:
-    """Say over what a limit's amount is meant: `60s`, `day`, `lifetime`, `at once`."""
+    """Say over what a limit's amount is meant: `60s` (a rate), `rolling-3600s`, `day`, `lifetime`, `at once`."""
     match limit:
-        case Rate() | Rolling():
+        case Rate():
             return f"{limit.period_s}s"
+        case Rolling():
+            return f"rolling-{limit.period_s}s"
         case Window():
             return limit.span.name
         case Gauge():

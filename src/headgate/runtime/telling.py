@@ -139,7 +139,9 @@ def _over(limit: Limit) -> str:
             return "in all"
         case Window(span=Calendar(unit, zone)):
             return f"per {unit}" if zone is UTC else f"per {unit} ({zone})"
-        case Window(span=Fixed(period_s) | OpenedByUse(period_s)):
-            return f"per {span_text(period_s)}"
+        case Window(span=Fixed(period_s)):
+            return f"per {span_text(period_s)} (fixed)"
+        case Window(span=OpenedByUse(period_s)):
+            return f"per {span_text(period_s)} (plan)"
         case _:
             return "at once"

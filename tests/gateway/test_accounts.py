@@ -89,7 +89,7 @@ def test_what_is_told_of_an_account(with_pool, half_past):
 
         last = shape["choices"][0]
         assert (last["account"], last["model"], last["left"]) == ("one", MODEL, None)
-        assert last["others"] == [{"account": "two", "why": "its plan window is less behind its line"}]
+        assert last["others"] == [{"account": "two", "why": "no plan window of its is known that would be left unused"}]
         assert list(named(await told(stack, path=f"{PATH}?account=two"))) == ["two"]
         async with stack.house.manager.admit(Call(MODEL, input_tokens=1, max_output_tokens=1)):
             assert named(await told(stack))["one"]["in_flight"] == 1

@@ -332,7 +332,8 @@ def test_what_providers_tell_of_their_plans_paces_accounts_whose_windows_nobody_
         async with pooled(house, replies=replies) as here:
             assert [await carry(here) for _ in range(2)] == ["a", "b"], "nothing is known yet of b"
             why = here.manager.pool.choices[-1].choice
-            assert "furthest behind" in why.why or "behind" in dict(why.others)["a"]
+            assert "no plan window of its is known" in why.why
+            assert dict(why.others)["a"] == "its plan window is ahead of its line"
             await asyncio.sleep(1)
             assert await carry(here) == "b"
             await asyncio.sleep(1)

@@ -9,6 +9,7 @@ from statistics import pvariance
 
 from headgate.core.policies import Policy, fair, fifo, priority, program, round_robin, score, shortest
 from headgate.core.shares import Waiter
+from headgate.core.wording import seconds_text
 
 SHORT_S = 1.0
 VARIED = 0.5
@@ -86,14 +87,14 @@ class Adaptive:
         contended = self._contended / len(self._costs_s)
         now = self.rule.name
         if mean_s < SHORT_S * (1 + STAY * (now == "shortest")):
-            return "shortest", f"calls take {mean_s:.3g} s of the limit on average, under {SHORT_S:g} s"
+            return "shortest", f"calls take {seconds_text(mean_s)} of the limit on average, under {SHORT_S:g} s"
         if varied > VARIED * (1 - STAY * (now == "priority")):
             return "priority", f"priorities vary by {varied:.3g}, over {VARIED:g}"
         if contended > CONTENDED * (1 - STAY * (now == "round_robin")):
             return "round_robin", f"other agents wait at {contended:.0%} of the admissions, over {CONTENDED:.0%}"
         return "score", (
-            f"calls take {mean_s:.3g} s of the limit on average, priorities vary by {varied:.3g}, and other agents "
-            f"wait at {contended:.0%} of the admissions: none stands out"
+            f"calls take {seconds_text(mean_s)} of the limit on average, priorities vary by {varied:.3g}, and other "
+            f"agents wait at {contended:.0%} of the admissions: none stands out"
         )
 
 

@@ -20,6 +20,7 @@ from typing import Literal, TypeVar
 from headgate.core.choosing import Adaptive
 from headgate.core.policies import Entry, Group, Policy
 from headgate.core.shares import LEAST_COST_S, Shares, Waiter
+from headgate.core.wording import seconds_text
 
 BATCH_EVERY = 8
 BOOST_MARGIN_S = 60.0
@@ -159,7 +160,7 @@ class Line:
         if picked is not None and picked[0] is entry and waiter.warm_until_s is not None and picked[1] == "cache":
             return (
                 f"its prompt cache dies in {waiter.warm_until_s - now_s:.1f} s, and it would then take "
-                f"{waiter.cold_cost_s:.3g} s of the limit instead of {waiter.cost_s:.3g} s"
+                f"{seconds_text(waiter.cold_cost_s)} of the limit instead of {seconds_text(waiter.cost_s)}"
             )
         why = self._rule.reason(self.shares, entry)
         if picked is not None and picked[0] is entry and picked[1] == "batch":

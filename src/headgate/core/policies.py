@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headgate.core.shares import MOST_JOINING, Program, Shares, Waiter
+from headgate.core.wording import seconds_text
 
 MOST_PRIORITY = 10
 """Priorities beyond it, up or down, count as this much."""
@@ -116,8 +117,8 @@ def shortest(halving_s: float = 20.0) -> Policy:
         bound=f"nobody goes first who came more than {most_lead_s:g} s later",
         rank=lambda waiter, cost_s: waiter.queued_s + halving_s * _doublings(cost_s),
         reason=lambda _shares, entry: (
-            f"it takes {entry.cost_s:.3g} s of the limit; what takes half as much goes before it, unless it came more "
-            f"than {halving_s:g} s later"
+            f"it takes {seconds_text(entry.cost_s)} of the limit; what takes half as much goes before it, unless it "
+            f"came more than {halving_s:g} s later"
         ),
         most_lead_s=most_lead_s,
     )
@@ -164,8 +165,8 @@ def fair() -> Policy:
         bound="what sharers with waiting calls are served differs from their weights by two calls at most",
         rank=_arrival,
         reason=lambda shares, entry: (
-            f"{entry.waiter.sharer} has had {shares.served_s(entry.waiter.sharer) - shares.floor_s:.3g} s of the limit "
-            "by its weight beyond the floor; who will have had least with its next call goes first"
+            f"{entry.waiter.sharer} has had {seconds_text(shares.served_s(entry.waiter.sharer) - shares.floor_s)} of "
+            "the limit by its weight beyond the floor; who will have had least with its next call goes first"
         ),
         group_of=lambda waiter: waiter.sharer,
         key=_fair_finish_s,
@@ -209,7 +210,8 @@ def score(point_s: float = 30.0, halving_s: float = 10.0) -> Policy:
             waiter.queued_s - point_s * _bounded(waiter.priority) + halving_s * _doublings(cost_s)
         ),
         reason=lambda _shares, entry: (
-            f"waiting, priority ({entry.waiter.priority}) and cost ({entry.cost_s:.3g} s of the limit) make its score"
+            f"waiting, priority ({entry.waiter.priority}) and cost ({seconds_text(entry.cost_s)} of the limit) make "
+            "its score"
         ),
         most_lead_s=most_lead_s,
     )
@@ -260,10 +262,11 @@ def _left_s(known: Program) -> float:
 def _program_in_words(shares: Shares, entry: Entry) -> str:
     known = shares.program(entry.waiter.program)
     if known is None:
-        return f"it belongs to no program and takes {entry.cost_s:.3g} s of the limit"
+        return f"it belongs to no program and takes {seconds_text(entry.cost_s)} of the limit"
     if known.guess_s is not None and known.had_s < known.guess_s:
         return (
-            f"its program is guessed to need {known.guess_s:.3g} s of the limit in all and has had {known.had_s:.3g} "
-            "s; the one that would finish first goes first"
+            f"its program is guessed to need {seconds_text(known.guess_s)} of the limit in all and has had "
+            f"{seconds_text(known.had_s)}; the one that would finish first goes first"
         )
-    return f"its program has had {known.had_s:.3g} s of the limit; who has had least, for when it came, goes first"
+    had = seconds_text(known.had_s)
+    return f"its program has had {had} of the limit; who has had least, for when it came, goes first"

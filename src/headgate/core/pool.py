@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from headgate.core.wording import seconds_text
+
 SAME_S = 0.5
 """Accounts whose seconds differ by no more are equally fast; then price, pace and headroom decide."""
 
@@ -33,17 +35,17 @@ class Option:
     It could go in `wait_s` (infinite: never, `refused` says why); `cost_s` is what it takes more of the account's
     scarcest rate because its prompt cache is elsewhere. `price_micro_usd` is None where no price is known. `behind` is
     how far the account's plan windows are behind an even pace towards their resets, as a part of the window (below 0:
-    ahead); `headroom` the smallest free part of its limits. `closed_until_s`: its circuit is open, or the provider said
-    when to come back (infinite: one call tries it just now), `closed_because` of what; with `is_out` it will not serve
-    before its owner does something. `is_free`: it has room for the call now and nobody waits there. `is_late`: the
-    call's deadline is before its turn.
+    ahead; None: it has none, and counts as being on its line); `headroom` the smallest free part of its limits.
+    `closed_until_s`: its circuit is open, or the provider said when to come back (infinite: one call tries it just
+    now), `closed_because` of what; with `is_out` it will not serve before its owner does something. `is_free`: it has
+    room for the call now and nobody waits there. `is_late`: the call's deadline is before its turn.
     """
 
     account: str
     wait_s: float
     cost_s: float = 0.0
     price_micro_usd: int | None = None
-    behind: float = 0.0
+    behind: float | None = None
     headroom: float = 1.0
     over_soft_ceiling: bool = False
     is_warm: bool = False
@@ -139,7 +141,7 @@ def _why_fast(left: Sequence[Option], standing: Sequence[Option]) -> str:
     if len(left) == 1 and left[0].is_warm:
         return "it has the session's prompt cache, and waiting for it costs less than reading the prompt anew"
     if len(left) == 1:
-        return f"it serves the call soonest, in {left[0].wait_s:.3g} s"
+        return f"it serves the call soonest, in {seconds_text(left[0].wait_s)}"
     return "it came first among equals"
 
 
@@ -162,11 +164,21 @@ def _warm(left: list[Option], why: str) -> tuple[list[Option], str]:
 
 
 def _furthest_behind(left: list[Option], why: str) -> tuple[list[Option], str]:
-    most = max(option.behind for option in left)
-    late = [option for option in left if option.behind >= most - SAME_PACE]
+    most = max(map(_behind, left))
+    late = [option for option in left if _behind(option) >= most - SAME_PACE]
     if len(late) == len(left):
         return late, why
+    if all(option.behind is None for option in late):
+        return late, "no plan window of its is known, and those of the others are ahead of an even pace"
+    if most < 0:
+        return late, f"its plan window is the least ahead of an even pace, by {-most:.0%} of the window"
+    if most < SAME_PACE:
+        return late, "no plan window of its is ahead of an even pace, and those of the others are"
     return late, f"its plan window is furthest behind an even pace, by {most:.0%} of the window"
+
+
+def _behind(option: Option) -> float:
+    return 0.0 if option.behind is None else option.behind
 
 
 def _why_not(option: Option, chosen: Option, now_s: float) -> str:
@@ -180,9 +192,9 @@ def _why_behind(option: Option, chosen: Option, now_s: float) -> str | None:
     if option.closed_until_s is not None and option.closed_until_s > now_s:
         if math.isinf(option.closed_until_s):
             return f"one call tries it just now, after {option.closed_because}"
-        return f"it is closed for another {option.closed_until_s - now_s:.3g} s after {option.closed_because}"
+        return f"it is closed for another {seconds_text(option.closed_until_s - now_s)} after {option.closed_because}"
     if option.is_late and not chosen.is_late:
-        return f"it could not serve the call before its deadline, but in {option.wait_s:.3g} s"
+        return f"it could not serve the call before its deadline, but in {seconds_text(option.wait_s)}"
     if option.failed_before:
         return "it has failed for this call"
     if option.over_soft_ceiling and not chosen.over_soft_ceiling:
@@ -194,13 +206,17 @@ def _why_dearer(option: Option, chosen: Option) -> str:
     if _seconds(option) > _seconds(chosen) + SAME_S:
         slower_s = _seconds(option) - _seconds(chosen)
         cold = " (its prompt cache is cold)" if chosen.is_warm and not option.is_warm else ""
-        return f"it would take {slower_s:.3g} s more of waiting and of its limits{cold}"
+        return f"it would take {seconds_text(slower_s)} more of waiting and of its limits{cold}"
     if option.price_micro_usd != chosen.price_micro_usd:
         return "it costs more" if option.price_micro_usd is not None else "no price is known for it"
     if chosen.is_warm and not option.is_warm:
         return "the session's prompt cache is not there"
-    if option.behind < chosen.behind - SAME_PACE:
-        return "its plan window is less behind its line"
+    if _behind(option) < _behind(chosen) - SAME_PACE:
+        if option.behind is None:
+            return "no plan window of its is known that would be left unused"
+        return (
+            "its plan window is ahead of its line" if option.behind < 0 else "its plan window is less behind its line"
+        )
     return f"it has less headroom, {option.headroom:.0%}" if option.headroom < chosen.headroom else "it came later"
 
 

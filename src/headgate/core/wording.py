@@ -5,7 +5,7 @@ One rule: a name has all that tells two limits of one configuration apart, and n
 
 import re
 
-__all__ = ["level_text", "limit_text", "per_text", "scope_text", "span_text"]
+__all__ = ["level_text", "limit_text", "per_text", "scope_text", "seconds_text", "span_text"]
 
 _DIMENSIONS = {
     "requests": "requests",
@@ -33,6 +33,11 @@ def span_text(seconds: float) -> str:
         large_s, large, small_s, small = _DAY_S, "d", _HOUR_S, "h"
     count, rest = divmod(round(whole / small_s), large_s // small_s)
     return f"{count} {large} {rest} {small}" if rest else f"{count} {large}"
+
+
+def seconds_text(seconds: float) -> str:
+    """Write a length of time that may be very short: 0.0123 s, 4.5 s, 4 h 45 min."""
+    return f"{seconds:.3g} s" if seconds < _MINUTE_S - 1 / 2 else span_text(seconds)
 
 
 def limit_text(scope: str, models: str | None, dimension: str, run: str | None = None) -> str:

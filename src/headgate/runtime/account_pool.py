@@ -260,7 +260,7 @@ class AccountPool:
             wait_s=prospect.wait_s,
             cost_s=prospect.cost_s,
             price_micro_usd=price_micro_usd,
-            behind=min(behind, default=0.0),
+            behind=min(behind, default=None),
             headroom=prospect.headroom,
             over_soft_ceiling=any(plan.used > account.soft_ceiling for plan in prospect.plans),
             is_warm=is_warm,

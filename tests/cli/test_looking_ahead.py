@@ -96,6 +96,12 @@ def test_capacity_is_said_with_what_binds_it():
     assert level_text("run:a * slots gauge") == "run:a slots at once"
 
 
+def test_a_closed_account_is_said_before_its_limits():
+    told = Capacity(0, None, NOW_S + 90, "red", "as they do", closed="it is left alone after 5 failures")
+    words = "no more agents can start now; it is left alone after 5 failures, for another 2 min"
+    assert capacity_text(told, NOW_S) == words
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_every_line_fits_the_terminal(spent, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))

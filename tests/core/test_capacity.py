@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headgate.core.capacity import MOST_AGENTS, AgentNeed, Room, capacity
+from headgate.core.capacity import MOST_AGENTS, AgentNeed, Room, capacity, closed
 
 NOW_S = 1_000.0
 NEED = AgentNeed({"input_tokens": 10.0, "micro_usd": 100.0, "slots": 0.5}, at_work=4)
@@ -63,6 +63,28 @@ def test_what_a_new_agent_uses_can_be_read() -> None:
     assert assumed.startswith(
         "a new agent uses as much as one of those that were measured (0.083 at work at a time), and these go on"
     )
+
+
+def test_nothing_more_fits_a_limit_that_calls_wait_for() -> None:
+    """It said "147 more agents can start now" while 8 calls waited for the rate."""
+    answer = capacity([replace(RATE, waiting=8), SLOTS], NEED, NOW_S)
+    assert (answer.agents, answer.binding, answer.light) == (0, "rate", "red")
+    assert answer.assumed.startswith("8 calls wait for rate; ")
+
+
+def test_a_rate_without_enough_for_one_more_call_bears_none_now() -> None:
+    need = replace(NEED, per_call={"input_tokens": 500.0})
+    assert capacity([replace(RATE, free=499)], need, NOW_S).agents == 0
+    assert capacity([replace(RATE, free=501)], need, NOW_S).agents == 96
+    assert capacity([replace(RATE, amount=400, free=400)], need, NOW_S).agents == 96, "it is as full as it can be"
+    assert capacity([replace(RATE, free=0)], None, NOW_S).light == "red", "whatever such agents use"
+
+
+def test_an_account_that_does_not_serve_has_no_capacity() -> None:
+    """It was green, for no limit bounded such agents."""
+    answer = closed(capacity([], NEED, NOW_S), "all 9 calls failed", NOW_S + 9)
+    assert (answer.agents, answer.binding, answer.light, answer.changes_s) == (0, None, "red", NOW_S + 9)
+    assert answer.assumed.startswith("all 9 calls failed; ")
 
 
 def test_without_limits_there_is_no_number() -> None:

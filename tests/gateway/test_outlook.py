@@ -1,9 +1,10 @@
 """Forecast, capacity and budgets through the gateway: what they say, whose they show, and what is asked wrongly."""
 
+import asyncio
 import json
 
 import pytest
-from standing_keys import a_standing_key, bearing, call
+from standing_keys import CALL, a_standing_key, bearing, call
 
 BUDGETS = """
 [[limit]]
@@ -127,3 +128,55 @@ def test_an_administrator_asks_for_a_key_by_its_name(with_stack):
         assert {row["limit"] for row in found["by_limit"]} >= {OWN, OURS, "team:search * requests day"}
 
     with_stack(test, limits=BUDGETS + '[[limit]]\nscope = "team:*"\nrequests_per_day = 9', server=WITH_ADMIN)
+
+
+DEAD = """
+[[account]]
+name = "dead"
+provider = "anthropic"
+base_url = "http://127.0.0.1:1"
+api_key = "env:PROVIDER_KEY"
+models = ["qwen-*"]
+"""
+
+
+def test_an_account_that_is_down_has_no_capacity_here_and_elsewhere(with_stack):
+    """It was green while its circuit was open: no limit bounds such agents."""
+
+    async def test(stack):
+        wish = CALL.replace(b"claude-sonnet-4-5", b"qwen-3")
+        for _ in range(2):
+            await stack.send("POST", "/v1/messages", wish)
+        (row,) = (await told(stack, "/api/v1/capacity?model=qwen-3"))["capacity"]
+        assert (row["agents"], row["light"], row["binding"]) == (0, "red", None)
+        assert row["closed"].startswith("the account is left alone after ")
+        assert row["changes_at"] is not None
+        stack.house.manager.pool.health._circuits.clear()  # what another process, that serves no calls, knows
+        (row,) = (await told(stack, "/api/v1/capacity?model=qwen-3"))["capacity"]
+        assert (row["light"], row["closed"]) == ("red", "all 8 calls of the last 5 minutes failed there")
+
+    with_stack(test, limits=DEAD)
+
+
+def test_while_calls_wait_for_a_limit_no_more_agents_can_start(with_stack):
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        sent = (stack.send("POST", "/v1/messages", CALL, bearing(ci.secret)) for _ in range(3))
+        calls = [asyncio.create_task(each) for each in sent]
+        while len(stack.house.manager.queue()) < 2:
+            assert sum(each.done() for each in calls) <= 1, calls
+            await asyncio.sleep(0.01)
+        (row,) = (await told(stack, "/api/v1/capacity?model=claude-sonnet-4-5", ci.secret))["capacity"]
+        assert (row["agents"], row["light"]) == (0, "red")
+        assert "2 calls wait for account:claude requests/min" in row["assumed"]
+        binding = "account:claude * requests rate-60s"
+        assert (row["binding"], row["by_limit"]) == (binding, [{"limit": binding, "agents": 0}])
+        for each in calls:
+            each.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    with_stack(
+        test,
+        limits='[[limit]]\nscope = "account:claude"\nrequests_per_minute = 6\nburst_s = 10\n',
+        server="max_wait_s = 900",
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headgate.adapters.memory import MemoryLedgerStore
-from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
+from headgate.core.ledger import Attempt, AttemptState, UsageGroup, UsageQuery
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.season import DAY_S, HOUR_S
@@ -54,7 +54,15 @@ class Scene:
         self.forecasting = Forecasting(self.ledger, self.rules, self.clock, {"main": "anthropic", "open": "openai"})
         self._calls = 0
 
-    async def call(self, at_s: float, *, cost: int | None = 100, scopes: Scopes = MAIN, model: str = MODEL) -> None:
+    async def call(
+        self,
+        at_s: float,
+        *,
+        cost: int | None = 100,
+        scopes: Scopes = MAIN,
+        model: str = MODEL,
+        state: AttemptState = "done",
+    ) -> None:
         self._calls += 1
         attempt = Attempt(
             id=str(self._calls),
@@ -70,7 +78,7 @@ class Scene:
             cost_micro_usd=cost,
         )
         await self.ledger.begin(attempt)
-        await self.ledger.finish(replace(attempt, state="done", done_s=at_s + 1))
+        await self.ledger.finish(replace(attempt, state=state, done_s=at_s + 1))
 
     async def calls_each_hour(self, days: int, *, until_s: float | None = None, **call: Any) -> None:
         end_s = self.clock.at_s if until_s is None else until_s
@@ -295,6 +303,33 @@ def test_how_many_more_agents_fit() -> None:
         assert answer.agents == int(spare_per_s / (100 / 300))
         assert answer.binding == "account:main * input_tokens rate-60s"
         assert "2 at work at a time" in answer.assumed
+
+    asyncio.run(check())
+
+
+def test_a_rate_that_has_been_used_up_for_a_minute_has_nothing_to_spare() -> None:
+    """The mean of a quarter of an hour said that most of it was free."""
+
+    async def check() -> None:
+        scene = Scene(Rate("", "account:main", "requests", 60, 60, 5))
+        for ago_s in range(60):
+            await scene.call(scene.clock.at_s - ago_s - 0.5, scopes=MAIN._replace(agent="a"))
+        assert (await scene.forecasting.capacity(scene.views(), MAIN, MODEL)).agents == 0
+        scene.clock.at_s += 120
+        assert ((await scene.forecasting.capacity(scene.views(), MAIN, MODEL)).agents or 0) > 0
+
+    asyncio.run(check())
+
+
+def test_an_account_of_which_only_failures_are_recorded_is_known_to_fail() -> None:
+    async def check() -> None:
+        scene = Scene()
+        for number in range(6):
+            assert await scene.forecasting.failing("main", MODEL) == (number if number >= 5 else 0)
+            await scene.call(scene.clock.at_s - 10, state="failed")
+        assert await scene.forecasting.failing("other", MODEL) == 0
+        await scene.call(scene.clock.at_s - 10)
+        assert await scene.forecasting.failing("main", MODEL) == 0
 
     asyncio.run(check())
 

@@ -104,6 +104,9 @@ def capacity_text(told: Capacity, now_s: float) -> str:
     if told.agents is None:
         return f"no number can be given: {told.assumed}"
     more = f"{told.agents:,} more {'agent' if told.agents == 1 else 'agents'} can start now"
+    if told.closed is not None:
+        again = "" if told.changes_s is None else f", for another {span_text(told.changes_s - now_s)}"
+        return f"no more agents can start now; {told.closed}{again}"
     changes = "" if told.changes_s is None else f", which changes in {span_text(told.changes_s - now_s)}"
     binding = "nothing" if told.binding is None else level_text(told.binding)
     return f"{more}; {binding} binds{changes}"

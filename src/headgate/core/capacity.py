@@ -5,7 +5,7 @@ time; what is unknown is said and never counted as nothing. Where the means come
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import floor
 from typing import Literal
 
@@ -34,7 +34,7 @@ class Room:
     """What one limit has left.
 
     `refill_per_s` is 0 for all but rates. `spent_per_s` is what all callers together use of it now (None: unknown).
-    `resets_s` is when a window begins anew, and when a rate is full again.
+    `resets_s` is when a window begins anew, and when a rate is full again. `waiting` calls wait for it now.
     """
 
     limit: str
@@ -45,6 +45,7 @@ class Room:
     refill_per_s: float = 0.0
     spent_per_s: float | None = 0.0
     resets_s: float | None = None
+    waiting: int = 0
 
     @property
     def share(self) -> float:
@@ -56,11 +57,13 @@ class Room:
 class AgentNeed:
     """What one agent of the kind uses on average: units per second of work, and of slots how many at once.
 
-    A dimension that is absent is unknown. `at_work` is the mean number of such agents that were measured.
+    A dimension that is absent is unknown. `at_work` is the mean number of such agents that were measured, `per_call`
+    what one of their calls used on average.
     """
 
     per_s: Mapping[Dimension, float]
     at_work: float = 0.0
+    per_call: Mapping[Dimension, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,8 @@ class Capacity:
     """How many more can start now; None if nothing is known of such agents, or if no limit bounds them.
 
     `binding` is the limit that allows the fewest, `changes_s` when that limit resets or has filled again (None: only a
-    call that ends can change it). `by_limit` has the number of every limit that could be judged.
+    call that ends can change it). `by_limit` has the number of every limit that could be judged. `closed` says why no
+    agent can start whatever the limits have left: the account does not serve.
     """
 
     agents: int | None
@@ -77,6 +81,7 @@ class Capacity:
     light: Light
     assumed: str
     by_limit: tuple[tuple[str, int], ...] = ()
+    closed: str | None = None
 
 
 def capacity(rooms: Sequence[Room], need: AgentNeed | None, now_s: float, *, horizon_s: float = HORIZON_S) -> Capacity:
@@ -85,7 +90,8 @@ def capacity(rooms: Sequence[Room], need: AgentNeed | None, now_s: float, *, hor
     Two agents that start together count as two: the answer is for all who ask at the same time.
     """
     known = need.per_s if need is not None else {}
-    fits = {room.limit: fit for room in rooms if (fit := _fits(room, known, now_s, horizon_s)) is not None}
+    per_call = need.per_call if need is not None else {}
+    fits = {room.limit: fit for room in rooms if (fit := _fits(room, known, per_call, now_s, horizon_s)) is not None}
     unjudged = [room.limit for room in rooms if room.limit not in fits]
     by_limit = tuple(fits.items())
     fullest = max((room.share for room in rooms), default=0.0)
@@ -106,9 +112,29 @@ def doubted(told: Capacity, model: str) -> Capacity:
     return replace(told, light=light, assumed=f"no list knows a model {model!r} (is the name right?); {told.assumed}")
 
 
-def _fits(room: Room, known: Mapping[Dimension, float], now_s: float, horizon_s: float) -> int | None:
-    """Give how many agents a limit bears; None if that cannot be known. A limit that is full bears none."""
+def closed(told: Capacity, why: str, until_s: float | None) -> Capacity:
+    """Give the capacity of an account that does not serve, perhaps until an instant: none, whatever its limits bear."""
+    return replace(
+        told, agents=0, binding=None, changes_s=until_s, light="red", assumed=f"{why}; {told.assumed}", closed=why
+    )
+
+
+def _fits(
+    room: Room,
+    known: Mapping[Dimension, float],
+    per_call: Mapping[Dimension, float],
+    now_s: float,
+    horizon_s: float,
+) -> int | None:
+    """Give how many agents a limit bears; None if that cannot be known.
+
+    One that calls wait for, that is full, or a rate that has not enough for one more call now, bears none.
+    """
+    if room.waiting:
+        return 0
     needed = known.get(room.dimension)
+    if room.kind == "rate" and room.free < min(room.amount, max(1.0, per_call.get(room.dimension, 1.0))):
+        return 0
     if room.kind == "gauge":
         return 0 if room.free <= 0 else None if needed is None else _whole(room.free, needed)
     if room.free <= 0 and room.kind == "window":
@@ -129,7 +155,11 @@ def _whole(spare: float, needed: float) -> int:
 def _assumed(rooms: Sequence[Room], need: AgentNeed | None, unjudged: Sequence[str], horizon_s: float) -> str:
     if not rooms:
         return "no limit bounds such agents"
-    said = []
+    said = [
+        f"{room.waiting} {'call waits' if room.waiting == 1 else 'calls wait'} for {level_text(room.limit)}"
+        for room in rooms
+        if room.waiting
+    ]
     if need is None:
         said.append("no such agent was at work lately, so what one uses is unknown")
     else:

@@ -4,13 +4,14 @@ One rule: a question changes nothing, and a key's bearer hears of its own limits
 name, as a refusal would, whosever it is. The arithmetic is `runtime.forecasting`'s.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from headgate.core.accounts import Account
-from headgate.core.capacity import Capacity, doubted
+from headgate.core.capacity import Capacity, closed, doubted
 from headgate.core.errors import CallerError, UnknownModelError
 from headgate.core.scopes import Scopes, fit
 from headgate.gateway.asked import Asked
@@ -116,10 +117,26 @@ async def capacities(
         served = "; ".join(f"{each.name} ({', '.join(each.models)})" for each in named)
         raise UnknownModelError(f"no account serves model {model[:200]!r}; configured: {served}")
     views = await manager.limits()
-    told = [
-        (each, await manager.forecasting.capacity(views, scopes._replace(account=each.name), model)) for each in serving
-    ]
+    waiting = Counter(each.limit for each in manager.queue())
+    told = []
+    for each in serving:
+        found = await manager.forecasting.capacity(views, scopes._replace(account=each.name), model, waiting)
+        told.append((each, await _as_it_serves(manager, each.name, model, found)))
     return told if manager.knows(model) else [(each, doubted(capacity, model)) for each, capacity in told]
+
+
+async def _as_it_serves(manager: Manager, account: str, model: str, told: Capacity) -> Capacity:
+    """Give no capacity for an account that does not serve, as its circuit says here or the ledger elsewhere."""
+    now_s = manager.clock.now_s()
+    circuit = manager.pool.health.circuit(account, model)
+    if circuit.open_until_s is not None:
+        why = f"the account is left alone after {circuit.why or 'failures'}"
+        if circuit.open_until_s > now_s:
+            return closed(told, why, circuit.open_until_s)
+        return closed(told, f"{why}, and has not served again yet: one call tries it", None)
+    if failed := await manager.forecasting.failing(account, model):
+        return closed(told, f"all {failed} calls of the last 5 minutes failed there", None)
+    return told
 
 
 async def scopes_of_key(manager: Manager, name: str | None, configured: Mapping[str, KeyScopes]) -> Scopes:
@@ -174,8 +191,9 @@ def capacity_json(
                 "by_limit": [
                     {"limit": name, "agents": agents}
                     for name, agents in told.by_limit
-                    if may_see(name.partition(" ")[0])
+                    if name == told.binding or may_see(name.partition(" ")[0])
                 ],
+                "closed": told.closed,
                 "assumed": told.assumed,
             }
             for account, told in found

@@ -7,7 +7,7 @@ nothing but that. The arithmetic is `core.forecast`'s and `core.capacity`'s.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from headgate.core import quota
@@ -17,6 +17,7 @@ from headgate.core.forecast import MOST_SLOTS, Forecast, Forecaster
 from headgate.core.instants import to_ns, to_s
 from headgate.core.ledger import UsageGroup
 from headgate.core.limits import Limit, Rate, Rolling, Window
+from headgate.core.pool import FAILURES_TO_OPEN
 from headgate.core.scopes import Scopes, fit
 from headgate.core.season import DAY_S, HOUR_S
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
@@ -42,6 +43,12 @@ _SLICE_S = 300
 
 _SPENT_S = 900
 """What goes on now is taken from the last quarter of an hour."""
+
+_RATE_SPENT_S = 60
+"""Of a rate also from the last minute, where that is more: it may be used up by what has begun just now."""
+
+_FAILING_S = 300
+"""An account of which nothing but failures is recorded for so long, and FAILURES_TO_OPEN of them, does not serve."""
 
 _HOURS_AT_ONCE = 24
 """Learning from weeks is work: calls go on after so many hours, some 3 ms."""
@@ -116,21 +123,44 @@ class Forecasting:
                     )
         return sorted(told, key=lambda each: each.name)
 
-    async def capacity(self, views: Sequence[LimitView], scopes: Scopes, model: str) -> Capacity:
+    async def capacity(
+        self, views: Sequence[LimitView], scopes: Scopes, model: str, waiting: Mapping[str, int] | None = None
+    ) -> Capacity:
         """Say how many more agents of a kind can start now: of these scopes (without an agent), calling this model.
 
-        `views` are the limits as the monitor reads them. An agent counts as one slot: it makes one call at a time.
+        `views` are the limits as the monitor reads them, `waiting` how many calls wait for each, by name. An agent
+        counts as one slot: it makes one call at a time.
         """
         now_s = self._clock.now_s()
         scopes = fit(scopes)
         read = {view.name: view for view in views}
-        spent: dict[str, list[UsageGroup]] = {}
+        spent: dict[tuple[str, int], list[UsageGroup]] = {}
         rooms = []
         for limit in self._rules.limits_for(scopes, model):
-            if limit.scope not in spent:
-                spent[limit.scope] = await self._recorded.groups(only_of(limit.scope), now_s - _SPENT_S, now_s)
-            rooms.append(self._room(limit, read.get(limit.name), spent[limit.scope], now_s))
+            rates = []
+            for span_s in (_SPENT_S, _RATE_SPENT_S) if isinstance(limit, Rate) else (_SPENT_S,):
+                key = (limit.scope, span_s)
+                if key not in spent:
+                    spent[key] = await self._recorded.groups(only_of(limit.scope), now_s - span_s, now_s)
+                rates.append(self._spent_per_s(limit, spent[key], span_s))
+            known = [rate for rate in rates if rate is not None]
+            room = self._room(limit, read.get(limit.name), max(known) if len(known) == len(rates) else None, now_s)
+            rooms.append(replace(room, waiting=(waiting or {}).get(limit.name, 0)))
         return capacity(rooms, await self._need(only_of_kind(scopes, model), now_s), now_s)
+
+    async def failing(self, account: str, model: str) -> int:
+        """Give how many calls of an account for a model failed lately, if nothing else is recorded; else 0.
+
+        It is how a process knows that serves no calls itself.
+        """
+        now_s = self._clock.now_s()
+        only = only_of_kind(Scopes(account=account), model)
+        groups = await self._recorded.groups(only, now_s - _FAILING_S, now_s, ("state",))
+        ended = dict.fromkeys(("done", "failed"), 0)
+        for group in groups:
+            if (state := group.group["state"]) in ended:
+                ended[state] += group.attempts
+        return ended["failed"] if not ended["done"] and ended["failed"] >= FAILURES_TO_OPEN else 0
 
     def _windows(self, views: Sequence[LimitView]) -> list[tuple[Window | Rolling, LimitView]]:
         by_name = {view.name: view for view in views}
@@ -211,7 +241,13 @@ class Forecasting:
             experts=forecast.experts,
         )
 
-    def _room(self, limit: Limit, view: LimitView | None, groups: Sequence[UsageGroup], now_s: float) -> Room:
+    def _spent_per_s(self, limit: Limit, groups: Sequence[UsageGroup], over_s: int) -> float | None:
+        if only_of(limit.scope) is None:
+            return None
+        spent = self._recorded.units(groups, limit.dimension, limit.models)
+        return _with_unknown(spent.known, spent.unknown, spent.attempts, over_s)
+
+    def _room(self, limit: Limit, view: LimitView | None, spent_per_s: float | None, now_s: float) -> Room:
         reading = quota.read(limit, {}, now_s)
         resets_ns = reading.resets_ns
         if isinstance(limit, Window):
@@ -219,8 +255,6 @@ class Forecasting:
         resets_s = view.resets_s if view is not None else None
         if resets_s is None and resets_ns is not None:
             resets_s = to_s(resets_ns)
-        is_known = only_of(limit.scope) is not None
-        spent = self._recorded.units(groups, limit.dimension, limit.models)
         return Room(
             limit=limit.name,
             dimension=limit.dimension,
@@ -228,7 +262,7 @@ class Forecasting:
             amount=limit.burst if isinstance(limit, Rate) else limit.amount,
             free=reading.free if view is None else view.free,
             refill_per_s=limit.amount / limit.period_s if isinstance(limit, Rate) else 0.0,
-            spent_per_s=_with_unknown(spent.known, spent.unknown, spent.attempts, _SPENT_S) if is_known else None,
+            spent_per_s=spent_per_s,
             resets_s=resets_s,
         )
 
@@ -244,12 +278,14 @@ class Forecasting:
         if not agent_s:
             return None
         per_s: dict[Dimension, float] = {"slots": 1.0}
+        per_call: dict[Dimension, float] = {}
         for dimension in DIMENSIONS[:-1]:
             used = self._recorded.units(every, dimension)
             rate = _with_unknown(used.known, used.unknown, used.attempts, agent_s)
             if rate is not None:
                 per_s[dimension] = rate
-        return AgentNeed(per_s, agent_s / MEASURED_S)
+                per_call[dimension] = rate * agent_s / max(1, used.attempts)
+        return AgentNeed(per_s, agent_s / MEASURED_S, per_call)
 
 
 def _who(group: UsageGroup) -> str:

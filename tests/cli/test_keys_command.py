@@ -60,3 +60,15 @@ def test_a_budget_within_its_parents_or_of_another_kind_is_given(config, capsys)
     capsys.readouterr()
     list_keys(config, as_json=True)
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["keys"]] == ["ci", "other"]
+
+
+def test_a_key_is_listed_with_what_the_configuration_says_of_it(config, capsys, monkeypatch):
+    """It had "-" for limits and team that stand in `[[key]]`."""
+    monkeypatch.setenv("COLUMNS", "160")
+    config.write_text(CONFIG + "requests_per_day = 7\n")
+    create_key(config, KeyWishes("configured", ("usd_per_day=1",)), as_json=True)
+    capsys.readouterr()
+    list_keys(config, as_json=False)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("configured")]
+    assert "usd_per_day=1, 7 requests per day" in line
+    assert " search " in line

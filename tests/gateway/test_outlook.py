@@ -130,6 +130,7 @@ def test_an_administrator_asks_for_a_key_by_its_name(with_stack):
     with_stack(test, limits=BUDGETS + '[[limit]]\nscope = "team:*"\nrequests_per_day = 9', server=WITH_ADMIN)
 
 
+SIX_A_MINUTE = '[[limit]]\nscope = "account:claude"\nrequests_per_minute = 6\nburst_s = 10\n'
 DEAD = """
 [[account]]
 name = "dead"
@@ -177,6 +178,6 @@ def test_while_calls_wait_for_a_limit_no_more_agents_can_start(with_stack):
 
     with_stack(
         test,
-        limits='[[limit]]\nscope = "account:claude"\nrequests_per_minute = 6\nburst_s = 10\n',
+        limits=SIX_A_MINUTE,
         server="max_wait_s = 900",
     )

@@ -118,7 +118,8 @@ def test_a_days_budget_is_projected_from_the_ledger() -> None:
         scene = Scene(window("micro_usd", Calendar("day"), amount=2000), now_s=MONDAY_S + 6 * HOUR_S)
         await scene.calls_each_hour(14)
         view = await scene.forecast(used=600, resets_s=MONDAY_S + DAY_S)
-        assert (view.expected, view.projected_to_s, view.resets_s) == (2400, MONDAY_S + DAY_S, MONDAY_S + DAY_S)
+        assert (view.expected, view.projected_to_s, view.resets_s) == (2000, MONDAY_S + DAY_S, MONDAY_S + DAY_S)
+        assert "it will be spent: without it $0.0024 would be used" in view.assumed
         assert view.runs_out_s == pytest.approx(MONDAY_S + 20 * HOUR_S, abs=HOUR_S / 2)
         assert (view.per, view.amount, view.used) == ("day", 2000, 600)
 
@@ -219,6 +220,40 @@ def test_without_history_the_rate_since_the_window_began_goes_on(span: Any, begi
     asyncio.run(check())
 
 
+def test_without_history_the_rate_of_what_was_used_last_goes_on() -> None:
+    """A run's requests a day would run out "in 6 h 20 min", by the rate since midnight; they were spent in 10 s."""
+
+    async def check() -> None:
+        scene = Scene(window("requests", Calendar("day"), amount=40), now_s=MONDAY_S + 9.4 * HOUR_S)
+        for number in range(20):
+            await scene.call(scene.clock.at_s - 10 + number / 2)
+        view = await scene.forecast(used=20)
+        assert view.runs_out_s == pytest.approx(scene.clock.at_s + 60, abs=1)
+        assert view.assumed.startswith("no history: the rate of what was used last goes on")
+        scene.clock.at_s += 600
+        slower = await scene.forecast(used=20)
+        assert slower.runs_out_s == pytest.approx(scene.clock.at_s + 900, abs=1)
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("likely", "expected"), [(0, 40), (1, 214)])
+def test_no_more_is_expected_of_a_hard_limit_than_it_lets_through(likely: int, expected: int) -> None:
+    """Once spent, "823" were expected at the end of a hard 40."""
+
+    async def check() -> None:
+        limit = window("output_tokens", Calendar("day"), amount=40, holds_likely=bool(likely))
+        scene = Scene(limit, now_s=MONDAY_S + 6 * HOUR_S)
+        await scene.calls_each_hour(14)
+        view = await scene.forecast(used=40, resets_s=MONDAY_S + DAY_S)
+        assert view.runs_out_s == scene.clock.at_s
+        assert view.expected == expected
+        assert likely or view.low == view.high == 40
+        assert ("it is spent: without it 214 output tokens would be used" in view.assumed) != likely
+
+    asyncio.run(check())
+
+
 def test_a_plan_window_that_is_not_open_is_projected_as_if_it_opened_now() -> None:
     async def check() -> None:
         scene = Scene(window("requests", OpenedByUse(5 * HOUR_S)), now_s=MONDAY_S)
@@ -235,7 +270,8 @@ def test_a_budget_for_life_is_projected_a_month_ahead() -> None:
         scene = Scene(window("requests", Lifetime(), amount=1000))
         await scene.calls_each_hour(7)
         view = await scene.forecast(used=500)
-        assert (view.expected, view.resets_s) == (500 + 30 * 24, None)
+        assert (view.expected, view.resets_s) == (1000, None)
+        assert "without it 1,220 requests would be used" in view.assumed
         assert view.runs_out_s == pytest.approx(MONDAY_S + 500 * HOUR_S, rel=1e-6)
         assert "never resets" in view.assumed
 
@@ -247,7 +283,7 @@ def test_a_rolling_window_runs_out_when_more_comes_than_leaves() -> None:
         scene = Scene(Rolling("", "account:main", "requests", 4, 5 * HOUR_S))
         await scene.calls_each_hour(7)
         view = await scene.forecast(used=3)
-        assert view.expected == 5
+        assert view.expected == 4
         assert view.runs_out_s == MONDAY_S + 2.5 * HOUR_S
         assert (await scene.forecast(used=4)).runs_out_s == MONDAY_S
         assert (await scene.forecast(used=6)).runs_out_s == MONDAY_S

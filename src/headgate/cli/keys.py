@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from headgate.adapters.config import Config, ConfiguredKey, above_its_parents, limit_rules
+from headgate.adapters.config import Config, ConfiguredKey, above_its_parents, limit_rules, limits_in_words
 from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
 from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
@@ -110,22 +110,27 @@ def list_keys(config_path: Path | None, *, as_json: bool) -> None:
         return
     if rows:
         columns = ["name", "state", "limits", "team", "tags", "expires", "id", "created"]
-        print_table(columns, [_key_cells(row) for row in rows], names=5)
+        print_table(columns, [_key_cells(row, config) for row in rows], names=5)
     else:
         _say("no keys; make one with `headgate keys create NAME`")
     say_store(config, config_path)
 
 
-def _key_cells(row: Mapping[str, Any]) -> list[str]:
-    limits = ", ".join(f"{name}={value}" for entry in row["limits"] for name, value in entry.items())
-    tags = ", ".join(f"{name}={value}" for name, value in row["scopes"].get("tags", {}).items())
+def _key_cells(row: Mapping[str, Any], config: Config) -> list[str]:
+    """Give what holds of a key: what it carries itself, and what the configuration says of its name."""
+    owner = next((key for key in config.keys if key.name == row["name"]), ConfiguredKey(row["name"]))
+    own = [f"{name}={value}" for entry in row["limits"] for name, value in entry.items()]
+    of_name = limits_in_words(rule for rule in config.limits if rule.scope == f"key:{row['name']}")
+    configured = [words if models == "all models" else f"{words} ({models})" for _scope, models, words in of_name]
+    limits = ", ".join([*own, *configured])
+    tags = ", ".join(f"{name}={value}" for name, value in {**row["scopes"].get("tags", {}), **dict(owner.tags)}.items())
     state = "in force" if row["in_force"] else "revoked" if row["revoked"] else "expired"
     created, expires = ((row[name] or "never")[:16].replace("T", " ") for name in ("created", "expires"))
     return [
         row["name"],
         state,
         limits or "-",
-        row["scopes"].get("team") or "-",
+        owner.team or row["scopes"].get("team") or "-",
         tags or "-",
         expires,
         row["id"],

@@ -122,10 +122,12 @@ class Forecaster:
         *,
         amount: int | None = None,
         unclosed: int | None = None,
+        lately_per_s: float | None = None,
     ) -> Forecast:
         """Project a window of which `used` units are used now, up to its end; `amount` is what it allows.
 
-        `unclosed` is what the history will show for the time since the last observed slot, where that is known.
+        `unclosed` is what the history will show for the time since the last observed slot, where that is known;
+        `lately_per_s` is the rate that goes on where there is no history yet (None: that since the window began).
         """
         end_s = max(window_begin_s, window_end_s)
         now_s = min(end_s, max(window_begin_s, now_s))
@@ -136,7 +138,7 @@ class Forecaster:
         elapsed_s = now_s - window_begin_s
         average = _bounded(used) / elapsed_s if elapsed_s >= _LEAST_SPAN_S else None
         if self._until_s is None:
-            return self._without_history(used, average, (now_s, end_s), amount)
+            return self._without_history(used, average, (now_s, end_s), amount, lately_per_s)
         share = elapsed_s / (end_s - window_begin_s)
         point = min(self._points, key=lambda point: abs(point.slots - share * self._slots))
         views = self._views(point, average if share >= _LEAST_SHARE else None, now_s, rest_s, unclosed)
@@ -228,9 +230,19 @@ class Forecaster:
         return 1 - exp(-(self._slot_s if span_s is None else span_s) / (windows * self._window_s))
 
     def _without_history(
-        self, used: int, average: float | None, span_s: tuple[float, float], amount: int | None
+        self,
+        used: int,
+        average: float | None,
+        span_s: tuple[float, float],
+        amount: int | None,
+        lately_per_s: float | None,
     ) -> Forecast:
         now_s, end_s = span_s
+        if lately_per_s is not None:
+            rest = lately_per_s * (end_s - now_s)
+            bounds = (0, round(rest), ceil(_GUESSED_BAND * rest))
+            assumed = "no history: the rate of what was used last goes on; the band is a guess"
+            return self._told(used, bounds, span_s, amount, assumed, (("recent", 1.0),))
         if average is None:
             is_out = amount is not None and used >= amount
             out_s = now_s if is_out else None

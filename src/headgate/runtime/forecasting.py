@@ -8,7 +8,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from headgate.core import quota
 from headgate.core.amounts import DIMENSIONS, Dimension
@@ -17,6 +17,7 @@ from headgate.core.forecast import MOST_SLOTS, Forecast, Forecaster
 from headgate.core.instants import to_ns, to_s
 from headgate.core.ledger import UsageGroup
 from headgate.core.limits import Limit, Rate, Rolling, Window
+from headgate.core.planning import amount_in_words
 from headgate.core.pool import FAILURES_TO_OPEN
 from headgate.core.scopes import Scopes, fit
 from headgate.core.season import DAY_S, HOUR_S
@@ -49,6 +50,9 @@ _RATE_SPENT_S = 60
 
 _FAILING_S = 300
 """An account of which nothing but failures is recorded for so long, and FAILURES_TO_OPEN of them, does not serve."""
+
+_LATELY_S = (60, 300, 900, 3600)
+"""Without history the rate is that of the last use: over the shortest of these that has all of the longest."""
 
 _HOURS_AT_ONCE = 24
 """Learning from weeks is work: calls go on after so many hours, some 3 ms."""
@@ -118,9 +122,13 @@ class Forecasting:
                 groups = await self._recorded.groups(only, since_s, now_s, ("hour",))
                 for each, (limit, view) in zip(kept, windows, strict=True):
                     unclosed = await self._feed(each, limit, groups, now_s)
-                    told.append(
-                        self._view(each.forecaster, limit, view, now_s, None if only is None else unclosed, groups)
+                    is_new = only is not None and each.forecaster.observed_until_s is None
+                    past = _Past(
+                        None if only is None else unclosed,
+                        await self._lately_per_s(only, limit, now_s) if is_new else None,
+                        groups,
                     )
+                    told.append(self._view(each.forecaster, limit, view, now_s, past))
         return sorted(told, key=lambda each: each.name)
 
     async def capacity(
@@ -147,6 +155,17 @@ class Forecasting:
             room = self._room(limit, read.get(limit.name), max(known) if len(known) == len(rates) else None, now_s)
             rooms.append(replace(room, waiting=(waiting or {}).get(limit.name, 0)))
         return capacity(rooms, await self._need(only_of_kind(scopes, model), now_s), now_s)
+
+    async def _lately_per_s(self, only: Only | None, limit: Limit, now_s: float) -> float | None:
+        """Give the rate at which a limit was used last, within the hour; None where it was not."""
+        used = [
+            self._recorded.units(
+                await self._recorded.groups(only, now_s - span_s, now_s), limit.dimension, limit.models
+            ).known
+            for span_s in _LATELY_S
+        ]
+        first = used.index(used[-1])
+        return used[-1] / _LATELY_S[first] if used[-1] else None
 
     async def failing(self, account: str, model: str) -> int:
         """Give how many calls of an account for a model failed lately, if nothing else is recorded; else 0.
@@ -207,16 +226,19 @@ class Forecasting:
         limit: Window | Rolling,
         view: LimitView,
         now_s: float,
-        unclosed: int | None,
-        groups: Sequence[UsageGroup],
+        past: "_Past",
     ) -> ForecastView:
         begin_s, end_s, note = _extent(limit, view.resets_s, now_s)
-        used = view.used
+        used, (unclosed, lately_per_s, groups) = view.used, past
         if isinstance(limit, Rolling):
-            forecast = _rolled(forecaster.forecast(0, begin_s, end_s, now_s, unclosed=unclosed), limit, used, now_s)
+            coming = forecaster.forecast(0, begin_s, end_s, now_s, unclosed=unclosed, lately_per_s=lately_per_s)
+            forecast = _rolled(coming, limit, used, now_s)
         else:
-            forecast = forecaster.forecast(used, begin_s, end_s, now_s, amount=limit.amount, unclosed=unclosed)
-        said = [forecast.assumed, note]
+            forecast = forecaster.forecast(
+                used, begin_s, end_s, now_s, amount=limit.amount, unclosed=unclosed, lately_per_s=lately_per_s
+            )
+        forecast, spent = _within(forecast, limit, used)
+        said = [forecast.assumed, spent, note]
         if only_of(limit.scope) is None:
             said.append("the ledger keeps no sums by this scope")
         unpriced = self._recorded.units(groups, limit.dimension, limit.models).unknown
@@ -341,6 +363,27 @@ def _extent(limit: Window | Rolling, resets_s: float | None, now_s: float) -> tu
             "",
         )
     return end_s - span.period_s, end_s, ""
+
+
+class _Past(NamedTuple):
+    """What the ledger says of a limit's last time: since the last closed hour, per second of late, and all sums."""
+
+    unclosed: int | None
+    lately_per_s: float | None
+    groups: Sequence[UsageGroup]
+
+
+def _within(forecast: Forecast, limit: Window | Rolling, used: int) -> tuple[Forecast, str]:
+    """Let what is expected end at what a hard limit lets through, and say what would be used if it did not."""
+    most = max(limit.amount, used)
+    if limit.holds_likely or forecast.expected is None or max(forecast.expected, forecast.high or 0) <= most:
+        return forecast, ""
+    low, expected = min(forecast.low, most), min(forecast.expected, most)
+    high = None if forecast.high is None else min(forecast.high, most)
+    wished = amount_in_words(limit.dimension, forecast.expected)
+    is_spent = "it is spent" if used >= limit.amount else "it will be spent"
+    spent = f"{is_spent}: without it {wished} would be used" if forecast.expected > most else ""
+    return replace(forecast, low=low, expected=expected, high=high), spent
 
 
 def _rolled(coming: Forecast, limit: Rolling, used: int, now_s: float) -> Forecast:

@@ -154,7 +154,7 @@ def test_an_account_that_is_down_has_no_capacity_here_and_elsewhere(with_stack):
         assert row["changes_at"] is not None
         stack.house.manager.pool.health._circuits.clear()  # what another process, that serves no calls, knows
         (row,) = (await told(stack, "/api/v1/capacity?model=qwen-3"))["capacity"]
-        assert (row["light"], row["closed"]) == ("red", "all 8 calls of the last 5 minutes failed there")
+        assert (row["light"], row["closed"]) == ("red", "all 8 calls of the last 1 min failed there")
 
     with_stack(test, limits=DEAD)
 

@@ -361,11 +361,14 @@ def test_an_account_of_which_only_failures_are_recorded_is_known_to_fail() -> No
     async def check() -> None:
         scene = Scene()
         for number in range(6):
-            assert await scene.forecasting.failing("main", MODEL) == (number if number >= 5 else 0)
+            assert await scene.forecasting.failing("main", MODEL) == ((number, 300) if number >= 5 else (0, 0))
+            await scene.call(scene.clock.at_s - 100, state="failed")
+        assert await scene.forecasting.failing("other", MODEL) == (0, 0)
+        await scene.call(scene.clock.at_s - 90)
+        assert await scene.forecasting.failing("main", MODEL) == (0, 0)
+        for _ in range(5):
             await scene.call(scene.clock.at_s - 10, state="failed")
-        assert await scene.forecasting.failing("other", MODEL) == 0
-        await scene.call(scene.clock.at_s - 10)
-        assert await scene.forecasting.failing("main", MODEL) == 0
+        assert await scene.forecasting.failing("main", MODEL) == (5, 60), "it served until a minute ago"
 
     asyncio.run(check())
 

@@ -14,6 +14,7 @@ from headgate.core.accounts import Account
 from headgate.core.capacity import Capacity, closed, doubted
 from headgate.core.errors import CallerError, UnknownModelError
 from headgate.core.scopes import Scopes, fit
+from headgate.core.wording import span_text
 from headgate.gateway.asked import Asked
 from headgate.gateway.callers import KeyScopes
 from headgate.gateway.parameters import rfc3339, scopes_wanted
@@ -134,9 +135,8 @@ async def _as_it_serves(manager: Manager, account: str, model: str, told: Capaci
         if circuit.open_until_s > now_s:
             return closed(told, why, circuit.open_until_s)
         return closed(told, f"{why}, and has not served again yet: one call tries it", None)
-    if failed := await manager.forecasting.failing(account, model):
-        return closed(told, f"all {failed} calls of the last 5 minutes failed there", None)
-    return told
+    failed, within_s = await manager.forecasting.failing(account, model)
+    return closed(told, f"all {failed} calls of the last {span_text(within_s)} failed there", None) if failed else told
 
 
 async def scopes_of_key(manager: Manager, name: str | None, configured: Mapping[str, KeyScopes]) -> Scopes:

@@ -48,8 +48,8 @@ _SPENT_S = 900
 _RATE_SPENT_S = 60
 """Of a rate also from the last minute, where that is more: it may be used up by what has begun just now."""
 
-_FAILING_S = 300
-"""An account of which nothing but failures is recorded for so long, and FAILURES_TO_OPEN of them, does not serve."""
+_FAILING_S = (60, 300)
+"""An account of which nothing but failures is recorded for one of these, and FAILURES_TO_OPEN of them, is down."""
 
 _LATELY_S = (60, 300, 900, 3600)
 """Without history the rate is that of the last use: over the shortest of these that has all of the longest."""
@@ -167,19 +167,20 @@ class Forecasting:
         first = used.index(used[-1])
         return used[-1] / _LATELY_S[first] if used[-1] else None
 
-    async def failing(self, account: str, model: str) -> int:
-        """Give how many calls of an account for a model failed lately, if nothing else is recorded; else 0.
+    async def failing(self, account: str, model: str) -> tuple[int, int]:
+        """Give how many calls of an account for a model failed and in how many seconds, if nothing else is recorded.
 
-        It is how a process knows that serves no calls itself.
+        It is how a process knows that serves no calls itself; (0, 0) where some did not fail, or too few were made.
         """
         now_s = self._clock.now_s()
         only = only_of_kind(Scopes(account=account), model)
-        groups = await self._recorded.groups(only, now_s - _FAILING_S, now_s, ("state",))
-        ended = dict.fromkeys(("done", "failed"), 0)
-        for group in groups:
-            if (state := group.group["state"]) in ended:
-                ended[state] += group.attempts
-        return ended["failed"] if not ended["done"] and ended["failed"] >= FAILURES_TO_OPEN else 0
+        for span_s in _FAILING_S:
+            groups = await self._recorded.groups(only, now_s - span_s, now_s, ("state",))
+            failed = sum(group.attempts for group in groups if group.group["state"] == "failed")
+            done = sum(group.attempts for group in groups if group.group["state"] == "done")
+            if failed >= FAILURES_TO_OPEN and not done:
+                return failed, span_s
+        return 0, 0
 
     def _windows(self, views: Sequence[LimitView]) -> list[tuple[Window | Rolling, LimitView]]:
         by_name = {view.name: view for view in views}

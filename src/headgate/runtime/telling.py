@@ -94,7 +94,10 @@ def never_fits(refused: Refused, ticket: Ticket) -> BudgetError | UnpricedError:
     asked, free = amount_in_words(limit.dimension, refused.asked), amount_in_words(limit.dimension, refused.free)
     had, way_out = f"at most {free} can be had", "ask for less (max_tokens, a shorter prompt) or raise the limit"
     if isinstance(limit, Window) and isinstance(limit.span, Lifetime) and refused.free <= 0:
-        had, way_out = f"at most {free} can be had: the rest is spent or held for calls on their way, and it never resets", "raise the limit"
+        had, way_out = (
+            f"at most {free} can be had: the rest is spent or held for calls on their way, and it never resets",
+            "raise the limit",
+        )
     elif limit.dimension == "requests":
         way_out = "raise the limit"
     message = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from headgate.core.errors import ProviderError
 from headgate.core.retries import Failure
+from headgate.ports import Upload
 
 __all__ = ["InProcess"]
 
@@ -64,9 +65,12 @@ class InProcess:
         body: bytes = b"",
         timeouts: object = None,
         passage: object = None,
+        upload: Upload | None = None,
     ) -> AsyncIterator[_Arriving]:
         """Send a call; entered with the head of its answer."""
         del origin, timeouts, passage
+        if upload is not None:
+            body = b"".join([piece async for piece in upload])
         arriving, left = _Arriving(), asyncio.Event()
         inbox: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -187,8 +187,14 @@ def test_a_reservation_is_made_listed_and_cancelled(spent, monkeypatch, capsys):
     (row,) = json.loads(say("reserve", "list", "--json"))["reservations"]
     assert (row["id"], row["free"], row["until"] > row["from"]) == (plan, 2_000, True)
     assert plan in say("reserve", "list")
+    for question in ("budget", "limits"):
+        head, *rows = say(question).splitlines()
+        assert "set aside" in head
+        (row,) = [row for row in rows if "output tokens" in row and "account" in row]
+        assert "5,000" in row and "2,000" in row, row
     assert say("reserve", "cancel", plan).startswith(f"cancelled {plan}")
     assert say("reserve", "list") == "nothing is reserved\n"
+    assert "set aside" not in say("budget") + say("limits")
 
 
 def test_a_check_of_a_key_that_is_not_there_is_a_usage_error(spent, monkeypatch, capsys):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from standing_keys import a_standing_key, bearing, call
+from standing_keys import CALL, a_standing_key, bearing, call
 
 ADMIN, WITH_ADMIN = "sk-planted-provider-secret", 'admin_token = "env:PROVIDER_KEY"'
 LIMIT = '[[limit]]\nscope = "account:claude"\nrequests_per_day = 4\nusd_per_month = 5\n'
@@ -129,3 +129,27 @@ def test_more_than_the_holder_may_use_itself_is_not_set_aside(with_stack):
 
     own = '[[key]]\nname = "ci"\nrequests_per_lifetime = 1\n'
     with_stack(test, limits=LIMIT + own, server=WITH_ADMIN)
+
+
+async def shown(stack, path, name):
+    _, _, answer = await stack.send("GET", f"/api/v1/{path}", headers=bearing(ADMIN))
+    (found,) = [each for each in json.loads(answer)[path] if each["name"] == name]
+    return {word: found[word] for word in ("used", "free", "set_aside")}
+
+
+def test_who_is_kept_out_by_a_reservation_reads_why_and_what_is_free_for_it(with_stack):
+    """The refusal said `limit reached: 4 requests per day`, and budgets and limits that nearly all of it was free."""
+
+    async def test(stack):
+        other = await a_standing_key(stack, "other")
+        await ask(stack, "POST", wish=a_wish(amount=3))
+        assert await call(stack, other.secret) == 200
+        asking = [*bearing(other.secret), (b"x-headgate-max-wait", b"0")]
+        status, _, answer = await stack.send("POST", "/v1/messages", CALL, asking)
+        assert status == 429
+        told = json.loads(answer)["error"]["message"]
+        assert "4 requests per day for account:claude, of which planned reservations keep 3 requests; the call" in told
+        for path in ("limits", "budgets"):
+            assert await shown(stack, path, OURS) == {"used": 1, "free": 0, "set_aside": 3}
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)

@@ -50,8 +50,9 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
     if as_json:
         print_json(budgets_json(views, now_s))
     elif views:
-        columns = ["budget", "share", "used", "free", "amount", "resets in", "held", "pending"]
-        print_table(columns, [_cells(view, now_s) for view in views], names=1)
+        aside = any(view.set_aside for view in views)
+        columns = ["budget", "share", "used", "free", *(["set aside"] if aside else []), "amount", "resets in"]
+        print_table([*columns, "held", "pending"], [_cells(view, now_s, aside=aside) for view in views], names=1)
     else:
         print(f"no window or budget is configured or in use for {scope or 'any scope'}")  # noqa: T201 - the answer
     if check:
@@ -99,7 +100,7 @@ def _said_of(view: LimitView, now_s: float) -> str:
     return f"{level_text(view.name)} is {state}: {used} of {amount}, {resets}"
 
 
-def _cells(view: LimitView, now_s: float) -> list[str]:
+def _cells(view: LimitView, now_s: float, *, aside: bool) -> list[str]:
     def amount(units: int) -> str:
         return amount_text(view.dimension, units)
 
@@ -108,6 +109,7 @@ def _cells(view: LimitView, now_s: float) -> list[str]:
         share_text(spent_share(view)),
         amount(view.used - view.pending),
         amount(view.free),
+        *([amount(view.set_aside)] if aside else []),
         amount(view.amount) + hold_text(view.hold),
         _resets_in(view, now_s),
         amount(view.held),

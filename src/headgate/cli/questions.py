@@ -100,6 +100,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
     if as_json:
         print_json(shape)
         return
+    aside = any(view["set_aside"] for view in shape["limits"])
     nothing_learned = all(view["learned_from"] is None for view in shape["limits"])
     columns = [
         "limit",
@@ -107,6 +108,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
         *([] if nothing_learned else ["learned", "why"]),
         "used",
         "free",
+        *(["set aside"] if aside else []),
         "resets",
         "held",
     ]
@@ -115,7 +117,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
             limit_text(view["scope"], view["models"], view["dimension"]),
             _configured_text(view),
             *([] if nothing_learned else [learned_text(view) or "-", why_learned_text(view) or "-"]),
-            *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
+            *(amount_text(view["dimension"], view[name]) for name in ("used", "free", *(["set_aside"] if aside else []))),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),
         ]

@@ -186,6 +186,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
                 "used": view.used,
                 "held": view.held,
                 "free": view.free,
+                "set_aside": view.set_aside,
                 "share": round(view.share, 4),
                 "resets_at": rfc3339(view.resets_s),
                 "configured": view.configured,

@@ -108,12 +108,12 @@ class PlannedReservations:
 
     def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
         """Give what a call of the scopes on `path` meets beside its limits."""
-        parts = self._parts(limits)
+        parts = self.parts_of(limits)
         return Plans(parts, frozenset(part.limit.name for part in parts if part.limit.scope in path), closures)
 
     def with_parts(self, limits: Sequence[Limit]) -> Sequence[Limit]:
         """Give limits with all that is reserved of them: what settles, renews and expires holds must know."""
-        return (*limits, *(part.limit for part in self._parts(limits))) if self.standing else limits
+        return (*limits, *(part.limit for part in self.parts_of(limits))) if self.standing else limits
 
     def resolve(self, names: Collection[str], limits_named: Resolve) -> tuple[Limit, ...]:
         """Give the limits that keep these levels, those of reservations too."""
@@ -214,7 +214,7 @@ class PlannedReservations:
                 standing = [each for each in existing if each.until_s > now_s]
                 return {PLANS: _record(serial, [*standing, outcome.plan], now_s)}, outcome
 
-            parts = (part.limit.name for part in self._parts(met))
+            parts = (part.limit.name for part in self.parts_of(met))
             outcome = await self._store.transact(chain((PLANS,), _names(met), parts), step)
             if outcome is not None:
                 await self.refresh()
@@ -254,7 +254,8 @@ class PlannedReservations:
                 views.append(_view(each, part, levels, to_ns(now_s)))
         return views
 
-    def _parts(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
+    def parts_of(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
+        """Give all that stands of these limits and is not over."""
         if not self.standing:
             return ()
         now_s = self._clock.now_s()

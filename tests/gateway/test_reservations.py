@@ -82,6 +82,13 @@ def test_a_keys_bearer_sees_its_own_and_changes_none(with_stack):
             {"scope": "planet:x", "of": "account:nope"},
             "'planet:x' cannot hold a reservation; expected one key, team",
         ),
+        (
+            {"scope": "run:\u00fc"},
+            "'run:\u00fc' cannot hold a reservation; expected a name of 1 to 200 letters (A to Z)",
+        ),
+        ({"scope": "run:\u0000p"}, "cannot hold a reservation; expected a name of 1 to 200"),
+        ({"scope": "tag:x"}, "'tag:x' cannot hold a reservation; expected tag:name=value"),
+        ({"scope": "agent:a|nobody"}, "cannot hold a reservation; expected one of account, key, "),
         ({"dimension": "tokens"}, "there is no limit 'account:claude tokens'"),
         ({"usd": 1}, "one of them"),
         ({"amount": None, "usd": 1}, "account:claude requests/day counts requests, not dollars"),

@@ -62,7 +62,7 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
 async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[LimitView]) -> list[str]:
     """Give every scope that is configured, has a key or a limit in use; patterns too where not all names are known."""
     keys = await scopes_of_keys(manager, said_of_keys(config))
-    found = {view.scope.partition("|")[0] for view in views}
+    found = {scope for view in views for scope in (view.scope, view.scope.partition("|")[0])}
     found |= {f"account:{account.name}" for account in manager.accounts}
     found |= {scope for scopes in keys for scope in scopes.path()}
     found |= {rule.scope for rule in config.limits}
@@ -72,13 +72,24 @@ async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[Li
 def _check_scopes(words: Iterable[str], there_are: Sequence[str]) -> None:
     """Raise CallerError for a scope that fits nothing: a check of it would always pass, whatever is spent."""
     for word in words:
-        if any(fnmatchcase(each, word) or fnmatchcase(word, each) for each in there_are):
+        if any(fnmatchcase(each, word) for each in there_are):
             continue
-        kind = word.partition(":")[0]
-        known = [each for each in there_are if each.startswith(f"{kind}:")]
+        # Of a claimed scope that is still to come, whose it is must be there, where all of that kind are known.
+        named, *owners = word.split("|")
+        asked = [named, *(owner for owner in owners if owner.startswith(_ALL_KNOWN))]
+        missing = [part for part in asked if not any(_fit(part, each) for each in there_are)]
+        if not missing:
+            continue
+        kind = missing[0].partition(":")[0]
+        known = [each for each in there_are if each.startswith(f"{kind}:") and "|" not in each]
         more = f" and {len(known) - _MOST_SCOPES_NAMED} more" if len(known) > _MOST_SCOPES_NAMED else ""
         there = f"there are: {', '.join(known[:_MOST_SCOPES_NAMED])}{more}" if known else f"no {kind} has one"
         raise CallerError(f"--scope {word[:100]}: nothing is configured or in use for it; {there}")
+
+
+def _fit(one: str, other: str) -> bool:
+    """Whether of a scope and a pattern, whichever is which, the one fits the other."""
+    return fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
 def _judge(views: Sequence[LimitView], at_percent: int, now_s: float) -> None:

@@ -17,7 +17,7 @@ from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
 from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
-from headgate.core.scopes import scope_name
+from headgate.core.scopes import unfit_name
 from headgate.gateway.parameters import rfc3339, span_s
 from headgate.runtime.keys import Keys, in_force, make_key
 
@@ -46,11 +46,18 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         CallerError: a wish cannot be understood or is above what the key's team, tags or accounts have, or the name is
             taken.
     """
-    if scope_name(wishes.name) != wishes.name:
-        raise CallerError(f"key name {wishes.name!r}: use up to 200 letters, digits and . : @ / # + = - _")
+    tags = dict(_pair("--tag", text) for text in wishes.tags)
+    named = [("key name", wishes.name), *(("--tag", word) for pair in tags.items() for word in pair)]
+    named += [("--team", wishes.team)] if wishes.team is not None else []
+    for what, word in named:
+        unfit = unfit_name(word)
+        if unfit is not None:
+            raise CallerError(f"{what} {word[:50]!r}: {unfit}")
+    life_s = None if wishes.expires_in is None else span_s(wishes.expires_in)
+    if life_s == 0:
+        raise CallerError(f"--expires-in {wishes.expires_in}: such a key never lets anybody in; expected 1s or more")
     limits = _limits(wishes.limits)
     rules = limit_rules(f"key:{wishes.name}", limits)
-    tags = dict(_pair("--tag", text) for text in wishes.tags)
     config = read_config(config_path, credentials=False)
     above = above_its_parents(config, ConfiguredKey(wishes.name, wishes.team, tuple(tags.items())), rules)
     if above:
@@ -70,7 +77,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         now_s,
         limits=json.dumps(limits),
         scopes=json.dumps(said),
-        expires_s=now_s + span_s(wishes.expires_in) if wishes.expires_in is not None else None,
+        expires_s=None if life_s is None else now_s + life_s,
     )
 
     async def add(keys: Keys) -> None:

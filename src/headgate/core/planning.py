@@ -13,7 +13,7 @@ from typing import NamedTuple
 from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
 from headgate.core.instants import NS_PER_S, to_ns
 from headgate.core.limits import FOREVER_NS, Gauge, Level, Limit, Rate, Rolling, Window
-from headgate.core.scopes import SCOPE_KINDS
+from headgate.core.scopes import SCOPE_KINDS, unfit_scope
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
 from headgate.core.wording import level_text
 
@@ -206,10 +206,12 @@ def amount_in_words(dimension: Dimension, amount: int) -> str:
 def unfit_holder(scope: str) -> str | None:
     """Say why a scope cannot hold a reservation; None where it can."""
     kind, _, name = scope.partition(":")
-    if kind in SCOPE_KINDS and kind != "account" and name and not any(char in " *?[]" for char in scope):
-        return None
-    kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
-    return f"{scope[:100]!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
+    if kind in SCOPE_KINDS and kind != "account" and name:
+        unfit = unfit_scope(scope)
+    else:
+        kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
+        unfit = f"expected one {kinds} by name, such as run:nightly"
+    return None if unfit is None else f"{scope[:100]!r} cannot hold a reservation; {unfit}"
 
 
 def _unfit(wanted: Wanted, limit: Limit | None, now_s: float) -> str | None:

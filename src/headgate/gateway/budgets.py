@@ -44,7 +44,7 @@ def verdict(views: Sequence[LimitView], at_percent: int = 100) -> Verdict:
 
 
 def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
-    """Give budgets in the control API's shape; used, held, pending, set aside and free add up to the amount, but for debt."""
+    """Give budgets in the control API's shape; but for debt, what is used, held, pending, set aside and free is all."""
     spent = {use.limit for use in verdict(views).spent}
     return {
         "at": rfc3339(now_s),

@@ -25,8 +25,7 @@ from headgate.runtime.lane_table import LaneTable
 from headgate.runtime.lanes import Lane, Ticket, Waiting
 from headgate.runtime.listening import Listening
 from headgate.runtime.moves import Moves
-from headgate.runtime.planning import Outcome
-from headgate.runtime.planning import PlannedReservations
+from headgate.runtime.planning import Outcome, PlannedReservations
 from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, late_for, never_fits, too_late_in_lane
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from headgate.adapters.config import Config
-from headgate.cli.questions import ask, print_json
+from headgate.cli.questions import ask_each, print_json
 from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, hold_text, level_text, share_text, span_text
@@ -45,7 +45,7 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
             _check_scopes(words, await _scopes_there_are(manager, config, found))
         return budgets_of(found, is_wanted)
 
-    views = ask(config_path, read)
+    views, *elsewhere = ask_each(config_path, read)
     now_s = WallClock().now_s()
     if as_json:
         print_json(budgets_json(views, now_s))
@@ -56,7 +56,8 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
     else:
         print(f"no window or budget is configured or in use for {scope or 'any scope'}")  # noqa: T201 - the answer
     if check:
-        _judge(views if scope else standing(views), 100 if at_percent is None else at_percent, now_s)
+        for each in (views, *elsewhere):
+            _judge(each if scope else standing(each), 100 if at_percent is None else at_percent, now_s)
 
 
 async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[LimitView]) -> list[str]:

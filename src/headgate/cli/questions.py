@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from headgate.adapters.config import Config
-from headgate.cli.stores import say_store
+from headgate.cli.stores import differences, say_in_force, say_store
 from headgate.cli.tables import print_table
 from headgate.cli.wording import (
     amount_text,
@@ -24,7 +24,7 @@ from headgate.cli.wording import (
     usd_text,
     why_learned_text,
 )
-from headgate.compose import WallClock, open_house, read_config
+from headgate.compose import WallClock, configs_in_force, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
 from headgate.gateway.control import SUMS, limits_json, usage_json, usage_query
@@ -143,16 +143,34 @@ def _configured_text(view: dict[str, Any]) -> str:
 
 
 def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> T:
-    """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing."""
+    """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing.
 
-    async def run() -> T:
+    Where a gateway runs, it is asked of what that goes by; that the file says something else by now is said.
+    """
+    return ask_each(config_path, question)[0]
+
+
+def ask_each(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> list[T]:
+    """Give the answer as `ask` does, and after it those of other gateways that go by something else."""
+
+    async def run() -> list[T]:
         async with open_house(config, start=False) as house:
-            return await question(house.manager, house.config)
+            running = await configs_in_force(house)
+            news = [(said, in_force, differences(in_force, config)) for said, in_force in running]
+            others = {said.text: in_force for said, in_force, changes in news if changes}
+            goes_by_file = not news or any(not changes for _said, _in_force, changes in news)
+            answers = [await question(house.manager, config)] if goes_by_file else []
+        for said, _in_force, changes in news:
+            say_in_force(said, config.path, changes, is_shown=not goes_by_file)
+        for in_force in others.values():
+            async with open_house(in_force, start=False) as house:
+                answers.append(await question(house.manager, in_force))
+        return answers
 
     config = read_config(config_path, credentials=False)
-    answer = asyncio.run(run())
+    answers = asyncio.run(run())
     say_store(config, config_path)
-    return answer
+    return answers
 
 
 def _without_fleet_keys(groups: Sequence[UsageGroup]) -> list[UsageGroup]:

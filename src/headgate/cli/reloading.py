@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from headgate.adapters.config import Config, changes_in_words, needs_restart
-from headgate.compose import House, orders_of, read_config
+from headgate.compose import House, announce, orders_of, read_config
 from headgate.core.errors import CallerError, ConfigError, StoreError
 from headgate.gateway.callers import KeyScopes
 
@@ -61,6 +61,7 @@ class Reloading:
         self._house.prices.configure(config.prices, config.windows)
         self.take_keys(said_of_keys(config))
         self._config = config
+        await announce(self._house, config)
         return changed
 
     async def _left_without_limit(self) -> list[str]:

@@ -17,6 +17,7 @@ from headgate.core.scopes import lane_of
 from headgate.core.set_aside import Closure, untaken, without
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.admission import Admission
+from headgate.runtime.announced import PREFIX as ANNOUNCED_PREFIX
 from headgate.runtime.lanes import Waiting
 from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.limit_news import ALERT_PREFIX
@@ -26,6 +27,7 @@ from headgate.runtime.telling import describe
 
 MOST_LIMITS = 5_000
 """Limits shown at once; patterns such as `agent:*` make one for each agent that ever called."""
+_NO_LEVELS = (HOLD_PREFIX, ALERT_PREFIX, ANNOUNCED_PREFIX)
 _SHORT_LIVED = ("agent:", "session:")
 
 
@@ -108,7 +110,7 @@ class Monitor:
 
     async def limits(self) -> list[LimitView]:
         """Give every limit that is configured, learned or in use, by name."""
-        kept = [name for name in await self._store.names("") if not name.startswith((HOLD_PREFIX, ALERT_PREFIX))]
+        kept = [name for name in await self._store.names("") if not name.startswith(_NO_LEVELS)]
         limits = {limit.name: limit for limit in self._rules.standing()}
         kept.sort(key=lambda name: name.startswith(_SHORT_LIVED))  # these are many, and the first to be left out
         limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})

@@ -28,7 +28,8 @@ def test_what_is_set_aside_is_left_for_its_holder_until_it_is_cancelled(with_sta
         assert [await call(stack, other.secret) for _ in range(3)] == [200, 200, 429]
         assert await call(stack, ci.secret) == 200
         (shown,) = (await ask(stack, "GET"))[1]["reservations"]
-        assert shown == {**{word: made[word] for word in made if word != "at_once"}, "used": 1, "held": 0, "free": 1}
+        assert made.pop("certain_from") == made["from"]
+        assert shown == {**made, "used": 1, "held": 0, "free": 1, "filling": 0, "short": None}
         assert (await ask(stack, "DELETE", f"/{made['id']}"))[0] == 200
         assert (await ask(stack, "GET"))[1] == {"reservations": []}
         assert await call(stack, other.secret) == 200
@@ -107,6 +108,25 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason_and_changes_nothing(
         assert (await ask(stack, "GET"))[1] == {"reservations": []}
 
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+RATE = '[[limit]]\nscope = "account:claude"\nrequests_per_minute = 600\n'
+
+
+def test_one_request_of_an_hour_is_there_from_the_beginning(with_stack):
+    """It said that one request was certain to fit, and the list that it was used: its bucket filled within the hour."""
+
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        status, made = await ask(stack, "POST", wish=a_wish(amount=1))
+        assert (status, made["at_once"], made["certain_from"], made["kind"]) == (201, 1, made["from"], "rate")
+        (shown,) = (await ask(stack, "GET"))[1]["reservations"]
+        assert [shown[word] for word in ("used", "free", "filling", "at_once")] == [0, 1, 0, 1]
+        assert await call(stack, ci.secret) == 200
+        (shown,) = (await ask(stack, "GET"))[1]["reservations"]
+        assert [shown[word] for word in ("used", "free", "filling", "at_once")] == [1, 0, 0, 1]
+
+    with_stack(test, limits=RATE, server=WITH_ADMIN)
 
 
 def test_a_limit_goes_by_the_name_that_tables_and_refusals_have(with_stack):

@@ -115,7 +115,8 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
     outcome = await manager.reserve(wanted, limit)
     if isinstance(outcome, Denied):
         raise NotHonouredError(outcome.reason)
-    return {**_plan_json(outcome.plan, limit.dimension), "at_once": outcome.at_once}
+    said = {"kind": limit.kind, "at_once": outcome.at_once, "certain_from": rfc3339(outcome.certain_s)}
+    return {**_plan_json(outcome.plan, limit.dimension), **said}
 
 
 async def cancel(manager: Manager, plan_id: str) -> dict[str, Any]:
@@ -134,7 +135,16 @@ def reservations_json(views: list[PlanView]) -> dict[str, Any]:
     """Give reservations in the control API's shape."""
     return {
         "reservations": [
-            {**_plan_json(each.plan, each.dimension), "used": each.used, "held": each.held, "free": each.free}
+            {
+                **_plan_json(each.plan, each.dimension),
+                "kind": each.kind,
+                "at_once": each.at_once,
+                "used": each.used,
+                "held": each.held,
+                "free": each.free,
+                "filling": each.filling,
+                "short": each.short,
+            }
             for each in views
         ]
     }

@@ -9,9 +9,11 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from headgate.adapters.config import Config, ConfiguredAccount, limit_rules, load_config
 from headgate.adapters.config.settings import ConfiguredMaintenance
@@ -141,11 +143,13 @@ async def open_house(
     make_provider: Callable[[ConfiguredAccount], Provider] | None = None,
     warm: bool = False,
     start: bool = True,
+    make: bool = True,
 ) -> AsyncIterator[House]:
     """Run Headgate and give its parts too, for the gateway and the fleet.
 
     `warm` reads the price list now (0.2 s) and not with the first call. Without `start` nothing is cleaned up and no
-    lease renewed: enough to ask questions, and nothing is changed.
+    lease renewed: enough to ask questions, and nothing is changed. Without `make` a store that is not there is not made
+    either, and reads as an empty one.
     """
     clock = clock or WallClock()
     owner = owner_name()
@@ -167,12 +171,12 @@ async def open_house(
             timeouts=timeouts,
         )
 
-    make = make_provider or account_provider
+    provide = make_provider or account_provider
     prices = GenaiPrices(config.prices, config.windows)
     if warm:
         prices.load()
-    providers = {configured.account.name: make(configured) for configured in config.accounts}
-    async with open_stores(config) as stores:
+    providers = {configured.account.name: provide(configured) for configured in config.accounts}
+    async with open_stores(config, make=make) as stores:
         manager = Manager(
             Parts(
                 levels=stores.levels,
@@ -210,9 +214,16 @@ async def open_house(
             await client.close()
 
 
-def open_stores(config: Config) -> AbstractAsyncContextManager[SqliteStores]:
-    """Open the store that the configuration names."""
-    return open_database(config.store.path, synchronous="FULL" if config.store.synchronous == "full" else "NORMAL")
+@asynccontextmanager
+async def open_stores(config: Config, *, make: bool = True) -> AsyncIterator[SqliteStores]:
+    """Open the store that the configuration names; one that is not there is made, or without `make` read as empty."""
+    path = config.store.path
+    with TemporaryDirectory(prefix="headgate-") if not make and not path.exists() else nullcontext() as elsewhere:
+        if elsewhere is not None:
+            path = Path(elsewhere) / path.name
+        synchronous: Literal["FULL", "NORMAL"] = "FULL" if config.store.synchronous == "full" else "NORMAL"
+        async with open_database(path, synchronous=synchronous) as stores:
+            yield stores
 
 
 def orders_of(config: Config) -> Orders:

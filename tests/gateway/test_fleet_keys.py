@@ -175,7 +175,12 @@ def test_wrong_methods_and_too_large_a_wish_count_nothing(with_stack):
         ):
             assert (await stack.send(method, path))[0] == status, path
         assert (await stack.send("POST", "/api/v1/keys", b" " * 200_000))[0] == 413
-        for query, named in (("after=-1", "after"), ("most=x", "most"), ("colour=red", "colour")):
+        for query, named in (
+            ("after=-1", "after"),
+            ("most=x", "most"),
+            ("most=0", "most=0: expected a whole number from 1"),
+            ("colour=red", "colour"),
+        ):
             status, _, answer = await stack.send("GET", f"/api/v1/runs/r1/attempts?{query}")
             assert (status, named in json.loads(answer)["error"]["message"]) == (400, True)
         assert (await stack.send("GET", "/api/v1/limits?scope=colour"))[0] == 400

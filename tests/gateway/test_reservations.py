@@ -92,6 +92,7 @@ def test_a_keys_bearer_sees_its_own_and_changes_none(with_stack):
         ({"scope": "agent:a|nobody"}, "cannot hold a reservation; expected one of account, key, "),
         ({"dimension": "tokens"}, "there is no limit 'account:claude tokens'"),
         ({"usd": 1}, "one of them"),
+        ({"limit": OURS}, "say which limit by `limit`, its name, or by `of` and `dimension`; not by both"),
         ({"amount": None, "usd": 1}, "account:claude requests/day counts requests, not dollars"),
         (
             {"of": None, "dimension": None, "limit": "nothing"},

@@ -96,7 +96,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
 def list_keys(config_path: Path | None, *, as_json: bool) -> None:
     """Print all keys without their secrets."""
     config = read_config(config_path, credentials=False)
-    keys = _with_keys(config, lambda keys: keys.all())
+    keys = _with_keys(config, lambda keys: keys.all(), make=False)
     now_s = WallClock().now_s()
     rows = [
         {
@@ -156,9 +156,9 @@ def revoke_key(config_path: Path | None, id_or_name: str) -> None:
     _say(f"revoked {id_or_name}")
 
 
-def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]]) -> T:
+def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]], *, make: bool = True) -> T:
     async def run() -> T:
-        async with open_stores(config) as stores:
+        async with open_stores(config, make=make) as stores:
             return await act(Keys(stores.keys, WallClock()))
 
     return asyncio.run(run())

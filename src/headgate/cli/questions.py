@@ -142,26 +142,30 @@ def _configured_text(view: dict[str, Any]) -> str:
     return amount_text(view["dimension"], view["amount"]) + per_text(view["per"]) + hold_text(view["hold"])
 
 
-def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> T:
+def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]], *, changes: bool = False) -> T:
     """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing.
+
+    A store that is not there is made only for an order, which `changes` something.
 
     Where a gateway runs, it is asked of what that goes by; that the file says something else by now is said.
     """
-    return ask_each(config_path, question)[0]
+    return ask_each(config_path, question, changes=changes)[0]
 
 
-def ask_each(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> list[T]:
+def ask_each(
+    config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]], *, changes: bool = False
+) -> list[T]:
     """Give the answer as `ask` does, and after it those of other gateways that go by something else."""
 
     async def run() -> list[T]:
-        async with open_house(config, start=False) as house:
+        async with open_house(config, start=False, make=changes) as house:
             running = await configs_in_force(house)
             news = [(said, in_force, differences(in_force, config)) for said, in_force in running]
-            others = {said.text: in_force for said, in_force, changes in news if changes}
-            goes_by_file = not news or any(not changes for _said, _in_force, changes in news)
+            others = {said.text: in_force for said, in_force, changed in news if changed}
+            goes_by_file = not news or any(not changed for _said, _in_force, changed in news)
             answers = [await question(house.manager, config)] if goes_by_file else []
-        for said, _in_force, changes in news:
-            say_in_force(said, config.path, changes, is_shown=not goes_by_file)
+        for said, _in_force, changed in news:
+            say_in_force(said, config.path, changed, is_shown=not goes_by_file)
         for in_force in others.values():
             async with open_house(in_force, start=False) as house:
                 answers.append(await question(house.manager, in_force))

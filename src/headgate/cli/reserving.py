@@ -23,7 +23,7 @@ def create_reservation(config_path: Path | None, wish: ReservationWish, *, as_js
     Raises:
         CallerError: the wish cannot be understood, or cannot be honoured.
     """
-    made = ask(config_path, lambda manager, _config: reserve(manager, wish))
+    made = ask(config_path, lambda manager, _config: reserve(manager, wish), changes=True)
     if as_json:
         print_json(made)
         return

@@ -72,8 +72,8 @@ def scopes_wanted(text: str) -> Callable[[str], bool]:
     return is_wanted
 
 
-def count(found: Mapping[str, str], name: str, default: int) -> int:
-    """Give a parameter that is a whole number.
+def count(found: Mapping[str, str], name: str, default: int, *, least: int = 0) -> int:
+    """Give a parameter that is a whole number of at least `least`.
 
     Raises:
         CallerError: it is none.
@@ -81,6 +81,8 @@ def count(found: Mapping[str, str], name: str, default: int) -> int:
     text = found.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9):  # noqa: PLR2004 - more than any run has rows
         raise CallerError(f"{name}={text[:50]!r}: expected a whole number")
+    if int(text) < least:
+        raise CallerError(f"{name}={text}: expected a whole number from {least}")
     return int(text)
 
 

@@ -106,6 +106,8 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
     unfit = unfit_holder(wish.scope)
     if unfit is not None:
         raise NotHonouredError(unfit)
+    if wish.limit is not None and (wish.of is not None or wish.dimension is not None):
+        raise CallerError("say which limit by `limit`, its name, or by `of` and `dimension`; not by both")
     limit = choose_limit(await manager.limits_kept(), name=wish.limit, scope=wish.of, dimension=wish.dimension)
     if isinstance(limit, Denied):
         raise NotHonouredError(limit.reason)

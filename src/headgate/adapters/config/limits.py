@@ -232,7 +232,7 @@ def scope_pattern(value: object) -> str:
     if kind not in SCOPE_KINDS:
         raise Unfit(f"{kind!r} is {unknown_hint(kind, SCOPE_KINDS)}" if kind.isidentifier() else example)
     # The names of levels end a scope with a space, and only * is told from a plain character everywhere.
-    unfit = f"no name has | in it; {example}" if "|" in value else unfit_scope(value, "*")
+    unfit = unfit_scope(value, "*")
     if kind == "tag" and not all(name.partition("=")[::2]):
         raise Unfit("expected tag:name=value, where * stands for each value by itself")
     if unfit is not None:

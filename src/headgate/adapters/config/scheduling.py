@@ -36,6 +36,12 @@ def read_scheduling(document: Document, accounts: Sequence[str]) -> Scheduling:
         lanes=tuple(_read_lane(lane, accounts) for lane in document.tables("lane")),
     )
     table.close()
+    first: dict[tuple[object, object], Table] = {}
+    for lane, rule in zip(document.tables("lane"), scheduling.lanes, strict=True):
+        earlier = first.setdefault((rule.scope, rule.models), lane)
+        if earlier is not lane and rule.scope != "*":  # which stands for one that cannot be used
+            where = document.problems.in_line(earlier.path)
+            lane.problem(None, f"never counts: an earlier one{where} has the same scope and models; keep one of both")
     return scheduling
 
 

@@ -47,27 +47,14 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
             taken.
     """
     tags = dict(_pair("--tag", text) for text in wishes.tags)
-    named = [("key name", wishes.name), *(("--tag", word) for pair in tags.items() for word in pair)]
-    named += [("--team", wishes.team)] if wishes.team is not None else []
-    for what, word in named:
-        unfit = unfit_name(word)
-        if unfit is not None:
-            raise CallerError(f"{what} {word[:50]!r}: {unfit}")
+    _check(wishes, tags)
     life_s = None if wishes.expires_in is None else span_s(wishes.expires_in)
-    if life_s == 0:
-        raise CallerError(f"--expires-in {wishes.expires_in}: such a key never lets anybody in; expected 1s or more")
     limits = _limits(wishes.limits)
     rules = limit_rules(f"key:{wishes.name}", limits)
     config = read_config(config_path, credentials=False)
     above = above_its_parents(config, ConfiguredKey(wishes.name, wishes.team, tuple(tags.items())), rules)
     if above:
         raise CallerError("; ".join(above))
-    for endpoint in wishes.endpoints:
-        if endpoint not in ENDPOINT_NAMES:
-            raise CallerError(f"--endpoint {endpoint[:40]!r}: expected one of {', '.join(ENDPOINT_NAMES)}")
-    for model in wishes.models:
-        if not 0 < len(model) <= MOST_MODEL_CHARS or not model.isprintable():
-            raise CallerError(f"--model {model[:40]!r}: expected a model or a pattern such as claude-haiku-*")
     scopes = {"team": wishes.team, "tags": tags, "models": wishes.models, "endpoints": wishes.endpoints}
     said = {name: value for name, value in scopes.items() if value}
     clock = WallClock()
@@ -91,6 +78,24 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
     else:
         _say(new.secret)
         print("headgate: this key is shown once; keep it where secrets are kept", file=sys.stderr)  # noqa: T201
+
+
+def _check(wishes: KeyWishes, tags: Mapping[str, str]) -> None:
+    """Raise CallerError for a name, a span, an endpoint or a model that no key can have."""
+    named = [("key name", wishes.name), *(("--tag", word) for pair in tags.items() for word in pair)]
+    named += [("--team", wishes.team)] if wishes.team is not None else []
+    for what, word in named:
+        unfit = unfit_name(word)
+        if unfit is not None:
+            raise CallerError(f"{what} {word[:50]!r}: {unfit}")
+    if wishes.expires_in is not None and span_s(wishes.expires_in) == 0:
+        raise CallerError(f"--expires-in {wishes.expires_in}: such a key never lets anybody in; expected 1s or more")
+    for endpoint in wishes.endpoints:
+        if endpoint not in ENDPOINT_NAMES:
+            raise CallerError(f"--endpoint {endpoint[:40]!r}: expected one of {', '.join(ENDPOINT_NAMES)}")
+    for model in wishes.models:
+        if not 0 < len(model) <= MOST_MODEL_CHARS or not model.isprintable():
+            raise CallerError(f"--model {model[:40]!r}: expected a model or a pattern such as claude-haiku-*")
 
 
 def list_keys(config_path: Path | None, *, as_json: bool) -> None:

@@ -101,6 +101,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
         print_json(shape)
         return
     aside = any(view["set_aside"] for view in shape["limits"])
+    counts = ("used", "free", "set_aside") if aside else ("used", "free")
     nothing_learned = all(view["learned_from"] is None for view in shape["limits"])
     columns = [
         "limit",
@@ -117,7 +118,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
             limit_text(view["scope"], view["models"], view["dimension"]),
             _configured_text(view),
             *([] if nothing_learned else [learned_text(view) or "-", why_learned_text(view) or "-"]),
-            *(amount_text(view["dimension"], view[name]) for name in ("used", "free", *(["set_aside"] if aside else []))),
+            *(amount_text(view["dimension"], view[name]) for name in counts),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),
         ]

@@ -9,9 +9,11 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 from headgate.adapters.config import Config, ConfiguredAccount, limit_rules, load_config
 from headgate.adapters.config.settings import ConfiguredMaintenance
@@ -20,8 +22,11 @@ from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.http import HttpClient, Reply, Timeouts, parse_url
 from headgate.adapters.sqlite.stores import SqliteStores, open_database
+from headgate.core.errors import ConfigError, StoreError
 from headgate.core.scopes import LimitRule
 from headgate.ports import Clock, HashedKey, Headers, Provider
+from headgate.runtime import announced
+from headgate.runtime.announced import Announced
 from headgate.runtime.manager import Manager, Parts
 from headgate.runtime.orders import Orders
 from headgate.runtime.planning import MaintenanceRule
@@ -75,9 +80,47 @@ def read_config(
         path = DEFAULT_CONFIG
     known = dict(os.environ if environ is None else environ)
     if not credentials and path is not None and path.is_file():
-        named = re.findall(r'"env:([A-Za-z_][A-Za-z0-9_]*)"', path.read_text(encoding="utf-8", errors="replace"))
-        known = {**dict.fromkeys(named, "not-needed"), **known}
+        known = _with_credentials(path.read_text(encoding="utf-8", errors="replace"), known)
     return load_config(path, known)
+
+
+def _with_credentials(text: str, environ: Mapping[str, str]) -> dict[str, str]:
+    named = re.findall(r'"env:([A-Za-z_][A-Za-z0-9_]*)"', text)
+    return {**dict.fromkeys(named, "not-needed"), **environ}
+
+
+async def announce(house: House, config: Config) -> None:
+    """Say in the store what this process goes by from now on, for those who ask there; without room, nobody knows."""
+    if config.path is None or config.text is None:
+        return
+    said = Announced(house.owner, str(config.path.resolve()), config.text, house.clock.now_s())
+    try:
+        await announced.announce(house.stores.levels, said, owner_is_alive)
+    except StoreError as error:
+        log.warning("what this process goes by could not be said in the store: %s", error)
+
+
+async def withdraw(house: House) -> None:
+    """Say that this process goes by nothing any more."""
+    try:
+        await announced.withdraw(house.stores.levels, house.owner)
+    except StoreError as error:
+        log.warning("that this process has ended could not be said in the store: %s", error)
+
+
+async def configs_in_force(house: House) -> list[tuple[Announced, Config]]:
+    """Give what the gateways of this store and file go by, the newest first, as far as it can be read here."""
+    path, found = house.config.path, []
+    for each in await announced.announced(house.stores.levels, owner_is_alive):
+        if path is None or each.path != str(path.resolve()):
+            continue
+        try:
+            config = load_config(path, _with_credentials(each.text, os.environ), each.text)
+        except ConfigError as error:  # of another version, perhaps
+            log.warning("what %s goes by cannot be read: %s", each.owner, error)
+            continue
+        found.append((each, replace(config, store=house.config.store)))
+    return found
 
 
 @asynccontextmanager
@@ -100,11 +143,13 @@ async def open_house(
     make_provider: Callable[[ConfiguredAccount], Provider] | None = None,
     warm: bool = False,
     start: bool = True,
+    make: bool = True,
 ) -> AsyncIterator[House]:
     """Run Headgate and give its parts too, for the gateway and the fleet.
 
     `warm` reads the price list now (0.2 s) and not with the first call. Without `start` nothing is cleaned up and no
-    lease renewed: enough to ask questions, and nothing is changed.
+    lease renewed: enough to ask questions, and nothing is changed. Without `make` a store that is not there is not made
+    either, and reads as an empty one.
     """
     clock = clock or WallClock()
     owner = owner_name()
@@ -126,12 +171,12 @@ async def open_house(
             timeouts=timeouts,
         )
 
-    make = make_provider or account_provider
+    provide = make_provider or account_provider
     prices = GenaiPrices(config.prices, config.windows)
     if warm:
         prices.load()
-    providers = {configured.account.name: make(configured) for configured in config.accounts}
-    async with open_stores(config) as stores:
+    providers = {configured.account.name: provide(configured) for configured in config.accounts}
+    async with open_stores(config, make=make) as stores:
         manager = Manager(
             Parts(
                 levels=stores.levels,
@@ -169,9 +214,16 @@ async def open_house(
             await client.close()
 
 
-def open_stores(config: Config) -> AbstractAsyncContextManager[SqliteStores]:
-    """Open the store that the configuration names."""
-    return open_database(config.store.path, synchronous="FULL" if config.store.synchronous == "full" else "NORMAL")
+@asynccontextmanager
+async def open_stores(config: Config, *, make: bool = True) -> AsyncIterator[SqliteStores]:
+    """Open the store that the configuration names; one that is not there is made, or without `make` read as empty."""
+    path = config.store.path
+    with TemporaryDirectory(prefix="headgate-") if not make and not path.exists() else nullcontext() as elsewhere:
+        if elsewhere is not None:
+            path = Path(elsewhere) / path.name
+        synchronous: Literal["FULL", "NORMAL"] = "FULL" if config.store.synchronous == "full" else "NORMAL"
+        async with open_database(path, synchronous=synchronous) as stores:
+            yield stores
 
 
 def orders_of(config: Config) -> Orders:

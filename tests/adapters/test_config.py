@@ -319,9 +319,11 @@ def test_what_is_wrong_is_told_with_its_line(
         ("main", "expected a scope such as account:main"),
         ("acount:main", "'acount' is unknown; did you mean account?"),
         ("planet:mars", "'planet' is unknown; expected one of account, agent, key, run, session, tag, team"),
-        ("run:", "expected a name or a pattern after the colon"),
-        ("run:a b", "expected a name or a pattern after the colon"),
-        ("run:[ab]", "expected a name or a pattern after the colon"),
+        ("run:", "expected a name of 1 to 200 letters (A to Z), digits and . _ - : @ / # + = after run:, or a pattern"),
+        ("run:a b", "expected a name of 1 to 200 letters"),
+        ("run:[ab]", "expected a name of 1 to 200 letters"),
+        ("run:\u00fc", "expected a name of 1 to 200 letters (A to Z)"),
+        ("agent:a|nobody", "expected one of account, key, team, "),
         ("tag:team", "expected tag:name=value, where * stands for each value by itself"),
         ("tag:=x", "expected tag:name=value"),
         ("*", "expected a scope such as account:main"),
@@ -440,3 +442,11 @@ def test_the_reference_names_every_word() -> None:
 def test_importing_it_reads_nothing_and_loads_no_price_list() -> None:
     code = "import sys, headgate.adapters.config; assert not {'genai_prices', 'pydantic', 'asyncio'} & set(sys.modules)"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_a_lane_that_never_counts_is_told(problems: Callable[..., list[str]]) -> None:
+    """Of two entries for the same lane the second was left out without a word."""
+    lane = '[[lane]]\nscope = "run:*"\npolicy = "fifo"\n'
+    (told,) = problems(lane + lane.replace("fifo", "fair"))
+    assert told.endswith(": an earlier one in line 1 has the same scope and models; keep one of both")
+    assert "never counts" not in "".join(problems(2 * lane.replace("run:*", "")))

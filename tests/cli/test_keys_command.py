@@ -52,6 +52,27 @@ def test_a_budget_above_its_parents_is_refused_and_no_key_is_made(config, capsys
     assert json.loads(capsys.readouterr().out)["keys"] == []
 
 
+@pytest.mark.parametrize(
+    ("wishes", "told"),
+    [
+        (
+            KeyWishes("a b"),
+            "key name 'a b': expected a name of 1 to 200 letters (A to Z), digits and . _ - : @ / # + =",
+        ),
+        (KeyWishes("ci", team="x y"), "--team 'x y': expected a name of 1 to 200 letters"),
+        (KeyWishes("ci", tags=("stage=ü",)), "--tag 'ü': expected a name of 1 to 200 letters"),
+        (KeyWishes("ci", expires_in="0s"), "--expires-in 0s: such a key never lets anybody in; expected 1s or more"),
+    ],
+)
+def test_a_key_whose_names_no_scope_can_have_is_not_made(config, capsys, wishes, told):
+    """A team `x y` was accepted, and no budget of any team could be meant by it."""
+    with pytest.raises(CallerError) as refused:
+        create_key(config, wishes, as_json=True)
+    assert str(refused.value).startswith(told)
+    list_keys(config, as_json=True)
+    assert json.loads(capsys.readouterr().out)["keys"] == []
+
+
 def test_a_budget_within_its_parents_or_of_another_kind_is_given(config, capsys):
     create_key(
         config, KeyWishes("ci", ("usd_per_day=5", "usd_per_week=50", "tokens_per_day=1000"), "search"), as_json=True

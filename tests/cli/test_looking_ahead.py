@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
@@ -10,12 +11,14 @@ from headgate.cli.budgets import show_budgets
 from headgate.cli.forecasting import capacity_text, runs_out_text, show_capacity, show_forecast
 from headgate.cli.main import main
 from headgate.cli.questions import show_limits
+from headgate.cli.reserving import create_reservation
 from headgate.cli.wording import level_text, span_text
 from headgate.compose import open_house, read_config
 from headgate.core.capacity import Capacity
 from headgate.core.errors import CallerError, LimitError
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
+from headgate.gateway.reserving import ReservationWish
 from headgate.runtime.calls import Call
 from headgate.runtime.forecasting import ForecastView
 
@@ -193,8 +196,14 @@ def test_a_reservation_is_made_listed_and_cancelled(spent, monkeypatch, capsys):
     (row,) = json.loads(say("reserve", "list", "--json"))["reservations"]
     assert (row["id"], row["free"], row["until"] > row["from"]) == (plan, 2_000, True)
     assert plan in say("reserve", "list")
+    for question in ("budget", "limits"):
+        head, *rows = say(question).splitlines()
+        assert "set aside" in head
+        (row,) = [row for row in rows if "output tokens" in row and "account" in row]
+        assert {"5,000", "2,000"} <= set(row.split())
     assert say("reserve", "cancel", plan).startswith(f"cancelled {plan}")
     assert say("reserve", "list") == "nothing is reserved\n"
+    assert "set aside" not in say("budget") + say("limits")
 
 
 def test_a_check_of_a_key_that_is_not_there_is_a_usage_error(spent, monkeypatch, capsys):
@@ -213,11 +222,47 @@ def test_a_check_of_a_key_that_is_not_there_is_a_usage_error(spent, monkeypatch,
         ("account:nope", "there are: account:main"),
         ("team:nope", "there are: team:lab"),
         ("tag:a=b", "no tag has one"),
+        ("agent:a1|key:ci", "no agent has one"),
+        ("run:x|key:nope", "there are: key:ci, key:free"),
     ):
         assert code("key:ci", scope) == 2, scope
         assert (
             capsys.readouterr().err == f"headgate: --scope {scope}: nothing is configured or in use for it; {there}\n"
         )
     # A key without a budget of its own has spent none; of runs, any may come, and each has its budget.
-    for scope in ("key:free", "team:lab", "run:to-come", "run:t*", "agent", "key:c*"):
+    for scope in ("key:free", "team:lab", "run:to-come", "run:to-come|key:ci", "run:t*", "agent", "key:c*"):
         assert code(scope) == (75 if scope == "run:t*" else 0), scope
+
+
+def test_a_check_of_a_scope_whose_name_is_empty_is_a_usage_error(spent, monkeypatch, capsys):
+    """`budget --check --scope "run:$RUN"` in a script that never set RUN always passed, as did `--scope "$SCOPE"`."""
+
+    def told(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["headgate", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    named = "expected a name of 1 to 200 letters (A to Z), digits and . _ - : @ / # + = after run:; all of a kind are"
+    assert told("budget", "--check", "--scope", "run:") == f"headgate: scope='run:': {named} 'run'\n"
+    assert "scope='': expected some of account, " in told("budget", "--check", "--scope", "key:ci,")
+    for command in ("budget", "limits", "forecast"):
+        assert told(command, "--scope", "").startswith("headgate: --scope has no value: expected kinds of scopes")
+    assert told("capacity", "--model", "").startswith("headgate: --model has no value: expected a model such as ")
+
+
+def test_the_limits_of_a_pattern_of_accounts_are_there_before_the_first_call(tmp_path, monkeypatch, capsys):
+    """`limits` said that none was configured, and `reserve create` had none to carve out of."""
+    monkeypatch.chdir(tmp_path)
+    accounts = CONFIG.partition("[[limit]]")[0]
+    exact = '[[limit]]\nscope = "account:main"\nrequests_per_day = 7\n'
+    (tmp_path / "headgate.toml").write_text(
+        f'{accounts}[[limit]]\nscope = "account:*"\nrequests_per_day = 9\nusd_per_day = 1\n{exact}'
+    )
+    show_limits(None, as_json=True)
+    shown = {row["name"]: row["amount"] for row in json.loads(capsys.readouterr().out)["limits"]}
+    assert shown == {"account:main * micro_usd day": 1_000_000, "account:main * requests day": 7}
+    wish = ReservationWish("run:a", "1h", of="account:main", dimension="micro_usd", usd=Decimal("0.8"))
+    create_reservation(None, wish, as_json=True)
+    assert json.loads(capsys.readouterr().out)["amount"] == 800_000

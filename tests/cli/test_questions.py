@@ -192,3 +192,30 @@ def test_limits_that_hold_what_is_likely_are_marked(store, capsys):
         ("team:b", "micro_usd"): "bound",
         ("team:b", "slots"): None,
     }
+
+
+def test_a_question_makes_no_store_where_there_is_none(tmp_path, monkeypatch, capsys):
+    """`keys list` made the folder of a store that a slip of the pen had named."""
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "headgate.toml"
+    config.write_text(
+        f'[store]\nurl = "sqlite:///{tmp_path}/nowhere/dir/x.sqlite"\n'
+        '[[account]]\nname = "main"\nprovider = "anthropic"\napi_key = "env:K"\n'
+        '[[limit]]\nscope = "account:main"\nusd_per_day = 1\n'
+    )
+    list_keys(config, as_json=False)
+    show_limits(config, as_json=False)
+    show_usage(config, "", None, None)
+    show_budgets(config, "", None, check=True, as_json=False)
+    out = capsys.readouterr().out
+    assert out.startswith("no keys; make one with")
+    assert "account:main dollars" in out
+    assert not (tmp_path / "nowhere").exists()
+    create_key(config, KeyWishes("ci"), as_json=False)
+    assert (tmp_path / "nowhere" / "dir" / "x.sqlite").exists()
+
+
+def test_a_span_that_ends_before_it_begins_is_told(store):
+    """It was an empty table, as if nothing had been used."""
+    with pytest.raises(CallerError, match=r"since=1h is .* and until=2h is .*, which is not later: expected a beginn"):
+        show_usage(None, "", "1h", "2h")

@@ -196,7 +196,7 @@ def test_small_calls_go_while_a_head_waits_for_the_end_of_a_reservation():
     """$600 of $1,000 are set aside for an hour: a head of $500 waits for its end, and $400 are there until then."""
     here = world(LIMITS, [(DAY, "run:x", 60, 200, 3_600)], (), [])
     head = here.applicant("run:h", Amounts(1, micro_usd=500))
-    assert here.ask("run:h", Amounts(1, micro_usd=500), NOW_S) == Wait(NOW_S + 3_600, NOW_S + 3_600, LIMITS[DAY])
+    assert here.ask("run:h", Amounts(1, micro_usd=500), NOW_S) == Wait(NOW_S + 3_600, NOW_S + 3_600, LIMITS[DAY], 600)
     outcome = admit_behind(here.applicant("run:l", Amounts(1, micro_usd=400)), [head], here.levels, NOW_S)
     assert isinstance(outcome, Admitted)
     here.levels |= outcome.levels

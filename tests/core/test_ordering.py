@@ -462,7 +462,7 @@ def test_boosts_take_half_of_the_limit_at_most_and_starve_nobody(name: str, cost
             boosted_s += head.cost_s
             in_a_row += 1
         assert in_a_row <= MOST_BOOSTS
-        assert boosted_s <= others_s + 3.0
+        assert boosted_s <= others_s + 3.0 + 1e-9
     assert boosted_s + others_s >= len(costs) / 40
 
 

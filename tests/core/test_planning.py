@@ -200,3 +200,19 @@ def test_what_the_holders_own_limits_keep_it_from_using_is_not_reserved(own: Lim
     assert isinstance(plan([], wish(units - 1, in_s=20), DAY, NOW_S, {}, [own]), Planned)
     other = Window("own", "run:nightly", "tokens", 1, Lifetime())
     assert isinstance(plan([], wish(units, in_s=20), DAY, NOW_S, {}, [other]), Planned)
+
+
+def test_a_rates_reservation_is_full_when_it_begins_where_the_bucket_has_room_and_else_fills():
+    """An unused 6,000 an hour had `used 51, free 32` of its 83: that it was not full yet was told as use."""
+    requests = Rate("rate", "account:main", "requests", 600, 60, 500, charged_at_start=True)
+    at_once = plan([], wish(6_000), requests, NOW_S, {})
+    assert isinstance(at_once, Planned)
+    assert (at_once.at_once, at_once.certain_s) == (83, NOW_S)
+    part = part_of(at_once.plan, requests)
+    assert (part.filling(NOW_S * 10**9), part.untaken({}, NOW_S * 10**9)) == (0, 83)
+    busy = {"rate": (NOW_S * 10**9, 450 * requests.period_ns, 0, 0, NOW_S * 10**9)}
+    later = plan([], wish(6_000), requests, NOW_S, busy)
+    assert isinstance(later, Planned)
+    assert later.certain_s == pytest.approx(NOW_S + 49.8)
+    part = part_of(later.plan, requests)
+    assert [part.filling((NOW_S + after_s) * 10**9) for after_s in (0, 30, 50)] == [83, 33, 0]

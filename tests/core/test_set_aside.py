@@ -63,7 +63,10 @@ class Live:
 
 
 class Promise:
-    """What a holder may use of a plan now, reckoned apart: its bucket begins used up, its window begins whole."""
+    """What a holder may use of a plan now, reckoned apart: its bucket is used up when it begins, its window whole.
+
+    A bucket that had room for it when it was made began to fill so early that it is full by then.
+    """
 
     def __init__(self, part: Part) -> None:
         self.part = part
@@ -220,7 +223,8 @@ class PlannedMachine(RuleBasedStateMachine):
                 promise = self.promises[name]
                 promise.room(self.now_s)
                 promise.held -= units
-                promise.fill += min(units, getattr(actual, name.split()[2]))
+                if name.split()[2] != "slots":  # these come back in full
+                    promise.fill += min(units, getattr(actual, name.split()[2]))
 
     @rule(ms=st.one_of(st.integers(1, 3_000), st.sampled_from((1_000, 5_000, 20_000))))
     def time_passes(self, ms: int) -> None:

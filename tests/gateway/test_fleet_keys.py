@@ -28,16 +28,16 @@ async def requests_by(stack, fields, secret, more=""):
 def test_children_are_told_apart_and_meet_their_parents_limits_together(with_stack):
     async def test(stack):
         parent = await a_standing_key(stack, "ci", limits='[{"requests_per_day": 3}]', scopes='{"team": "search"}')
-        lent = await lend(stack, parent, "north", "south pole")
+        lent = await lend(stack, parent, "north", "south.pole")
         assert lent["under"] == "ci"
         north, south = (key["key"] for key in lent["keys"])
-        assert [key["agent"] for key in lent["keys"]] == ["north", "south pole"]
+        assert [key["agent"] for key in lent["keys"]] == ["north", "south.pole"]
         assert [await call(stack, secret) for secret in (north, south, parent.secret)] == [200, 200, 200]
         assert [await call(stack, secret) for secret in (south, north, parent.secret)] == [429, 429, 429]
         assert await requests_by(stack, "key,team,run,agent", parent.secret) == [
             ("ci", "search", None, None, 1),
             ("ci", "search", "r1", "north", 1),
-            ("ci", "search", "r1", "south_pole", 1),
+            ("ci", "search", "r1", "south.pole", 1),
         ]
         assert await requests_by(stack, "run", parent.secret, "&agent=north") == [("r1", 1)]
 
@@ -134,6 +134,9 @@ def test_an_administrator_lends_and_ends_fleets_keys_and_no_others(with_stack):
         (b'{"run": "r", "agents": [], "expires_in_s": 0}', "expires_in_s"),
         (b'{"run": "r", "agents": [], "limits": []}', "limits"),
         (b'{"run": "\xff", "agents": []}', "expected"),
+        ('{"run": "\u00e9", "agents": []}'.encode(), "run='\u00e9': expected a name of 1 to 200 letters (A to Z)"),
+        (b'{"run": "r", "agents": ["a", "a b"]}', "agents[1]='a b': expected a name of 1 to 200"),
+        (b'{"run": "r", "agents": ["a", "b", "a"]}', "agents: 'a' stands there twice; expected each agent once"),
     ],
 )
 def test_a_wish_that_cannot_be_understood_is_refused_by_name(with_stack, wish, named):
@@ -172,7 +175,12 @@ def test_wrong_methods_and_too_large_a_wish_count_nothing(with_stack):
         ):
             assert (await stack.send(method, path))[0] == status, path
         assert (await stack.send("POST", "/api/v1/keys", b" " * 200_000))[0] == 413
-        for query, named in (("after=-1", "after"), ("most=x", "most"), ("colour=red", "colour")):
+        for query, named in (
+            ("after=-1", "after"),
+            ("most=x", "most"),
+            ("most=0", "most=0: expected a whole number from 1"),
+            ("colour=red", "colour"),
+        ):
             status, _, answer = await stack.send("GET", f"/api/v1/runs/r1/attempts?{query}")
             assert (status, named in json.loads(answer)["error"]["message"]) == (400, True)
         assert (await stack.send("GET", "/api/v1/limits?scope=colour"))[0] == 400
@@ -255,7 +263,7 @@ def test_a_report_is_the_same_from_elsewhere(with_stack):
     async def test(stack):
         near, far = OwnGateway(stack.house, "r1", stack.url), OtherGateway(stack.http, stack.url, "r1", None)
         await far.check()
-        for index, name in enumerate(("north", "south pole", "south pole")):
+        for index, name in enumerate(("north", "south.pole", "south.pole")):
             key = await far.lend_key(Job("r1", index, name, "{}"))
             assert await call(stack, key.secret) == 200
             headers = [*bearing(key.secret), (b"x-headgate-tags", b"stage=test"), (b"x-headgate-team", b"t")]
@@ -287,7 +295,7 @@ def test_a_report_is_the_same_from_elsewhere(with_stack):
             await OtherGateway(stack.http, "http://127.0.0.1:9", "r2", None).check()
 
     def _shown(books):
-        jobs = [Job("r1", 0, "north", "{}", state="done"), Job("r1", 1, "south pole", "{}", state="done")]
+        jobs = [Job("r1", 0, "north", "{}", state="done"), Job("r1", 1, "south.pole", "{}", state="done")]
         return as_json(figures_of(RunReport("r1", jobs, books.calls, books.limits)))
 
     def _now(now):

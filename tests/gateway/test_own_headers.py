@@ -20,9 +20,12 @@ GOOD = b'{"model":"claude-haiku-4-5","max_tokens":9,"messages":[{"role":"user","
         ({"x-headgate-tags": ",".join(f"t{n}=1" for n in range(11))}, "x-headgate-tags: 11 tags; expected"),
         (
             {"x-headgate-agent": "a" * 5_000},
-            "x-headgate-agent: '" + "a" * 40 + "...', 5,000 characters: expected a name",
+            "x-headgate-agent: '" + "a" * 40 + "...': expected a name of 1 to 200 letters (A to Z), digits and ",
         ),
-        ({"x-headgate-run": "*"}, "x-headgate-run: '*': expected a name of 1 to 200 letters, digits and . _ - : @"),
+        (
+            {"x-headgate-run": "*"},
+            "x-headgate-run: '*': expected a name of 1 to 200 letters (A to Z), digits and . _ - : @",
+        ),
         ({"x-headgate-session": "two words"}, "x-headgate-session: 'two words': expected a name"),
         ({"x-headgate-team": "caf\xe9"}, "x-headgate-team: 'caf\\xe9': expected a name"),
         ({"x-headgate-run": ""}, "x-headgate-run is empty; leave it out"),

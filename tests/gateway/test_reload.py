@@ -51,6 +51,33 @@ def test_a_raised_limit_lets_the_call_that_waits_go_and_counts_on(with_stack):
     with_stack(test, limits=LIMIT, server=f"{WITH_ADMIN}\nmax_wait_s = 90000")
 
 
+@pytest.mark.parametrize(
+    ("limit", "cut", "amount", "said"),
+    [
+        ("requests_per_day = 9", "requests_per_day = 3", 4, "4 requests is more than there is in one window of"),
+        ("requests_per_minute = 60", "requests_per_minute = 2", 600, "600 requests in 3,6"),
+        ("slots = 9", "slots = 3", 4, "4 slots is more than there is at once of account:claude slots at once: 3 slots"),
+    ],
+)
+def test_a_reload_that_cuts_a_limit_below_its_reservations_names_them(with_stack, limit, cut, amount, said):
+    async def test(stack):
+        wish = {"scope": "run:x", "of": "account:claude", "dimension": limit.partition("_")[0].partition(" ")[0]}
+        wish |= {"amount": amount, "until": "1h"}
+        body = json.dumps(wish).encode()
+        status, _, made = await stack.send("POST", "/api/v1/reservations", body, bearing(ADMIN))
+        assert status == 201, made
+        status, told = await reload(stack, lambda text: text.replace(limit, cut))
+        assert (status, len(told["changed"])) == (200, 2)
+        plan = json.loads(made)["id"]
+        assert told["changed"][1].startswith(f"reservation {plan} (run:x): cannot be kept in full: {said}")
+        _, _, listed = await stack.send("GET", "/api/v1/reservations", headers=bearing(ADMIN))
+        assert json.loads(listed)["reservations"][0]["short"].startswith(said)
+        _, told = await reload(stack, lambda text: text.replace(cut, limit))
+        assert len(told["changed"]) == 1
+
+    with_stack(test, limits=f'[[limit]]\nscope = "account:claude"\n{limit}\n', server=WITH_ADMIN)
+
+
 def test_what_the_configuration_says_of_keys_counts_from_then_on(with_stack):
     async def test(stack):
         ci = await a_standing_key(stack, "ci")

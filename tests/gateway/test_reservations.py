@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from standing_keys import a_standing_key, bearing, call
+from standing_keys import CALL, a_standing_key, bearing, call
 
 ADMIN, WITH_ADMIN = "sk-planted-provider-secret", 'admin_token = "env:PROVIDER_KEY"'
 LIMIT = '[[limit]]\nscope = "account:claude"\nrequests_per_day = 4\nusd_per_month = 5\n'
@@ -28,7 +28,8 @@ def test_what_is_set_aside_is_left_for_its_holder_until_it_is_cancelled(with_sta
         assert [await call(stack, other.secret) for _ in range(3)] == [200, 200, 429]
         assert await call(stack, ci.secret) == 200
         (shown,) = (await ask(stack, "GET"))[1]["reservations"]
-        assert shown == {**{word: made[word] for word in made if word != "at_once"}, "used": 1, "held": 0, "free": 1}
+        assert made.pop("certain_from") == made["from"]
+        assert shown == {**made, "used": 1, "held": 0, "free": 1, "filling": 0, "short": None}
         assert (await ask(stack, "DELETE", f"/{made['id']}"))[0] == 200
         assert (await ask(stack, "GET"))[1] == {"reservations": []}
         assert await call(stack, other.secret) == 200
@@ -82,8 +83,16 @@ def test_a_keys_bearer_sees_its_own_and_changes_none(with_stack):
             {"scope": "planet:x", "of": "account:nope"},
             "'planet:x' cannot hold a reservation; expected one key, team",
         ),
+        (
+            {"scope": "run:\u00fc"},
+            "'run:\u00fc' cannot hold a reservation; expected a name of 1 to 200 letters (A to Z)",
+        ),
+        ({"scope": "run:\u0000p"}, "cannot hold a reservation; expected a name of 1 to 200"),
+        ({"scope": "tag:x"}, "'tag:x' cannot hold a reservation; expected tag:name=value"),
+        ({"scope": "agent:a|nobody"}, "cannot hold a reservation; expected one of account, key, "),
         ({"dimension": "tokens"}, "there is no limit 'account:claude tokens'"),
         ({"usd": 1}, "one of them"),
+        ({"limit": OURS}, "say which limit by `limit`, its name, or by `of` and `dimension`; not by both"),
         ({"amount": None, "usd": 1}, "account:claude requests/day counts requests, not dollars"),
         (
             {"of": None, "dimension": None, "limit": "nothing"},
@@ -100,6 +109,25 @@ def test_what_cannot_be_honoured_is_refused_with_the_reason_and_changes_nothing(
         assert (await ask(stack, "GET"))[1] == {"reservations": []}
 
     with_stack(test, limits=LIMIT, server=WITH_ADMIN)
+
+
+RATE = '[[limit]]\nscope = "account:claude"\nrequests_per_minute = 600\n'
+
+
+def test_one_request_of_an_hour_is_there_from_the_beginning(with_stack):
+    """It said that one request was certain to fit, and the list that it was used: its bucket filled within the hour."""
+
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        status, made = await ask(stack, "POST", wish=a_wish(amount=1))
+        assert (status, made["at_once"], made["certain_from"], made["kind"]) == (201, 1, made["from"], "rate")
+        (shown,) = (await ask(stack, "GET"))[1]["reservations"]
+        assert [shown[word] for word in ("used", "free", "filling", "at_once")] == [0, 1, 0, 1]
+        assert await call(stack, ci.secret) == 200
+        (shown,) = (await ask(stack, "GET"))[1]["reservations"]
+        assert [shown[word] for word in ("used", "free", "filling", "at_once")] == [1, 0, 0, 1]
+
+    with_stack(test, limits=RATE, server=WITH_ADMIN)
 
 
 def test_a_limit_goes_by_the_name_that_tables_and_refusals_have(with_stack):
@@ -129,3 +157,27 @@ def test_more_than_the_holder_may_use_itself_is_not_set_aside(with_stack):
 
     own = '[[key]]\nname = "ci"\nrequests_per_lifetime = 1\n'
     with_stack(test, limits=LIMIT + own, server=WITH_ADMIN)
+
+
+async def shown(stack, path, name):
+    _, _, answer = await stack.send("GET", f"/api/v1/{path}", headers=bearing(ADMIN))
+    (found,) = [each for each in json.loads(answer)[path] if each["name"] == name]
+    return {word: found[word] for word in ("used", "free", "set_aside")}
+
+
+def test_who_is_kept_out_by_a_reservation_reads_why_and_what_is_free_for_it(with_stack):
+    """The refusal said `limit reached: 4 requests per day`, and budgets and limits that nearly all of it was free."""
+
+    async def test(stack):
+        other = await a_standing_key(stack, "other")
+        await ask(stack, "POST", wish=a_wish(amount=3))
+        assert await call(stack, other.secret) == 200
+        asking = [*bearing(other.secret), (b"x-headgate-max-wait", b"0")]
+        status, _, answer = await stack.send("POST", "/v1/messages", CALL, asking)
+        assert status == 429
+        told = json.loads(answer)["error"]["message"]
+        assert "4 requests per day for account:claude, of which planned reservations keep 3 requests; the call" in told
+        for path in ("limits", "budgets"):
+            assert await shown(stack, path, OURS) == {"used": 1, "free": 0, "set_aside": 3}
+
+    with_stack(test, limits=LIMIT, server=WITH_ADMIN)

@@ -22,6 +22,12 @@ def owner_name() -> str:
     return f"{_host()}:{os.getpid()}:{_start_ms(psutil.Process())}:{next(_managers)}"
 
 
+def process_of(name: str) -> str:
+    """Give the process of that name for people: its id, and its host where that is another."""
+    host, pid, *_ = (*name.split(":"), "")
+    return f"process {pid}" if host == _host() else f"process {pid} on {host}"
+
+
 def owner_is_alive(name: str) -> bool:
     """Whether the process of that name may still run.
 

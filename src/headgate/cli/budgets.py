@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from headgate.adapters.config import Config
-from headgate.cli.questions import ask, print_json
+from headgate.cli.questions import ask_each, print_json
 from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, hold_text, level_text, share_text, span_text
@@ -45,23 +45,25 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
             _check_scopes(words, await _scopes_there_are(manager, config, found))
         return budgets_of(found, is_wanted)
 
-    views = ask(config_path, read)
+    views, *elsewhere = ask_each(config_path, read)
     now_s = WallClock().now_s()
     if as_json:
         print_json(budgets_json(views, now_s))
     elif views:
-        columns = ["budget", "share", "used", "free", "amount", "resets in", "held", "pending"]
-        print_table(columns, [_cells(view, now_s) for view in views], names=1)
+        aside = any(view.set_aside for view in views)
+        columns = ["budget", "share", "used", "free", *(["set aside"] if aside else []), "amount", "resets in"]
+        print_table([*columns, "held", "pending"], [_cells(view, now_s, aside=aside) for view in views], names=1)
     else:
         print(f"no window or budget is configured or in use for {scope or 'any scope'}")  # noqa: T201 - the answer
     if check:
-        _judge(views if scope else standing(views), 100 if at_percent is None else at_percent, now_s)
+        for each in (views, *elsewhere):
+            _judge(each if scope else standing(each), 100 if at_percent is None else at_percent, now_s)
 
 
 async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[LimitView]) -> list[str]:
     """Give every scope that is configured, has a key or a limit in use; patterns too where not all names are known."""
     keys = await scopes_of_keys(manager, said_of_keys(config))
-    found = {view.scope.partition("|")[0] for view in views}
+    found = {scope for view in views for scope in (view.scope, view.scope.partition("|")[0])}
     found |= {f"account:{account.name}" for account in manager.accounts}
     found |= {scope for scopes in keys for scope in scopes.path()}
     found |= {rule.scope for rule in config.limits}
@@ -71,13 +73,24 @@ async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[Li
 def _check_scopes(words: Iterable[str], there_are: Sequence[str]) -> None:
     """Raise CallerError for a scope that fits nothing: a check of it would always pass, whatever is spent."""
     for word in words:
-        if any(fnmatchcase(each, word) or fnmatchcase(word, each) for each in there_are):
+        if any(fnmatchcase(each, word) for each in there_are):
             continue
-        kind = word.partition(":")[0]
-        known = [each for each in there_are if each.startswith(f"{kind}:")]
+        # Of a claimed scope that is still to come, whose it is must be there, where all of that kind are known.
+        named, *owners = word.split("|")
+        asked = [named, *(owner for owner in owners if owner.startswith(_ALL_KNOWN))]
+        missing = [part for part in asked if not any(_fit(part, each) for each in there_are)]
+        if not missing:
+            continue
+        kind = missing[0].partition(":")[0]
+        known = [each for each in there_are if each.startswith(f"{kind}:") and "|" not in each]
         more = f" and {len(known) - _MOST_SCOPES_NAMED} more" if len(known) > _MOST_SCOPES_NAMED else ""
         there = f"there are: {', '.join(known[:_MOST_SCOPES_NAMED])}{more}" if known else f"no {kind} has one"
         raise CallerError(f"--scope {word[:100]}: nothing is configured or in use for it; {there}")
+
+
+def _fit(one: str, other: str) -> bool:
+    """Whether of a scope and a pattern, whichever is which, the one fits the other."""
+    return fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
 def _judge(views: Sequence[LimitView], at_percent: int, now_s: float) -> None:
@@ -99,7 +112,7 @@ def _said_of(view: LimitView, now_s: float) -> str:
     return f"{level_text(view.name)} is {state}: {used} of {amount}, {resets}"
 
 
-def _cells(view: LimitView, now_s: float) -> list[str]:
+def _cells(view: LimitView, now_s: float, *, aside: bool) -> list[str]:
     def amount(units: int) -> str:
         return amount_text(view.dimension, units)
 
@@ -108,6 +121,7 @@ def _cells(view: LimitView, now_s: float) -> list[str]:
         share_text(spent_share(view)),
         amount(view.used - view.pending),
         amount(view.free),
+        *([amount(view.set_aside)] if aside else []),
         amount(view.amount) + hold_text(view.hold),
         _resets_in(view, now_s),
         amount(view.held),

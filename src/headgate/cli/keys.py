@@ -17,7 +17,7 @@ from headgate.cli.stores import say_store
 from headgate.cli.tables import print_table
 from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
-from headgate.core.scopes import scope_name
+from headgate.core.scopes import unfit_name
 from headgate.gateway.parameters import rfc3339, span_s
 from headgate.runtime.keys import Keys, in_force, make_key
 
@@ -46,21 +46,15 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         CallerError: a wish cannot be understood or is above what the key's team, tags or accounts have, or the name is
             taken.
     """
-    if scope_name(wishes.name) != wishes.name:
-        raise CallerError(f"key name {wishes.name!r}: use up to 200 letters, digits and . : @ / # + = - _")
+    tags = dict(_pair("--tag", text) for text in wishes.tags)
+    _check(wishes, tags)
+    life_s = None if wishes.expires_in is None else span_s(wishes.expires_in)
     limits = _limits(wishes.limits)
     rules = limit_rules(f"key:{wishes.name}", limits)
-    tags = dict(_pair("--tag", text) for text in wishes.tags)
     config = read_config(config_path, credentials=False)
     above = above_its_parents(config, ConfiguredKey(wishes.name, wishes.team, tuple(tags.items())), rules)
     if above:
         raise CallerError("; ".join(above))
-    for endpoint in wishes.endpoints:
-        if endpoint not in ENDPOINT_NAMES:
-            raise CallerError(f"--endpoint {endpoint[:40]!r}: expected one of {', '.join(ENDPOINT_NAMES)}")
-    for model in wishes.models:
-        if not 0 < len(model) <= MOST_MODEL_CHARS or not model.isprintable():
-            raise CallerError(f"--model {model[:40]!r}: expected a model or a pattern such as claude-haiku-*")
     scopes = {"team": wishes.team, "tags": tags, "models": wishes.models, "endpoints": wishes.endpoints}
     said = {name: value for name, value in scopes.items() if value}
     clock = WallClock()
@@ -70,7 +64,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         now_s,
         limits=json.dumps(limits),
         scopes=json.dumps(said),
-        expires_s=now_s + span_s(wishes.expires_in) if wishes.expires_in is not None else None,
+        expires_s=None if life_s is None else now_s + life_s,
     )
 
     async def add(keys: Keys) -> None:
@@ -86,10 +80,28 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         print("headgate: this key is shown once; keep it where secrets are kept", file=sys.stderr)  # noqa: T201
 
 
+def _check(wishes: KeyWishes, tags: Mapping[str, str]) -> None:
+    """Raise CallerError for a name, a span, an endpoint or a model that no key can have."""
+    named = [("key name", wishes.name), *(("--tag", word) for pair in tags.items() for word in pair)]
+    named += [("--team", wishes.team)] if wishes.team is not None else []
+    for what, word in named:
+        unfit = unfit_name(word)
+        if unfit is not None:
+            raise CallerError(f"{what} {word[:50]!r}: {unfit}")
+    if wishes.expires_in is not None and span_s(wishes.expires_in) == 0:
+        raise CallerError(f"--expires-in {wishes.expires_in}: such a key never lets anybody in; expected 1s or more")
+    for endpoint in wishes.endpoints:
+        if endpoint not in ENDPOINT_NAMES:
+            raise CallerError(f"--endpoint {endpoint[:40]!r}: expected one of {', '.join(ENDPOINT_NAMES)}")
+    for model in wishes.models:
+        if not 0 < len(model) <= MOST_MODEL_CHARS or not model.isprintable():
+            raise CallerError(f"--model {model[:40]!r}: expected a model or a pattern such as claude-haiku-*")
+
+
 def list_keys(config_path: Path | None, *, as_json: bool) -> None:
     """Print all keys without their secrets."""
     config = read_config(config_path, credentials=False)
-    keys = _with_keys(config, lambda keys: keys.all())
+    keys = _with_keys(config, lambda keys: keys.all(), make=False)
     now_s = WallClock().now_s()
     rows = [
         {
@@ -154,9 +166,9 @@ def revoke_key(config_path: Path | None, id_or_name: str) -> None:
     _say(f"revoked {id_or_name}")
 
 
-def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]]) -> T:
+def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]], *, make: bool = True) -> T:
     async def run() -> T:
-        async with open_stores(config) as stores:
+        async with open_stores(config, make=make) as stores:
             return await act(Keys(stores.keys, WallClock()))
 
     return asyncio.run(run())

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headgate.cli.accounts import accounts
-from headgate.cli.options import ConfigOption, JsonOption, number, whole
+from headgate.cli.options import ConfigOption, JsonOption, number, said, whole
 from headgate.cli.reconciling import reconcile
 from headgate.cli.reserve import reserve_app
 from headgate.cli.simulating import simulate
@@ -32,7 +32,14 @@ app.command()(accounts)
 app.command()(reconcile)
 app.command()(simulate)
 
-ScopeOption = Annotated[str, typer.Option(help="Only these kinds of scopes or scopes: account,key:ci,run:*.")]
+ScopeOption = Annotated[
+    str | None,
+    typer.Option(
+        parser=said("--scope", "kinds of scopes or scopes, such as account,key:ci, or leave it out for all"),
+        metavar="SCOPES",
+        help="Only these kinds of scopes or scopes: account,key:ci,run:*.",
+    ),
+]
 _AGENTS = whole("--agents", 1, 100_000)
 
 
@@ -304,29 +311,36 @@ def usage(
 
 
 @app.command()
-def limits(config: ConfigOption = None, scope: ScopeOption = "", *, as_json: JsonOption = False) -> None:
+def limits(config: ConfigOption = None, scope: ScopeOption = None, *, as_json: JsonOption = False) -> None:
     """Show every limit: used, held, free, and when it resets."""
     from headgate.cli.questions import show_limits  # noqa: PLC0415 - heavy
 
-    show_limits(config, scope, as_json=as_json)
+    show_limits(config, scope or "", as_json=as_json)
 
 
 @app.command()
 def forecast(
     config: ConfigOption = None,
-    scope: ScopeOption = "",
+    scope: ScopeOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
     """Show what each window and budget will have used at its end, and when it runs out."""
     from headgate.cli.forecasting import show_forecast  # noqa: PLC0415 - heavy
 
-    show_forecast(config, scope, as_json=as_json)
+    show_forecast(config, scope or "", as_json=as_json)
 
 
 @app.command()
 def capacity(
-    model: Annotated[str, typer.Option(help="The model that the agents call.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            parser=said("--model", "a model such as claude-sonnet-4-5"),
+            metavar="MODEL",
+            help="The model that the agents call.",
+        ),
+    ],
     config: ConfigOption = None,
     account: Annotated[str | None, typer.Option(help="One account, not all that serve the model.")] = None,
     key: Annotated[str | None, typer.Option(help="The Headgate key that they call with.")] = None,
@@ -342,7 +356,7 @@ def capacity(
 @app.command()
 def budget(
     config: ConfigOption = None,
-    scope: ScopeOption = "",
+    scope: ScopeOption = None,
     *,
     check: Annotated[
         bool, typer.Option("--check", help="End with 75 if one is spent; runs' own lifetime budgets only by --scope.")
@@ -356,7 +370,7 @@ def budget(
     """Show what is used, held, pending and free of each window and budget."""
     from headgate.cli.budgets import show_budgets  # noqa: PLC0415 - heavy
 
-    show_budgets(config, scope, at, check=check, as_json=as_json)
+    show_budgets(config, scope or "", at, check=check, as_json=as_json)
 
 
 @keys_app.command("create")

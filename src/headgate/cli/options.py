@@ -1,4 +1,4 @@
-"""Options: those that many commands have, and those whose values are numbers, read within bounds or refused in a line.
+"""Options: those that many commands have, and those whose values are read within bounds or refused in a line.
 
 One rule: a refusal has the option, the value and what is expected. typer's own readers leave out the value, and what
 checks the number further down does not know the option.
@@ -49,6 +49,17 @@ def number(option: str, least: float = -math.inf, most: float = math.inf) -> Cal
         if not least <= value <= most:
             raise _unfit(option, text, f"a number{bounds}")
         return value
+
+    return read
+
+
+def said(option: str, expected: str) -> Callable[[str], str]:
+    """Read words; none where the option stands is a script's empty variable, and would ask another question."""
+
+    def read(text: str) -> str:
+        if not text.strip():
+            raise CallerError(f"{option} has no value: expected {expected}")
+        return text
 
     return read
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from headgate.adapters.config import Config
-from headgate.cli.stores import say_store
+from headgate.cli.stores import differences, say_in_force, say_store
 from headgate.cli.tables import print_table
 from headgate.cli.wording import (
     amount_text,
@@ -24,7 +24,7 @@ from headgate.cli.wording import (
     usd_text,
     why_learned_text,
 )
-from headgate.compose import WallClock, open_house, read_config
+from headgate.compose import WallClock, configs_in_force, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
 from headgate.gateway.control import SUMS, limits_json, usage_json, usage_query
@@ -100,6 +100,8 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
     if as_json:
         print_json(shape)
         return
+    aside = any(view["set_aside"] for view in shape["limits"])
+    counts = ("used", "free", "set_aside") if aside else ("used", "free")
     nothing_learned = all(view["learned_from"] is None for view in shape["limits"])
     columns = [
         "limit",
@@ -107,6 +109,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
         *([] if nothing_learned else ["learned", "why"]),
         "used",
         "free",
+        *(["set aside"] if aside else []),
         "resets",
         "held",
     ]
@@ -115,7 +118,7 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
             limit_text(view["scope"], view["models"], view["dimension"]),
             _configured_text(view),
             *([] if nothing_learned else [learned_text(view) or "-", why_learned_text(view) or "-"]),
-            *(amount_text(view["dimension"], view[name]) for name in ("used", "free")),
+            *(amount_text(view["dimension"], view[name]) for name in counts),
             (view["resets_at"] or "-").removesuffix("Z").replace("T", " ").split(".")[0],
             amount_text(view["dimension"], view["held"]),
         ]
@@ -140,17 +143,39 @@ def _configured_text(view: dict[str, Any]) -> str:
     return amount_text(view["dimension"], view["amount"]) + per_text(view["per"]) + hold_text(view["hold"])
 
 
-def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]]) -> T:
-    """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing."""
+def ask(config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]], *, changes: bool = False) -> T:
+    """Give the answer of a manager over the configured store, which cleans up nothing and renews nothing.
 
-    async def run() -> T:
-        async with open_house(config, start=False) as house:
-            return await question(house.manager, house.config)
+    A store that is not there is made only for an order, which `changes` something.
+
+    Where a gateway runs, it is asked of what that goes by; that the file says something else by now is said.
+    """
+    return ask_each(config_path, question, changes=changes)[0]
+
+
+def ask_each(
+    config_path: Path | None, question: Callable[[Manager, Config], Awaitable[T]], *, changes: bool = False
+) -> list[T]:
+    """Give the answer as `ask` does, and after it those of other gateways that go by something else."""
+
+    async def run() -> list[T]:
+        async with open_house(config, start=False, make=changes) as house:
+            running = await configs_in_force(house)
+            news = [(said, in_force, differences(in_force, config)) for said, in_force in running]
+            others = {said.text: in_force for said, in_force, changed in news if changed}
+            goes_by_file = not news or any(not changed for _said, _in_force, changed in news)
+            answers = [await question(house.manager, config)] if goes_by_file else []
+        for said, _in_force, changed in news:
+            say_in_force(said, config.path, changed, is_shown=not goes_by_file)
+        for in_force in others.values():
+            async with open_house(in_force, start=False) as house:
+                answers.append(await question(house.manager, in_force))
+        return answers
 
     config = read_config(config_path, credentials=False)
-    answer = asyncio.run(run())
+    answers = asyncio.run(run())
     say_store(config, config_path)
-    return answer
+    return answers
 
 
 def _without_fleet_keys(groups: Sequence[UsageGroup]) -> list[UsageGroup]:

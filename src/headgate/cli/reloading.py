@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 
 from headgate.adapters.config import Config, changes_in_words, needs_restart
-from headgate.compose import House, orders_of, read_config
+from headgate.compose import House, announce, orders_of, read_config
 from headgate.core.errors import CallerError, ConfigError, StoreError
 from headgate.core.scheduling import Scheduling
 from headgate.gateway.callers import KeyScopes
+
+_HOLDS_NOTHING = "holds nothing while {} is not configured"
 
 log = logging.getLogger("headgate.reload")
 
@@ -41,7 +43,7 @@ class Reloading:
         async with self._reloading:
             changed = await self._take_up(self._read())
         log.info("reloaded: %s", "; ".join(changed) or "nothing has changed")
-        return changed + await self._left_without_limit()
+        return changed + await self._reservations_not_kept()
 
     def _read(self) -> Config:
         path = self._config.path
@@ -64,19 +66,21 @@ class Reloading:
         self._house.prices.configure(config.prices, config.windows)
         self.take_keys(said_of_keys(config))
         self._config = config
+        await announce(self._house, config)
         return changed
 
-    async def _left_without_limit(self) -> list[str]:
-        """Name the reservations that hold nothing now, because their limit is gone."""
+    async def _reservations_not_kept(self) -> list[str]:
+        """Name the reservations that hold nothing now, because their limit is gone, or less than they were to."""
         try:
             reservations = await self._house.manager.reservations()
         except StoreError as error:
-            log.warning("whether reservations are left without their limit is not known: %s", error)
+            log.warning("whether reservations can be kept is not known: %s", error)
             return []
         return [
-            f"reservation {each.plan.id} ({each.plan.scope}): holds nothing while {each.plan.limit} is not configured"
+            f"reservation {each.plan.id} ({each.plan.scope}): "
+            + (f"cannot be kept in full: {each.short}" if each.is_kept else _HOLDS_NOTHING.format(each.plan.limit))
             for each in reservations
-            if not each.is_kept
+            if not each.is_kept or each.short is not None
         ]
 
 

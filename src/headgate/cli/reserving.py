@@ -23,18 +23,21 @@ def create_reservation(config_path: Path | None, wish: ReservationWish, *, as_js
     Raises:
         CallerError: the wish cannot be understood, or cannot be honoured.
     """
-    made = ask(config_path, lambda manager, _config: reserve(manager, wish))
+    made = ask(config_path, lambda manager, _config: reserve(manager, wish), changes=True)
     if as_json:
         print_json(made)
         return
     amount = amount_text(made["dimension"], made["amount"])
+    spread = " for all of that time, evenly" if made["kind"] == "rate" else ""
     _say(
         f"{made['id']}: {amount} of {level_text(made['limit'])} set aside for {made['scope']} "
-        f"from {_at(made['from'])} until {_at(made['until'])}"
+        f"from {_at(made['from'])} until {_at(made['until'])}{spread}"
     )
-    if made["at_once"] < made["amount"]:
+    if made["kind"] == "rate":
         at_once = amount_text(made["dimension"], made["at_once"])
-        _say(f"a call of up to {at_once} at once is certain to fit; a larger one goes the common way")
+        is_late = made["certain_from"] > made["from"]
+        since = f" from {_at(made['certain_from'])} on, when its bucket has filled" if is_late else ""
+        _say(f"up to {at_once} at once are certain to fit{since}; a larger call goes the common way")
 
 
 def list_reservations(config_path: Path | None, *, as_json: bool) -> None:
@@ -43,20 +46,23 @@ def list_reservations(config_path: Path | None, *, as_json: bool) -> None:
     if as_json:
         print_json(shape)
         return
-    columns = ["id", "for", "of", "amount", "used", "free", "from (UTC)", "until (UTC)", "held"]
+    columns = ["id", "for", "of", "amount", "at once", "used", "free", "from (UTC)", "until (UTC)", "held", "filling"]
     rows = [
         [
             row["id"],
             row["scope"],
             level_text(row["limit"]),
-            *(amount_text(row["dimension"], row[word]) for word in ("amount", "used", "free")),
+            *(amount_text(row["dimension"], row[word]) for word in ("amount", "at_once", "used", "free")),
             *(_at(row[word]) for word in ("from", "until")),
-            amount_text(row["dimension"], row["held"]),
+            *(amount_text(row["dimension"], row[word]) for word in ("held", "filling")),
         ]
         for row in shape["reservations"]
     ]
     if rows:
         print_table(columns, rows, names=3)
+        for row in shape["reservations"]:
+            if row["short"] is not None:
+                _say(f"{row['id']} cannot be kept in full: {row['short']}")
     else:
         _say("nothing is reserved")
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from headgate.adapters.config import Config
 from headgate.adapters.server import App, RunningServer, run, serve
 from headgate.cli.reloading import Reloading, said_of_keys
-from headgate.compose import House, open_house, read_config
+from headgate.compose import House, announce, open_house, read_config, withdraw
 from headgate.core.errors import ConfigError, HeadgateError
 from headgate.gateway.application import Gateway, GatewaySettings
 
@@ -78,7 +78,11 @@ async def gateway_of(
         reloading.take_keys = gateway.take_keys
     async with serve(around(gateway), host, port, drain_s=settings.drain_s) as server:
         refuse_to_call_itself(house.config, server.address[1], host)
-        yield server
+        await announce(house, house.config)
+        try:
+            yield server
+        finally:
+            await withdraw(house)
 
 
 LOOK_FOR_GARBAGE_EVERY = 20_000

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
-from headgate.core.instants import NS_PER_S, to_ns
+from headgate.core.instants import NS_PER_S, to_ns, to_s
 from headgate.core.limits import FOREVER_NS, Gauge, Level, Limit, Rate, Rolling, Window
-from headgate.core.scopes import SCOPE_KINDS
+from headgate.core.scopes import SCOPE_KINDS, unfit_scope
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
 from headgate.core.wording import level_text
 
@@ -33,7 +33,8 @@ PAST_S = 5
 class Plan(NamedTuple):
     """A planned reservation; `limit` is the name of the level it is carved out of. Instants are whole seconds.
 
-    `made_s` is rounded up: nothing of it fills before it was made.
+    `made_s` is rounded up: nothing of it fills before it was made. It is set back where the bucket had room for all of
+    it: then it is full when it begins, as if it had been made in time.
     """
 
     id: str
@@ -58,10 +59,11 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """It was accepted. A call of up to `at_once` units is certain to fit; a larger one takes the common way."""
+    """It was accepted. Up to `at_once` units are certain to fit from `certain_s` on; more takes the common way."""
 
     plan: Plan
     at_once: int
+    certain_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,22 @@ class Part:
         if level is None and isinstance(self.limit, Rate):
             return (self.begins_ns, self.limit.burst * self.limit.period_ns, 0, 0, now_ns)
         return level
+
+    @property
+    def at_once(self) -> int:
+        """The most that its holder can use at once."""
+        return self.limit.burst if isinstance(self.limit, Rate) else self.limit.amount
+
+    @property
+    def certain_ns(self) -> int:
+        """From when its holder can use that if it used nothing before: a rate's has filled by then."""
+        if not isinstance(self.limit, Rate):
+            return self.from_ns
+        return max(self.from_ns, self.begins_ns + _fills_ns(self.limit))
+
+    def filling(self, now_ns: int) -> int:
+        """Give what of a rate's depth its holder cannot use yet because it has not filled since it began."""
+        return self.limit.read(self.level({}, now_ns), now_ns).used if isinstance(self.limit, Rate) else 0
 
     def is_open(self, now_ns: int) -> bool:
         """Whether its holder may use it."""
@@ -139,7 +157,6 @@ def part_of(plan: Plan, parent: Limit) -> Part:
     duration_s = plan.until_s - plan.from_s
     # As deep, compared with its pace, as the whole bucket.
     burst = max(1, parent.burst * plan.units * parent.period_s // (duration_s * parent.amount))
-    fills_ns = burst * duration_s * NS_PER_S // plan.units
     paced = Rate(
         name,
         plan.scope,
@@ -150,7 +167,12 @@ def part_of(plan: Plan, parent: Limit) -> Part:
         parent.models,
         charged_at_start=parent.charged_at_start,
     )
-    return Part(paced, parent, max(plan.made_s * NS_PER_S, from_ns - fills_ns), from_ns, until_ns)
+    return Part(paced, parent, max(plan.made_s * NS_PER_S, from_ns - _fills_ns(paced)), from_ns, until_ns)
+
+
+def _fills_ns(paced: Rate) -> int:
+    """Give how long a bucket takes to fill; rounded up, so that it is full then."""
+    return -(-paced.burst * paced.period_ns // paced.amount)
 
 
 def plan(
@@ -190,8 +212,45 @@ def plan(
             reason = _beyond_amount(new, others, limit) or _beyond_what_is_left(new, others, limit, now_s, levels)
     if reason is not None:
         return Denied(reason)
+    if isinstance(limit, Rate):
+        new = _full_where_there_is_room(new, others, limit, now_s, levels)
     part = part_of(new, limit)
-    return Planned(new, part.limit.burst if isinstance(part.limit, Rate) else new.units)
+    return Planned(new, part.at_once, to_s(part.certain_ns))
+
+
+def _full_where_there_is_room(
+    new: Plan, others: Sequence[Plan], limit: Rate, now_s: float, levels: Mapping[str, Level]
+) -> Plan:
+    """Let a reservation be full when it begins if the bucket has room for it now, beside the others in full.
+
+    Else it begins used up: others hold what it would give. What it keeps from them is the same in both cases, from now
+    on; so the room stays until its holder takes it (decision 0013 has why).
+    """
+    now_ns, part = to_ns(now_s), part_of(new, limit)
+    aside = sum(part_of(each, limit).untaken(levels, now_ns) for each in others)
+    used, held, _free, _resets_ns = limit.read(levels.get(limit.name), now_ns)
+    if used + held + aside + part.at_once > limit.burst:
+        return new
+    assert isinstance(part.limit, Rate)
+    return new._replace(made_s=min(new.made_s, (part.from_ns - _fills_ns(part.limit)) // NS_PER_S))
+
+
+def unkept(standing: Sequence[Plan], limit: Limit, now_s: float, levels: Mapping[str, Level]) -> dict[str, str]:
+    """Say of each reservation of a limit that can no longer be kept in full why, by its id: the limit may be cut."""
+    found: dict[str, str] = {}
+    for each in standing:
+        others = [other for other in standing if other is not each]
+        if isinstance(limit, Rate):
+            reason = _beyond_rate(each, others, limit)
+        elif isinstance(limit, Gauge):
+            reason = _beyond_amount(each, others, limit)
+        else:
+            part = part_of(each, limit)
+            rest = each._replace(units=part.limit.read(part.level(levels, to_ns(now_s)), to_ns(now_s)).free)
+            reason = _beyond_amount(each, others, limit) or _beyond_what_is_left(rest, others, limit, now_s, levels)
+        if reason is not None:
+            found[each.id] = reason
+    return found
 
 
 def amount_in_words(dimension: Dimension, amount: int) -> str:
@@ -206,10 +265,12 @@ def amount_in_words(dimension: Dimension, amount: int) -> str:
 def unfit_holder(scope: str) -> str | None:
     """Say why a scope cannot hold a reservation; None where it can."""
     kind, _, name = scope.partition(":")
-    if kind in SCOPE_KINDS and kind != "account" and name and not any(char in " *?[]" for char in scope):
-        return None
-    kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
-    return f"{scope[:100]!r} cannot hold a reservation; expected one {kinds} by name, such as run:nightly"
+    if kind in SCOPE_KINDS and kind != "account" and name:
+        unfit = unfit_scope(scope)
+    else:
+        kinds = ", ".join(kind for kind in SCOPE_KINDS if kind != "account")
+        unfit = f"expected one {kinds} by name, such as run:nightly"
+    return None if unfit is None else f"{scope[:100]!r} cannot hold a reservation; {unfit}"
 
 
 def _unfit(wanted: Wanted, limit: Limit | None, now_s: float) -> str | None:
@@ -331,7 +392,7 @@ def _beyond_amount(new: Plan, others: Sequence[Plan], limit: Limit) -> str | Non
     return (
         f"{amount_in_words(limit.dimension, new.units)} is more than there is {where} {_name(limit)}: "
         f"{amount_in_words(limit.dimension, limit.amount)}{others_have}; possible: at most "
-        f"{amount_in_words(limit.dimension, limit.amount - reserved)}"
+        f"{amount_in_words(limit.dimension, max(0, limit.amount - reserved))}"
     )
 
 

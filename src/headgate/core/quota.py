@@ -50,12 +50,14 @@ class Wait(NamedTuple):
     """The call has to wait.
 
     If nothing else is admitted meanwhile, it is admitted at `until_s` (infinite when only a settlement can make room);
-    it cannot be admitted before `earliest_s`, even if all that is held comes back. `limit` is the one that binds.
+    it cannot be admitted before `earliest_s`, even if all that is held comes back. `limit` is the one that binds, and
+    `aside` what planned reservations keep of it from this call.
     """
 
     until_s: float
     earliest_s: float
     limit: Limit
+    aside: int = 0
 
 
 class Refused(NamedTuple):

@@ -78,9 +78,38 @@ _UNFIT = re.compile(r"[^\w.:@/#+=-]", re.ASCII)
 """What cannot stand in a scope's name: white space separates the words of a level's name."""
 
 
+NAME_CHARS = "letters (A to Z), digits and . _ - : @ / # + ="
+"""What can, in words."""
+
+
 def scope_name(value: str) -> str:
     """Give a value as it can stand in a scope: bounded, without white space or control characters."""
     return _UNFIT.sub("_", value)[:MOST_NAME_CHARS]
+
+
+def unfit_name(value: str) -> str | None:
+    """Say what is expected in place of a value that cannot stand in a scope as it is; None where it can."""
+    if value and scope_name(value) == value:
+        return None
+    long = f", not {len(value):,}" if len(value) > MOST_NAME_CHARS else ""
+    return f"expected a name of 1 to {MOST_NAME_CHARS} {NAME_CHARS}{long}"
+
+
+def unfit_scope(scope: str, wild: str = "") -> str | None:
+    """Say what is expected in place of words that name no scope, or with `wild` characters no pattern; None if fit.
+
+    Of a claimed scope (`agent:docs|run:7f3a`) every part must be fit.
+    """
+    for word in scope.split(_OF):
+        kind, colon, name = word.partition(":")
+        if kind not in SCOPE_KINDS or not colon:
+            return f"expected one of {', '.join(SCOPE_KINDS)} with a name, such as key:ci"
+        plain = "".join(char for char in name if char not in wild)
+        if (not name or plain) and (unfit := unfit_name(plain)) is not None:
+            return f"{unfit} after {kind}:"
+        if kind == "tag" and plain == name and not all(name.partition("=")[::2]):
+            return "expected tag:name=value"
+    return None
 
 
 @lru_cache(maxsize=10_000)

@@ -129,7 +129,24 @@ def admit(
         return plain
     freed = question.freed(to_ns(now_s))
     until_s, earliest_s = question.first_s(outcome, now_s), freed.first_s(freed.ask(now_s), now_s)
-    return Wait(until_s, min(earliest_s, until_s), question.binding(outcome, to_ns(now_s)))
+    binding = question.binding(outcome, to_ns(now_s))
+    aside = untaken((part for part in plans.parts if part.parent.name == binding.name), known, to_ns(now_s))
+    return Wait(until_s, min(earliest_s, until_s), binding, aside)
+
+
+def untaken(parts: Iterable[Part], levels: Mapping[str, Level], now_ns: int) -> int:
+    """Give what others have to leave alone of the limit that these parts are of."""
+    return sum(part.untaken(levels, now_ns) for part in parts)
+
+
+def without(limit: Limit, aside: int) -> Limit | None:
+    """Give a limit as it is to those who have to leave so much of it alone; None if nothing is left to them."""
+    if not aside:
+        return limit
+    if isinstance(limit, Rate):
+        # No debt for a large call here: it would be paid out of what is reserved.
+        return replace(limit, burst=limit.burst - aside, largest=None) if limit.burst > aside else None
+    return replace(limit, amount=limit.amount - aside) if limit.amount > aside else None
 
 
 def admit_behind(
@@ -202,7 +219,7 @@ class _Question:
             if own is not None:
                 chosen += (limit, own.limit)
                 continue
-            common = self._common(limit, parts, now_ns)
+            common = without(limit, untaken(parts, self.levels, now_ns))
             if common is None:
                 return _Blocked(limit)
             chosen.append(common)
@@ -261,16 +278,6 @@ class _Question:
 
     def _is_own(self, part: Part, now_ns: int) -> bool:
         return part.limit.name in self.plans.own and part.is_open(now_ns)
-
-    def _common(self, limit: Limit, parts: Sequence[Part], now_ns: int) -> Limit | None:
-        """Give a limit without what is set aside of it; None if nothing is left."""
-        aside = sum(part.untaken(self.levels, now_ns) for part in parts)
-        if not aside:
-            return limit
-        if isinstance(limit, Rate):
-            # No debt for a large call here: it would be paid out of what is reserved.
-            return replace(limit, burst=limit.burst - aside, largest=None) if limit.burst > aside else None
-        return replace(limit, amount=limit.amount - aside) if limit.amount > aside else None
 
     def _changes_ns(self, now_ns: int) -> list[int]:
         """Give the instants to come at which reservations and maintenance begin or end.

@@ -1,4 +1,4 @@
-"""Budgets: how much of every window and budget is used, held, pending and free, and which of them are spent.
+"""Budgets: how much of every window and budget is used, held, pending, set aside and free, and which of them are spent.
 
 One rule: spent is what is used or pending. What is held for calls on their way mostly comes back, so that neither a
 check nor a warning counts it.
@@ -44,7 +44,7 @@ def verdict(views: Sequence[LimitView], at_percent: int = 100) -> Verdict:
 
 
 def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
-    """Give budgets in the control API's shape; used, held, pending and free add up to the amount, but for debt."""
+    """Give budgets in the control API's shape; but for debt, what is used, held, pending, set aside and free is all."""
     spent = {use.limit for use in verdict(views).spent}
     return {
         "at": rfc3339(now_s),
@@ -60,6 +60,7 @@ def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
                 "held": view.held,
                 "pending": view.pending,
                 "free": view.free,
+                "set_aside": view.set_aside,
                 "share": spent_share(view),
                 "spent": view.name in spent,
                 "resets_at": rfc3339(view.resets_s),

@@ -130,7 +130,7 @@ async def _run_limits(asked: Asked) -> dict[str, Any]:
 
 async def _run_attempts(asked: Asked) -> dict[str, Any]:
     words = asked.parameters("after", "most")
-    after, most = (count(words, name, default) for name, default in (("after", 0), ("most", MOST_ROWS)))
+    after, most = count(words, "after", 0), count(words, "most", MOST_ROWS, least=1)
     calls = await _calls_of_run(asked)
     page = calls[after : after + min(most, MOST_ROWS)]
     more = after + len(page) < len(calls) and bool(page)
@@ -156,10 +156,16 @@ def usage_query(text: str, clock: Clock) -> UsageQuery:
     for name in groups:
         if name not in get_args(GroupBy):
             raise CallerError(f"group_by={name[:50]!r}: expected some of {', '.join(get_args(GroupBy))}")
+    since_s, until_s = (instant_s(found.get(word), clock) for word in ("since", "until"))
+    if since_s is not None and until_s is not None and since_s >= until_s:
+        raise CallerError(
+            f"since={found['since'][:50]} is {rfc3339(since_s)} and until={found['until'][:50]} is {rfc3339(until_s)}, "
+            "which is not later: expected a beginning before the end (30m is so long ago)"
+        )
     return UsageQuery(
         group_by=groups,  # type: ignore[arg-type]  # checked against GroupBy's own words above
-        since_s=instant_s(found.get("since"), clock),
-        until_s=instant_s(found.get("until"), clock),
+        since_s=since_s,
+        until_s=until_s,
         only=tuple((name, found[name]) for name in _FILTERS if name in found),
     )
 
@@ -186,6 +192,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
                 "used": view.used,
                 "held": view.held,
                 "free": view.free,
+                "set_aside": view.set_aside,
                 "share": round(view.share, 4),
                 "resets_at": rfc3339(view.resets_s),
                 "configured": view.configured,

@@ -3,12 +3,13 @@
 One rule: a key is made under its asker's, sees no more and ends no later; its secret is told once, to who asked for it.
 """
 
+from collections import Counter
 from typing import Annotated, Any
 
 import msgspec
 
 from headgate.core.errors import CallerError
-from headgate.core.scopes import MOST_NAME_CHARS, scope_name
+from headgate.core.scopes import MOST_NAME_CHARS, scope_name, unfit_name
 from headgate.gateway.asked import Asked, NothingThereError
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.keys import MOST_LENT_S, Holder
@@ -46,8 +47,9 @@ async def lend_keys(asked: Asked) -> dict[str, Any]:
         ) from error
     if not 0 < wish.expires_in_s <= MOST_LENT_S:
         raise CallerError(f"expires_in_s={wish.expires_in_s:g}: expected more than 0 and at most {MOST_LENT_S:.0f}")
-    run = scope_name(wish.run)
-    holders = [Holder(run, scope_name(agent), scope_name(f"{run}/{agent}")) for agent in wish.agents]
+    _check_names(wish)
+    run = wish.run
+    holders = [Holder(run, agent, scope_name(f"{run}/{agent}")) for agent in wish.agents]
     made = await manager.keys.lend(caller.key, holders, wish.expires_in_s)
     keys = [
         {
@@ -61,6 +63,17 @@ async def lend_keys(asked: Asked) -> dict[str, Any]:
         for agent, key in zip(wish.agents, made, strict=True)
     ]
     return {"under": None if caller.key is None else caller.key.name, "keys": keys}
+
+
+def _check_names(wish: KeysWish) -> None:
+    """Raise CallerError for a name that no header could carry, or that stands there twice."""
+    for what, name in (("run", wish.run), *((f"agents[{place}]", agent) for place, agent in enumerate(wish.agents))):
+        unfit = unfit_name(name)
+        if unfit is not None:
+            raise CallerError(f"{what}={name[:50]!r}: {unfit}")
+    doubled = next((agent for agent, times in Counter(wish.agents).items() if times > 1), None)
+    if doubled is not None:
+        raise CallerError(f"agents: {doubled[:50]!r} stands there twice; expected each agent once, for it gets one key")
 
 
 async def end_key(asked: Asked) -> dict[str, Any]:

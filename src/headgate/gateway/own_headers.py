@@ -9,7 +9,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 
 from headgate.core.errors import CallerError
-from headgate.core.scopes import MOST_NAME_CHARS, scope_name
+from headgate.core.scopes import NAME_CHARS, scope_name, unfit_name
 from headgate.gateway.exchange import HttpExchange
 
 MOST_TAGS = 10
@@ -22,17 +22,16 @@ ANSWERED = frozenset(
 _PREFIX = "x-headgate-"
 _OURS = _PREFIX.encode()
 _MOST_SHOWN_CHARS = 40
-_FIT = "letters, digits and . _ - : @ / # + ="
 
 
 def _check_name(header: str, value: str) -> None:
-    if scope_name(value) != value:
-        shown = f"{_shown(value)}, {len(value):,} characters" if len(value) > MOST_NAME_CHARS else _shown(value)
-        raise CallerError(f"{header}: {shown}: expected a name of 1 to {MOST_NAME_CHARS} {_FIT}")
+    unfit = unfit_name(value)
+    if unfit is not None and value:
+        raise CallerError(f"{header}: {_shown(value)}: {unfit}")
 
 
 def _check_tags(header: str, value: str) -> None:
-    expected = f"expected name=value, or up to {MOST_TAGS} of them with commas between, of {_FIT}"
+    expected = f"expected name=value, or up to {MOST_TAGS} of them with commas between, of {NAME_CHARS}"
     names: set[str] = set()
     for tag in tags_in(value):
         name, equals, of = tag.partition("=")

@@ -10,8 +10,11 @@ from fnmatch import fnmatchcase
 from urllib.parse import parse_qs
 
 from headgate.core.errors import CallerError
-from headgate.core.scopes import SCOPE_KINDS
+from headgate.core.scopes import SCOPE_KINDS, unfit_scope
 from headgate.ports import Clock
+
+WILD = "*?[]!"
+"""What makes a pattern of a scope that is asked for."""
 
 _SPAN = re.compile(r"(\d{1,6})([smhdw])")
 _LATEST_S = 253_402_300_799.0  # the year 9999, the last that RFC 3339 can write
@@ -47,24 +50,30 @@ def scopes_wanted(text: str) -> Callable[[str], bool]:
     Raises:
         CallerError: there is no such kind.
     """
-    words = [word for word in text.split(",") if word]
+    words = text.split(",") if text else []
     for word in words:
-        if word.partition(":")[0] not in SCOPE_KINDS:
+        kind, colon, _name = word.partition(":")
+        if kind not in SCOPE_KINDS:
+            # Nothing between two commas is a script's empty variable, as is nothing behind a colon.
             raise CallerError(
                 f"scope={word[:50]!r}: expected some of {', '.join(SCOPE_KINDS)}, or scopes such as key:ci"
             )
+        unfit = unfit_scope(word, WILD) if colon else None
+        if unfit is not None:
+            raise CallerError(f"scope={word[:50]!r}: {unfit}; all of a kind are {kind!r}")
 
     def is_wanted(scope: str) -> bool:
         plain = scope.partition("|")[0]
         return not words or any(
-            fnmatchcase(plain, word) if ":" in word else plain.startswith(f"{word}:") for word in words
+            fnmatchcase(scope if "|" in word else plain, word) if ":" in word else plain.startswith(f"{word}:")
+            for word in words
         )
 
     return is_wanted
 
 
-def count(found: Mapping[str, str], name: str, default: int) -> int:
-    """Give a parameter that is a whole number.
+def count(found: Mapping[str, str], name: str, default: int, *, least: int = 0) -> int:
+    """Give a parameter that is a whole number of at least `least`.
 
     Raises:
         CallerError: it is none.
@@ -72,6 +81,8 @@ def count(found: Mapping[str, str], name: str, default: int) -> int:
     text = found.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) <= 9):  # noqa: PLR2004 - more than any run has rows
         raise CallerError(f"{name}={text[:50]!r}: expected a whole number")
+    if int(text) < least:
+        raise CallerError(f"{name}={text}: expected a whole number from {least}")
     return int(text)
 
 

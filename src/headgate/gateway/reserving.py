@@ -106,6 +106,8 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
     unfit = unfit_holder(wish.scope)
     if unfit is not None:
         raise NotHonouredError(unfit)
+    if wish.limit is not None and (wish.of is not None or wish.dimension is not None):
+        raise CallerError("say which limit by `limit`, its name, or by `of` and `dimension`; not by both")
     limit = choose_limit(await manager.limits_kept(), name=wish.limit, scope=wish.of, dimension=wish.dimension)
     if isinstance(limit, Denied):
         raise NotHonouredError(limit.reason)
@@ -115,7 +117,8 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
     outcome = await manager.reserve(wanted, limit)
     if isinstance(outcome, Denied):
         raise NotHonouredError(outcome.reason)
-    return {**_plan_json(outcome.plan, limit.dimension), "at_once": outcome.at_once}
+    said = {"kind": limit.kind, "at_once": outcome.at_once, "certain_from": rfc3339(outcome.certain_s)}
+    return {**_plan_json(outcome.plan, limit.dimension), **said}
 
 
 async def cancel(manager: Manager, plan_id: str) -> dict[str, Any]:
@@ -134,7 +137,16 @@ def reservations_json(views: list[PlanView]) -> dict[str, Any]:
     """Give reservations in the control API's shape."""
     return {
         "reservations": [
-            {**_plan_json(each.plan, each.dimension), "used": each.used, "held": each.held, "free": each.free}
+            {
+                **_plan_json(each.plan, each.dimension),
+                "kind": each.kind,
+                "at_once": each.at_once,
+                "used": each.used,
+                "held": each.held,
+                "free": each.free,
+                "filling": each.filling,
+                "short": each.short,
+            }
             for each in views
         ]
     }

@@ -25,7 +25,7 @@ from headgate.runtime.lane_table import LaneTable
 from headgate.runtime.lanes import Lane, Ticket, Waiting
 from headgate.runtime.listening import Listening
 from headgate.runtime.moves import Moves
-from headgate.runtime.planning import Outcome
+from headgate.runtime.planning import Outcome, PlannedReservations
 from headgate.runtime.reservations import Begin, Reservations
 from headgate.runtime.telling import late_behind, late_for, never_fits, too_late_in_lane
 
@@ -163,6 +163,11 @@ class Admission:
     def waiting(self) -> list[Waiting]:
         """Give all that wait, lane by lane, first to go first."""
         return self.lanes.waiting()
+
+    @property
+    def planned(self) -> PlannedReservations:
+        """The reservations beside which calls are admitted."""
+        return self._reservations.planned
 
     @property
     def scheduling(self) -> Scheduling:

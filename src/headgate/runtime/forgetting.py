@@ -9,6 +9,7 @@ import asyncio
 from headgate.core.instants import to_ns
 from headgate.core.spans import Lifetime
 from headgate.ports import Clock, LevelStore, Record, SaysNothing
+from headgate.runtime.announced import PREFIX as ANNOUNCED_PREFIX
 from headgate.runtime.reservations import HOLD_PREFIX
 from headgate.runtime.rules import Rules
 
@@ -41,7 +42,7 @@ def _says_nothing(rules: Rules, now_s: float) -> SaysNothing:
     idle_ns = to_ns(now_s - IDLE_S)
 
     def says_nothing(name: str, record: Record, untouched_s: float) -> bool:
-        if name.startswith(HOLD_PREFIX) or name.endswith(_FOR_EVER):
+        if name.startswith((HOLD_PREFIX, ANNOUNCED_PREFIX)) or name.endswith(_FOR_EVER):
             return False
         keepers = rules.named((name,))
         return keepers[0].idle_from_ns(record) <= idle_ns if keepers else untouched_s > UNKNOWN_S

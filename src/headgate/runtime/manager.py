@@ -94,7 +94,7 @@ class Manager:
         self._lease_s = parts.lease_s
         self._rules_of_key = parts.rules_of_key
         self.feed = Feed(parts.clock)
-        self._rules = Rules(parts.rules)
+        self._rules = Rules(parts.rules, [account.name for account in parts.accounts])
         self._limit_news = LimitNews(parts.levels, self._rules, parts.clock, self.feed)
         self._rules.on_learned = self._limit_news.learned
         self._planned = PlannedReservations(parts.levels, parts.clock)

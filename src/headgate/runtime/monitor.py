@@ -13,10 +13,12 @@ from headgate.core.adaptive import amount_at
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.quota import Wait
+from headgate.core.planning import Part
 from headgate.core.scopes import lane_of
-from headgate.core.set_aside import Closure
+from headgate.core.set_aside import Closure, untaken, without
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.admission import Admission
+from headgate.runtime.announced import PREFIX as ANNOUNCED_PREFIX
 from headgate.runtime.lanes import Waiting
 from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.limit_news import ALERT_PREFIX
@@ -26,6 +28,7 @@ from headgate.runtime.telling import describe
 
 MOST_LIMITS = 5_000
 """Limits shown at once; patterns such as `agent:*` make one for each agent that ever called."""
+_NO_LEVELS = (HOLD_PREFIX, ALERT_PREFIX, ANNOUNCED_PREFIX)
 _SHORT_LIVED = ("agent:", "session:")
 
 
@@ -33,6 +36,7 @@ _SHORT_LIVED = ("agent:", "session:")
 class LimitView:
     """One limit now: `amount` per `per`; of a rate at most `burst` can be used at once, and `free` now.
 
+    `set_aside` is what planned reservations keep of it now, and `free` what all others have beside that.
     `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
     `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
     that the provider was found to give, by `learned_from` (header, 429, latency, plan, start) since `learned_since_s`,
@@ -53,6 +57,7 @@ class LimitView:
     free: int
     resets_s: float | None
     pending: int = 0
+    set_aside: int = 0
     configured: bool = True
     learned: int | None = None
     learned_from: str | None = None
@@ -101,11 +106,12 @@ class Monitor:
         self._admission = admission
         self._rules = rules
         self._learned = learned
+        self._planned = admission.planned
         self._clock = clock
 
     async def limits(self) -> list[LimitView]:
         """Give every limit that is configured, learned or in use, by name."""
-        kept = [name for name in await self._store.names("") if not name.startswith((HOLD_PREFIX, ALERT_PREFIX))]
+        kept = [name for name in await self._store.names("") if not name.startswith(_NO_LEVELS)]
         limits = {limit.name: limit for limit in self._rules.standing()}
         kept.sort(key=lambda name: name.startswith(_SHORT_LIVED))  # these are many, and the first to be left out
         limits.update({limit.name: limit for limit in self._rules.named(kept[:MOST_LIMITS])})
@@ -148,15 +154,23 @@ class Monitor:
         return f"{describe(limit)}; {place}" if isinstance(limit, Closure) else place
 
     async def _read(self, limits: Sequence[Limit]) -> list[LimitView]:
-        names = [limit.name for limit in limits]
+        await self._planned.refresh()
+        in_force = self._rules.in_force(limits)
+        of_limit: dict[str, list[Part]] = {}
+        for part in self._planned.parts_of(in_force):
+            of_limit.setdefault(part.parent.name, []).append(part)
+        parts = (part.limit.name for parts in of_limit.values() for part in parts)
+        names = [*(limit.name for limit in limits), *parts]
         records = await self._store.transact(
             names, lambda found: ({}, {name: found[name] for name in names if name in found})
         )
         now_s = self._clock.now_s()
         views = []
         now_ns = to_ns(now_s)
-        for limit, now in zip(limits, self._rules.in_force(limits), strict=True):
+        for limit, now in zip(limits, in_force, strict=True):
             reading, learned = quota.read(now, records, now_s), self._told_of(limit, now_s)
+            aside = untaken(of_limit.get(now.name, ()), records, now_ns)
+            to_others = None if learned.get("closed_until_s") else without(now, aside)
             views.append(
                 LimitView(
                     name=limit.name,
@@ -169,8 +183,9 @@ class Monitor:
                     burst=now.burst if isinstance(now, Rate) else now.amount,
                     used=reading.used,
                     held=reading.held,
-                    free=0 if learned.get("closed_until_s") else reading.free,
+                    free=0 if to_others is None else quota.read(to_others, records, now_s).free,
                     resets_s=to_s(reading.resets_ns) if reading.resets_ns is not None else None,
+                    set_aside=aside,
                     pending=now.pending(records.get(now.name), now_ns) if isinstance(now, Window | Rolling) else 0,
                     configured=self._rules.configured(limit.name) is not None,
                     hold=("likely" if now.holds_likely else "bound") if isinstance(now, Window | Rolling) else None,

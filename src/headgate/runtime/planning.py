@@ -6,7 +6,7 @@ all of them with what this process knows, and asks again if it has changed. The 
 
 import math
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from headgate.core import set_aside
 from headgate.core.amounts import Demand
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
-from headgate.core.limits import Limit
-from headgate.core.planning import Denied, Part, Plan, Planned, Wanted, part_of, plan
+from headgate.core.limits import Kind, Limit
+from headgate.core.planning import Denied, Part, Plan, Planned, Wanted, part_of, plan, unkept
 from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.set_aside import Applicant, Closure, Plans, closure, closures_met
 from headgate.core.wording import level_text
@@ -45,7 +45,8 @@ _UNCHANGED: Mapping[str, Record | None] = {}
 class PlanView:
     """A planned reservation as people read it: what was used and is held of it, and what is left to use now.
 
-    It is not kept while its limit is not configured.
+    It is not kept while its limit is not configured, and `short` says why it cannot be kept in full. `at_once` is the
+    most that it gives at once: of a rate that is its depth, of which `filling` is not there yet, and `used` drains.
     """
 
     plan: Plan
@@ -54,6 +55,10 @@ class PlanView:
     held: int
     free: int
     is_kept: bool = True
+    kind: Kind | None = None
+    at_once: int = 0
+    filling: int = 0
+    short: str | None = None
 
 
 Outcome = Admitted | Wait | Refused | Behind
@@ -108,12 +113,12 @@ class PlannedReservations:
 
     def met(self, limits: Sequence[Limit], path: Sequence[str] = (), closures: tuple[Closure, ...] = ()) -> Plans:
         """Give what a call of the scopes on `path` meets beside its limits."""
-        parts = self._parts(limits)
+        parts = self.parts_of(limits)
         return Plans(parts, frozenset(part.limit.name for part in parts if part.limit.scope in path), closures)
 
     def with_parts(self, limits: Sequence[Limit]) -> Sequence[Limit]:
         """Give limits with all that is reserved of them: what settles, renews and expires holds must know."""
-        return (*limits, *(part.limit for part in self._parts(limits))) if self.standing else limits
+        return (*limits, *(part.limit for part in self.parts_of(limits))) if self.standing else limits
 
     def resolve(self, names: Collection[str], limits_named: Resolve) -> tuple[Limit, ...]:
         """Give the limits that keep these levels, those of reservations too."""
@@ -214,7 +219,7 @@ class PlannedReservations:
                 standing = [each for each in existing if each.until_s > now_s]
                 return {PLANS: _record(serial, [*standing, outcome.plan], now_s)}, outcome
 
-            parts = (part.limit.name for part in self._parts(met))
+            parts = (part.limit.name for part in self.parts_of(met))
             outcome = await self._store.transact(chain((PLANS,), _names(met), parts), step)
             if outcome is not None:
                 await self.refresh()
@@ -242,19 +247,23 @@ class PlannedReservations:
         await self.refresh()
         now_s = self._clock.now_s()
         by_name = {part.limit.name: part for part in self._resolved(limits_named)}
-        parents = [part.parent.name for part in by_name.values()]
-        kept = await self._store.transact(
-            [*by_name, *parents], lambda records: ({}, {name: records.get(name) for name in by_name})
-        )
+        parents = {part.parent.name: part.parent for part in by_name.values()}
+        names = (*by_name, *parents)
+        kept = await self._store.transact(names, lambda records: ({}, {name: records.get(name) for name in names}))
         levels = {name: record for name, record in kept.items() if record is not None}
+        coming = [each for each in self.standing if each.until_s > now_s]
+        short: dict[str, str] = {}
+        for name, parent in parents.items():
+            short |= unkept([each for each in coming if each.limit == name], parent, now_s, levels)
         views = []
         for each in sorted(self.standing, key=lambda each: (each.from_s, each.id)):
             if each.until_s > now_s:
                 part = next((part for name, part in by_name.items() if name.endswith(f" plan-{each.id}")), None)
-                views.append(_view(each, part, levels, to_ns(now_s)))
+                views.append(replace(_view(each, part, levels, to_ns(now_s)), short=short.get(each.id)))
         return views
 
-    def _parts(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
+    def parts_of(self, limits: Sequence[Limit]) -> tuple[Part, ...]:
+        """Give all that stands of these limits and is not over."""
         if not self.standing:
             return ()
         now_s = self._clock.now_s()
@@ -347,7 +356,17 @@ def _view(each: Plan, part: Part | None, levels: Mapping[str, Record], now_ns: i
     if part is None:
         return PlanView(each, each.limit.split(" ")[2], 0, 0, 0, is_kept=False)
     reading = part.limit.read(part.level(levels, now_ns), now_ns)
-    return PlanView(each, part.limit.dimension, reading.used, reading.held, reading.free)
+    filling = min(reading.used, part.filling(now_ns))
+    return PlanView(
+        each,
+        part.limit.dimension,
+        reading.used - filling,
+        reading.held,
+        reading.free,
+        kind=part.limit.kind,
+        at_once=part.at_once,
+        filling=filling,
+    )
 
 
 def _read(record: Record | None) -> tuple[int, tuple[Plan, ...]]:

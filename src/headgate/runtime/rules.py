@@ -18,8 +18,9 @@ MOST_REMEMBERED = 20_000
 class Rules:
     """The limits of one process."""
 
-    def __init__(self, configured: Sequence[LimitRule]) -> None:
-        """Begin with the configured ones."""
+    def __init__(self, configured: Sequence[LimitRule], accounts: Sequence[str] = ()) -> None:
+        """Begin with the configured ones; of a pattern of accounts it is known which there are."""
+        self._accounts = [f"account:{name}" for name in accounts]
         self._configured = tuple(configured)
         self._gone: tuple[LimitRule, ...] = ()
         self._as_configured: dict[str, Limit | None] | None = None
@@ -129,12 +130,14 @@ class Rules:
         return any(rule.template.holds_likely for rule in every)
 
     def standing(self) -> tuple[Limit, ...]:
-        """Give the limits whose scope is no pattern: they are there before anything was used."""
+        """Give the limits that are there before anything was used: each account's, and those of no pattern."""
         every = (*self._configured, *(rule for rules in self._of_keys.values() for rule in rules))
-        plain = [
-            (rule, rule.bind((rule.scope,), rule.template.models or "")) for rule in every if "*" not in rule.scope
-        ]
-        return tuple(limit for _rule, limit in plain if limit is not None)
+        found = (
+            rule.bind((scope,), rule.template.models or "")
+            for rule in every
+            for scope in ((rule.scope,) if "*" not in rule.scope else self._accounts)
+        )
+        return tuple(limit for limit in found if limit is not None)
 
     def _configured_now(self, limit: Limit) -> Limit | None:
         """Give a limit as it is configured now; None if it was and is no more. What never was is as it is."""

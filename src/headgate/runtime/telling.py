@@ -35,11 +35,18 @@ def too_late(ticket: Ticket, wait: Wait, now_s: float, ahead: int = 0) -> Deadli
         retry_after_s = max(1.0, retry_after_s)
         when = f"after {ahead} others that came before it, and not before {retry_after_s:.3f} s"
     return DeadlineError(
-        f"limit reached: {describe(wait.limit)}; the call waited {waited_s:.3f} s of the {allowed_s:.3f} s it may, "
-        f"and would be admitted {when}",
+        f"limit reached: {describe(wait.limit)}{_set_aside(wait)}; the call waited {waited_s:.3f} s of the "
+        f"{allowed_s:.3f} s it may, and would be admitted {when}",
         limit=wait.limit.name,
         retry_after_s=retry_after_s,
     )
+
+
+def _set_aside(wait: Wait) -> str:
+    """Say what reservations keep of a limit: who reads what is used of it finds it far from reached."""
+    if not wait.aside:
+        return ""
+    return f", of which planned reservations keep {amount_in_words(wait.limit.dimension, wait.aside)}"
 
 
 def late_for(ticket: Ticket, wait: Wait, now_s: float) -> DeadlineError | None:

@@ -14,7 +14,7 @@ from headgate.adapters.config.lines import TomlPath, find_lines
 from headgate.adapters.config.tables import Problems, Table, key_shown, unknown_hint
 from headgate.core.errors import ConfigError
 
-__all__ = ["Document", "read_document"]
+__all__ = ["Document", "document_of", "read_text"]
 
 MOST_FILE_BYTES = 1024 * 1024
 
@@ -72,17 +72,22 @@ class Document:
                 self.problems.add((name,), f"{key_shown(name)}: {unknown_hint(name, (*TABLES, *ARRAYS))}")
 
 
-def read_document(path: Path) -> Document:
-    """Read a file.
+def document_of(text: str, path: Path) -> Document:
+    """Give the tables of what stands in a file.
 
     Raises:
-        ConfigError: it cannot be read, or is no TOML.
+        ConfigError: it is no TOML.
     """
-    data, lines = _parse(_read_text(path), path)
+    data, lines = _parse(text, path)
     return Document(Problems(str(path), lines), data)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Read a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is no text.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(MOST_FILE_BYTES + 1)

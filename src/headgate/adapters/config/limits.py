@@ -27,7 +27,7 @@ from headgate.adapters.config.tables import (
 from headgate.adapters.config.values import model_glob
 from headgate.core.amounts import MICRO_USD_PER_USD, Dimension
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
-from headgate.core.scopes import SCOPE_KINDS, LimitRule, level_name
+from headgate.core.scopes import SCOPE_KINDS, LimitRule, level_name, unfit_scope
 from headgate.core.spans import Calendar, CalendarUnit, Fixed, Lifetime, OpenedByUse, Span
 
 __all__ = [
@@ -232,10 +232,11 @@ def scope_pattern(value: object) -> str:
     if kind not in SCOPE_KINDS:
         raise Unfit(f"{kind!r} is {unknown_hint(kind, SCOPE_KINDS)}" if kind.isidentifier() else example)
     # The names of levels end a scope with a space, and only * is told from a plain character everywhere.
-    if not name or not name.isprintable() or any(char in " ?[]" for char in name):
-        raise Unfit("expected a name or a pattern after the colon, without spaces and ? [ ]")
+    unfit = unfit_scope(value, "*")
     if kind == "tag" and not all(name.partition("=")[::2]):
         raise Unfit("expected tag:name=value, where * stands for each value by itself")
+    if unfit is not None:
+        raise Unfit(f"{unfit}, or a pattern of these with *")
     return value
 
 

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from headgate.adapters.config.budgets import note_conflicts, parents_of_keys
-from headgate.adapters.config.document import Document, read_document
+from headgate.adapters.config.document import Document, document_of, read_text
 from headgate.adapters.config.limits import (
     ReadRule,
     close_limits,
@@ -69,8 +69,8 @@ _VENDOR_VARIABLES: Mapping[Dialect, str] = {"anthropic": "ANTHROPIC_API_KEY", "o
 _NOTHING = Secret("")
 
 
-def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Read a configuration file, or without one what the environment says.
+def load_config(path: Path | None, environ: Mapping[str, str], text: str | None = None) -> Config:
+    """Read a configuration file, or without one what the environment says; `text` is what stood in it once.
 
     The result has no accounts where neither names one: what to tell the user then is the caller's affair.
 
@@ -80,7 +80,8 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     """
     if path is None:
         return Config(store=Store(default_store_path(environ)), accounts=_accounts_of_environment(environ))
-    document = read_document(path)
+    text = read_text(path) if text is None else text
+    document = document_of(text, path)
     accounts = tuple(_read_account(table, environ) for table in document.tables("account"))
     if not document.tables("account"):
         accounts = _accounts_of_environment(environ)
@@ -93,6 +94,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     config = Config(
         store=_read_store(document.table("store"), path.parent, environ),
         path=path,
+        text=text,
         server=_read_server(document.table("server"), environ),
         accounts=accounts,
         # Where two rules give a scope the same limit, the core takes the later one: let that be the more exact.

@@ -41,6 +41,12 @@ def read_scheduling(document: Document, accounts: Sequence[str], *, new_weights:
         if kind not in scheduling.share_by:
             shared = ", ".join(scheduling.share_by)
             table.problem("weights", f'"{sharer}" would count for nothing, for share_by is {shared}; add {kind} to it')
+    first: dict[tuple[object, object], Table] = {}
+    for lane, rule in zip(document.tables("lane"), scheduling.lanes, strict=True):
+        earlier = first.setdefault((rule.scope, rule.models), lane)
+        if earlier is not lane and rule.scope != "*":  # which stands for one that cannot be used
+            where = document.problems.in_line(earlier.path)
+            lane.problem(None, f"never counts: an earlier one{where} has the same scope and models; keep one of both")
     return scheduling
 
 

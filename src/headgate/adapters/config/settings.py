@@ -152,10 +152,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """All that can be configured. In `limits` a rule for one scope stands after every pattern, so that it holds."""
+    """All that can be configured. In `limits` a rule for one scope stands after every pattern, so that it holds.
+
+    `text` is what the file at `path` said when it was read.
+    """
 
     store: Store
     path: Path | None = None
+    text: str | None = field(default=None, repr=False, compare=False)
     server: Server = Server()
     accounts: tuple[ConfiguredAccount, ...] = ()
     limits: tuple[LimitRule, ...] = ()

@@ -193,14 +193,17 @@ def number(least: float, most: float, what: str) -> Reader[float]:
 
 
 def dollars(what: str = "a number of dollars such as 25 or 0.45") -> Reader[int]:
-    """Read an amount of dollars as whole micro-dollars, rounded up."""
+    """Read an amount of dollars as whole micro-dollars."""
 
     def read(value: object) -> int:
         amount = _number(value, what)
         if amount <= 0:
             raise Unfit("expected more than 0")
         _check_bounds(amount, 0, MOST_AMOUNT // MICRO_USD_PER_USD)
-        return max(1, usd(amount))
+        micro_usd = usd(amount)
+        if not micro_usd or micro_usd != amount * MICRO_USD_PER_USD:  # a tiny product may have become 0
+            raise Unfit("expected millionths of a dollar at the smallest, such as 0.000001")
+        return micro_usd
 
     return read
 

@@ -12,8 +12,8 @@ from headgate.core import quota
 from headgate.core.adaptive import amount_at
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
-from headgate.core.quota import Wait
 from headgate.core.planning import Part
+from headgate.core.quota import Wait
 from headgate.core.scopes import lane_of
 from headgate.core.set_aside import Closure, untaken, without
 from headgate.ports import Clock, LevelStore

@@ -7,15 +7,16 @@ from contextlib import asynccontextmanager
 import pytest
 from small_house import rate, slots
 
-from headgate.core.amounts import Amounts
+from headgate.core.amounts import NOTHING, Amounts, Demand
 from headgate.core.errors import DeadlineError
-from headgate.core.limits import Window
+from headgate.core.limits import Rate, Window
 from headgate.core.scheduling import LaneRule, Scheduling, Standing
 from headgate.core.scopes import LimitRule, Scopes
 from headgate.core.spans import Calendar
 from headgate.core.usage import Usage
 from headgate.runtime.backfill import MOST_IN_TURN, TURN_S
 from headgate.runtime.calls import Call
+from headgate.runtime.lanes import Ticket
 from headgate.testing.virtual_time import run
 
 SIX_A_MINUTE = rate("requests", 6, burst=1)
@@ -361,5 +362,44 @@ def test_the_program_that_is_guessed_to_need_least_goes_first(house):
             assert await in_order(here, *calls) == ["short", "middle", "long"]
             unsaid = [(name, {"input_tokens": 950, **session(f"another {name}")}) for name in guesses]
             assert await in_order(here, *unsaid) == ["long", "short", "middle"]
+
+    run(main())
+
+
+def test_one_that_asks_for_less_of_one_thing_and_more_of_another_goes_when_it_fits(house):
+    """It was not tried behind one that asks for less in all, and the limit stood idle."""
+    limits = [
+        Rate(name, "account:main", dimension, 600, 60, 600, charged_at_start=dimension == "tokens")
+        for name, dimension in (("o", "output_tokens"), ("i", "input_tokens"), ("t", "tokens"))
+    ]
+
+    async def main():
+        async with house() as here:
+            admission, went = here.manager._admission, {}
+
+            async def go(name: str, **asks: int) -> None:
+                amounts = NOTHING._replace(**asks)
+                now_s = here.clock.now_s()
+                asked = Demand(amounts, amounts)
+                ticket = Ticket(f"{name}.1", tuple(limits), asked, Scopes(), "m", now_s, now_s + 1e5)
+                await admission.admit(ticket)
+                went[name] = asyncio.get_running_loop().time() - began
+                await admission.settle(f"{name}.1", limits, amounts)
+
+            began = asyncio.get_running_loop().time()
+            await go("first", output_tokens=600, input_tokens=600, tokens=1)
+            calls = [("head", {"output_tokens": 600, "tokens": 1})]
+            calls += [(f"front {number}", {"output_tokens": 600, "tokens": 1}) for number in range(4)]
+            calls += [("less in all", {"input_tokens": 500, "tokens": 10})]
+            calls += [("less of one", {"input_tokens": 50, "tokens": 480})]
+            tasks = []
+            for name, asks in calls:
+                tasks.append(asyncio.create_task(go(name, **asks)))
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(59)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            assert went["less of one"] == pytest.approx(5.0, abs=0.2)
 
     run(main())

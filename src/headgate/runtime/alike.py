@@ -1,14 +1,16 @@
-"""Alike: the calls of a lane that ask something of the same limits, and which of them asks for least.
+"""Alike: the calls of a lane that ask something of the same limits, and which of them may pass those before them.
 
-One rule: of calls that are alike none that asks for as much passes one that came before it. So only the cheapest is
-worth a try out of its turn: where it cannot go, neither can the others.
+One rule: nobody passes one that is alike, came before it and asks for no more of anything: where that one cannot go,
+neither can this one. So of many calls that ask for the same, one is worth a try out of its turn.
 """
 
-import math
-from collections.abc import Callable
-from heapq import heappop, heappush
-from itertools import count
 from typing import Generic, Protocol, TypeVar
+
+MOST_LOOKED_AT = 1_000
+"""Of the calls that are alike, so many of the first are compared with one another."""
+
+Asks = tuple[int, ...]
+"""What a call asks of each of the limits, in their order."""
 
 
 class Waits(Protocol):
@@ -24,33 +26,45 @@ W = TypeVar("W", bound=Waits)
 
 
 class Alike(Generic[W]):
-    """Calls that are alike, by what they ask for in all."""
+    """The calls of one kind."""
 
-    def __init__(self, order: int, still_waits: Callable[[W], bool]) -> None:
-        """Start with none; `order` tells the groups of a lane apart."""
-        self.order = order
-        self.again_s = math.inf
-        """When time alone could let its cheapest go before the head, as that was tried last."""
-        self.count = 0
-        self._still_waits = still_waits
-        self._heap: list[tuple[float, int, int, W]] = []
-        self._numbers = count()  # a later attempt of a call has its order, and may ask for as much
+    def __init__(self) -> None:
+        """Start with none."""
+        self._calls: dict[int, tuple[W, Asks]] = {}
+        self._first: dict[int, tuple[W, Asks]] | None = {}
 
-    def add(self, call: W, size: float) -> bool:
-        """Add one; True if none is cheaper."""
-        heappush(self._heap, (size, call.order, next(self._numbers), call))
-        self.count += 1
-        return self.cheapest is call
+    def __len__(self) -> int:
+        return len(self._calls)
 
-    @property
-    def cheapest(self) -> W | None:
-        """The one that asks for least; of several the one that came first."""
-        heap = self._heap
-        while heap and not self._still_waits(heap[0][3]):
-            heappop(heap)
-        return heap[0][3] if heap else None
+    def add(self, call: W, asks: Asks) -> None:
+        """Add one."""
+        self._calls[call.order] = call, asks
+        if self._first is not None and self.before(asks) is None:
+            self._first = None
 
-    @property
-    def least(self) -> float:
-        """What the cheapest asks for."""
-        return math.inf if self.cheapest is None else self._heap[0][0]
+    def remove(self, call: W) -> bool:
+        """Take one out; True if others may be the first now."""
+        found = self._calls.get(call.order)
+        if found is None or found[0] is not call:
+            return False
+        del self._calls[call.order]
+        if self._first is not None and call.order in self._first:
+            self._first = None
+        return self._first is None and bool(self._calls)
+
+    def first(self) -> dict[int, tuple[W, Asks]]:
+        """Give those that nobody is before: by their numbers, with what they ask."""
+        if self._first is None:
+            self._first = {}
+            for order in sorted(self._calls)[:MOST_LOOKED_AT]:
+                call, asks = self._calls[order]
+                if self.before(asks) is None:
+                    self._first[order] = call, asks
+        return self._first
+
+    def before(self, asks: Asks) -> W | None:
+        """Give one that waits and asks for no more of anything than a call that comes; None: there is none."""
+        for call, least in self.first().values():
+            if all(less <= more for less, more in zip(least, asks, strict=True)):
+                return call
+        return None

@@ -1,9 +1,9 @@
 """Backfill: calls behind a lane's head go before it where that delays nobody ahead of them.
 
-One rule: of those that wait, the ones that the policy puts next are tried at every change; beyond them the cheapest of
-each kind (`alike`) in turn, and a call that comes at once if it is that. So of n kinds behind a head one that could go
-is tried within 2 x (n / MOST_IN_TURN + 1) x TURN_S of the change that lets it, however much changes, and nothing is
-tried for ever where nothing does.
+One rule: of those that wait, the ones that the policy puts next are tried at every change; beyond them, in turn, those
+that nobody is before who is alike and asks for no more (`alike`), and at once a call that comes if it is such a one. So
+where n are such, one that could go is tried within (n / MOST_IN_TURN + 2) x TURN_S of the change that lets it, however
+much changes, and nothing is tried for ever where nothing does.
 """
 
 import math
@@ -13,7 +13,7 @@ from headgate.core.limits import Gauge, Rate
 from headgate.core.quota import Wait
 from headgate.ports import Clock
 from headgate.runtime.lane_table import LaneTable
-from headgate.runtime.lanes import Lane, Ticket, Waiting, size_of
+from headgate.runtime.lanes import Lane, Ticket, Waiting, asks_of
 from headgate.runtime.planning import PlannedReservations
 
 MOST_BEHIND = 4
@@ -21,7 +21,7 @@ MOST_BEHIND = 4
 
 MOST_IN_TURN = 16
 TURN_S = 0.1
-"""Beyond them so many kinds are tried at a time, so often: 160 tries a second in each lane take some 2 % of a core."""
+"""Beyond them so many are tried at a time, so often: 160 tries a second in each lane take some 2 % of a core."""
 
 TryBehind = Callable[[Waiting, Sequence[Waiting]], Awaitable[float]]
 """Tries a call behind others that it must not delay; gives when to try again, infinite when it has left."""
@@ -65,21 +65,20 @@ class Backfill:
         return not alike or self._planned.changes_at(wait.until_s)
 
     def may_overtake(self, lane: Lane, wait: Wait, ticket: Ticket) -> bool:
-        """Whether a call that comes may go before all that wait: none is alike, or each asks for more than it."""
+        """Whether a call that comes may go before all that wait: nobody is before it that asks for no more."""
         alike = lane.alike(ticket)
-        return alike is None or (size_of(ticket) < alike.least and self.may_pass(lane, wait))
+        return alike is None or (alike.before(asks_of(ticket)) is None and self.may_pass(lane, wait))
 
     async def _in_turn(self, lane: Lane, head: Waiting, first: Sequence[Waiting], plan_ids: Sequence[str]) -> float:
-        """Try the cheapest of each kind, some kinds at a time; give when the others are to be tried."""
+        """Try those that nobody alike is before, some at a time; give when the others are to be tried."""
         if len(lane) <= 1 + len(first):
             return math.inf
-        kinds = lane.kinds.values()
-        for alike in lane.turns.next_few(kinds, MOST_IN_TURN, self._clock.now_s(), TURN_S):
-            cheapest = alike.cheapest
-            alike.again_s = math.inf
-            if cheapest is not None and cheapest is not head and cheapest not in first:
-                alike.again_s = await self._try(cheapest, head, plan_ids)
-            lane.turns.was_tried(alike)
+        for waiting in lane.turns.next_few(lane.may_overtake, MOST_IN_TURN, self._clock.now_s(), TURN_S):
+            alike = lane.kinds.get(waiting.kind) if waiting.lane is lane else None
+            if alike is None or waiting is head or waiting in first or waiting.order not in alike.first():
+                continue
+            waiting.again_s = await self._try(waiting, head, plan_ids)
+            lane.turns.was_tried(waiting)
         return lane.turns.look_again_s
 
     async def _try(self, waiting: Waiting, head: Waiting, plan_ids: Sequence[str]) -> float:

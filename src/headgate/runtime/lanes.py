@@ -22,7 +22,7 @@ from headgate.core.quota import Wait, wait_under
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
-from headgate.runtime.alike import Alike
+from headgate.runtime.alike import Alike, Asks
 from headgate.runtime.hold_times import HoldTimes
 from headgate.runtime.turns import Turns
 
@@ -131,6 +131,8 @@ class Waiting:
     moves: int = 0
     estimated_s: float = -math.inf
     kind: tuple[str, ...] = ()
+    again_s: float = math.inf
+    """When time alone could let it go before the head that it waits behind, as it was tried last."""
 
     @property
     def asks_again_s(self) -> float:
@@ -169,10 +171,9 @@ class Lane:
         self.scope = limit.scope
         self.models = limit.models
         self.nudged = asyncio.Event()
-        self.turns: Turns[Alike[Waiting]] = Turns()
+        self.turns: Turns[Waiting] = Turns()
         self.kinds: dict[tuple[str, ...], Alike[Waiting]] = {}
         """Its calls by the limits of which they ask something."""
-        self._kinds_seen = 0
         self._tried: Waiting | None = None
         self._opens_s = -math.inf
         self._timer: asyncio.TimerHandle | None = None
@@ -229,17 +230,18 @@ class Lane:
                 self._has_rate = self._has_rate or isinstance(limit, Rate)
                 self._slots = limit.amount if isinstance(limit, Gauge) else self._slots
         waiting.kind = _kind(waiting.ticket)
-        alike = self.kinds.get(waiting.kind)
-        if alike is None:
-            self._kinds_seen += 1
-            alike = self.kinds[waiting.kind] = Alike(self._kinds_seen, self._still_waits)
-        if alike.add(waiting, size_of(waiting.ticket)):
-            self.turns.comes(alike)
+        self.kinds.setdefault(waiting.kind, Alike()).add(waiting, asks_of(waiting.ticket))
+        self.turns.comes(waiting)
 
     def nudge(self) -> None:
         """Have the head tried, and those behind it that can pass it: something may have become free."""
         self.turns.changed()
         self.nudged.set()
+
+    def may_overtake(self) -> Iterator[Waiting]:
+        """Give those that may go before all others that wait: nobody that is alike is before them."""
+        for alike in self.kinds.values():
+            yield from (waiting for waiting, _ in alike.first().values())
 
     def alike(self, ticket: Ticket) -> Alike[Waiting] | None:
         """Give those that wait here and are like a call; None: none is."""
@@ -390,9 +392,6 @@ class Lane:
                     share = max(share, units / limit.amount)
         return most_s or slots_s or share
 
-    def _still_waits(self, waiting: Waiting) -> bool:
-        return self._waiting.get(waiting.order) is waiting
-
     def _join_plans(self, waiting: Waiting) -> None:
         waiting.plans = self._plans_of(waiting.ticket)
         assert waiting.place is not None
@@ -417,19 +416,18 @@ class Lane:
     def _gone(self, waiting: Waiting, place: Waiter) -> None:
         self.waiting_cost_s = self.waiting_cost_s - place.cost_s if self._waiting else 0.0
         alike = self.kinds[waiting.kind]
-        alike.count -= 1
-        if alike.count:
-            self.turns.comes(alike)  # the next cheapest of them was not tried yet
-        else:
-            self.turns.leaves(alike)
+        if alike.remove(waiting):
+            self.turns.changed()  # others are first of their kind now, and were not tried yet
+        self.turns.leaves(waiting)
+        if not len(alike):
             del self.kinds[waiting.kind]
         if waiting.ticket.route is not None:
             self.elsewhere -= Counter(waiting.ticket.route.scopes)  # drops what is 0
 
 
-def size_of(ticket: Ticket) -> float:
-    """Give what a call asks in all, in parts of its limits: of those alike, none that asks for less is larger."""
-    return sum((_units(limit, ticket.asked) or 0) / limit.amount for limit in ticket.limits)
+def asks_of(ticket: Ticket) -> Asks:
+    """Give what a call asks of each limit of which it asks something."""
+    return tuple(units for limit in ticket.limits if (units := _units(limit, ticket.asked)))
 
 
 def _kind(ticket: Ticket) -> tuple[str, ...]:

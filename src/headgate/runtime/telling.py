@@ -14,7 +14,7 @@ from headgate.core.quota import Refused, Wait
 from headgate.core.set_aside import Closure
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
 from headgate.core.wording import scope_text, span_text
-from headgate.runtime.lanes import Lane, Ticket, Waiting
+from headgate.runtime.lanes import Lane, Ticket, Waiting, asks_of
 
 LATE_BY = 0.25
 """A call is told at once that it will be late when it would be by more than this part of its way: that is a guess."""
@@ -67,8 +67,8 @@ def too_late_in_lane(waiting: Waiting, now_s: float) -> DeadlineError:
 def late_behind(lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:
     """Say when a call can go at the earliest with those before it, if that is too late for it."""
     ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
-    cheapest = None if (alike := lane.alike(ticket)) is None else alike.cheapest
-    if cheapest is not None and ticket.route is None and (late := late_for(ticket, cheapest.wait, now_s)) is not None:
+    before = None if (alike := lane.alike(ticket)) is None else alike.before(asks_of(ticket))
+    if before is not None and ticket.route is None and (late := late_for(ticket, before.wait, now_s)) is not None:
         return late  # it asks for no less of the same limits
     if not isinstance(limit, Rate) or place is None or len(lane) == 1:
         return None

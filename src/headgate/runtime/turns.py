@@ -1,12 +1,12 @@
-"""Turns: which of the many kinds of calls behind a head have still to be tried since something changed.
+"""Turns: which of the many calls behind a head have still to be tried since something changed.
 
-One rule: a round tries each of them once, those first whose time has come; a change in its middle begins another one
-after it. So nobody is passed over, and nobody is tried without a reason.
+One rule: a change, or an instant at which one is due, puts all of them in a row, those first whose time has come; who
+stands in it keeps the place. So nobody is passed over, and nobody is tried without a reason.
 """
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Iterable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -28,7 +28,7 @@ T = TypeVar("T", bound=Tried)
 
 
 class Turns(Generic[T]):
-    """The rounds of one lane."""
+    """The row of one lane."""
 
     def __init__(self) -> None:
         """Start with nobody to try."""
@@ -40,15 +40,16 @@ class Turns(Generic[T]):
     @property
     def look_again_s(self) -> float:
         """When some are to be tried that have not been."""
-        return self._next_s if self._left else self._due_s
+        return self._next_s if self._left or self._changed else self._due_s
 
     def comes(self, one: T) -> None:
-        """Try one with the others: it is new, or something may have changed while it came."""
-        self._left[one.order] = one
+        """Try one with the others: something may have changed while it came."""
+        self._left.setdefault(one.order, one)
 
     def leaves(self, one: T) -> None:
         """Leave one out for good."""
-        self._left.pop(one.order, None)
+        if self._left.get(one.order) is one:
+            del self._left[one.order]
 
     def changed(self) -> None:
         """Hear that anybody may be able to go by now."""
@@ -58,12 +59,15 @@ class Turns(Generic[T]):
         """Hear when one is to be tried again."""
         self._due_s = min(self._due_s, one.again_s)
 
-    def next_few(self, all_: Collection[T], most: int, now_s: float, pause_s: float) -> list[T]:
-        """Give the next to be tried, of all there are, and the ones after them `pause_s` later."""
-        if not self._left and (self._changed or now_s >= self._due_s):
-            self._left.update((each.order, each) for each in sorted(all_, key=lambda each: each.again_s))
+    def next_few(self, find: Callable[[], Iterable[T]], most: int, now_s: float, pause_s: float) -> list[T]:
+        """Give the next to be tried, of those that `find` finds, and the ones after them `pause_s` later."""
+        if now_s < self._next_s:
+            return []
+        if self._changed or now_s >= self._due_s:
+            for each in sorted(find(), key=lambda each: each.again_s):
+                self._left.setdefault(each.order, each)  # those that wait for their try keep their places
             self._changed, self._due_s = False, math.inf
-        if now_s < self._next_s or not self._left:
+        if not self._left:
             return []
         self._next_s = now_s + pause_s
         return [self._left.popitem(last=False)[1] for _ in range(min(most, len(self._left)))]

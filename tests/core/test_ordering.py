@@ -627,3 +627,56 @@ def test_turns_of_agents_that_left_are_forgotten_in_the_end() -> None:
     for number in range(MOST_IDLE + 100):
         line.admitted(Waiter(number, 0.0, agent=number), 0.0)
     assert len(line.shares._had_turn) == MOST_IDLE
+
+
+def test_a_program_that_paused_does_not_go_before_all_new_ones_for_ever() -> None:
+    stage = Stage("program")
+    stage.add(program="old", cost_s=1.0)
+    stage.serve_one()
+    for number in range(2_000):
+        stage.add(program=f"meanwhile {number}", cost_s=2.0)
+        stage.serve_one()
+    stage.add(program="old", cost_s=1.0)
+    new = stage.add(program="new", cost_s=1.0)
+    for number in count():
+        stage.add(program="old", cost_s=1.0)
+        if stage.serve_one() is new:
+            break
+        assert number < 16 * 2 * 3
+
+
+def test_the_floor_of_fair_falls_for_nobody_who_gives_up() -> None:
+    """What was charged while many waited, and settled with less while few did, let ever new ones go first."""
+    stage = Stage("fair")
+    for _ in range(10):
+        stage.add(sharer="victim", cost_s=1.0)
+        stage.serve_one()
+    victim = stage.add(sharer="victim", cost_s=1.0)
+    debt_s = stage.line.shares.served_s("victim") - stage.line.shares.floor_s
+    for served in count():
+        new = [stage.add(sharer=f"new {served} {number}", cost_s=1.0) for number in range(10)]
+        head = stage.serve_one()
+        if head is victim:
+            break
+        for waiter in new:
+            if waiter is not head:
+                stage.line.remove(waiter)
+                del stage.waiting[waiter.order]
+        stage.line.settled(head, 1.0, 0.1)
+        assert served < (debt_s + 1.0 + RETURN_CALLS) * 11 / CREEP
+
+
+def test_the_floor_of_fair_does_not_rise_over_those_who_wait() -> None:
+    stage = Stage("fair")
+    for number in range(100):
+        stage.add(sharer=f"s{number}", cost_s=1.0)
+    for _ in range(1_000):
+        stage.add(sharer="many", cost_s=1.0)
+    running = []
+    while len(stage.waiting) > 999:
+        running.append(stage.serve_one())
+    for waiter in running:
+        if waiter.sharer != "many":
+            stage.line.settled(waiter, 1.0, 11.0)
+    new = stage.add(sharer="new", cost_s=1.0)
+    assert new in [stage.serve_one() for _ in range(RETURN_CALLS + 2)]

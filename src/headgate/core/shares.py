@@ -38,8 +38,8 @@ the mean and worse for the longest: at 1/4, 1/8, 1/16, 1/32 row C2 (--quick, a n
 279 s, and a longest of 7,720, 7,820, 8,320, 10,440 s."""
 
 LEAD_CALLS = 1.0
-"""A program whose calls have all gone, and that comes again, comes at most so many of its calls before now: a session that
-paused would else go before every new one. Row C2 (--quick, a noisy guess): mean 281 s without this bound, 280 with it."""
+"""A program whose calls have all gone, and that comes again, comes at most so many of its calls before now: a session
+that paused would else go before every new one. Row C2 (--quick, a noisy guess): mean 281 s without, 280 with it."""
 
 CARRIED_S = 60.0
 """How far one may be behind the most served when `fair` comes into force."""

@@ -208,3 +208,24 @@ def test_without_the_extra_it_says_so(place):
     )
     assert done.returncode == 2
     assert "pip install 'headgate[plot]'" in done.stderr
+
+
+def test_limits_that_only_429s_tell_make_few_429s(place):
+    """A call of a long answer went again at the instant at which it was refused: of a stream little is held."""
+    (place / "headgate.toml").write_text(CONFIG.partition("[[limit]]")[0])
+    limits = "requests_per_minute=1000,input_tokens_per_minute=225000,output_tokens_per_minute=6000"
+    played = simulate(place, "agents:5:0.25", "--provider-limits", limits, "--no-limit-headers", "--json")
+    assert played.returncode == 0, played.stderr
+    (column,) = json.loads(played.stdout)["scenarios"]
+    assert column["figures"]["served"] > 100
+    assert column["figures"]["answered_429"] < 60
+
+
+@pytest.mark.parametrize("faults", [("--fault", "529=0.05", "--outage", "5m:2m")])
+def test_the_same_seed_gives_the_same_answer_whatever_python_hashes(place, faults):
+    def answer(seed: str) -> str:
+        asked = [sys.executable, "-m", "headgate", "simulate", "agents:20:0.3", "--policy", "fair", "--json", *faults]
+        environ = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.run(asked, cwd=place, env=environ, capture_output=True, text=True, check=True).stdout
+
+    assert len({answer(seed) for seed in "0123"}) == 1

@@ -52,6 +52,12 @@ CASES = {
         agents(12),
         Truth({"*": Terms(per_minute={"input_tokens": 40_000})}, tells=False),
     ),
+    "only 429s tell of output": (
+        ACCOUNT,
+        [],
+        agents(12),
+        Truth({"*": Terms(per_minute={"output_tokens": 3_000})}, tells=False),
+    ),
     "an outage": (ACCOUNT, [INPUT.format("main")], agents(8), Truth(outages=(Outage(20.0, 30.0),))),
     "faults": (ACCOUNT, [], agents(8), Truth(faults=(Fault("500", 0.1), Fault("disconnect", 0.1)))),
     "nobody answers": (ACCOUNT, [], agents(4), Truth(faults=(Fault("stall", 0.05),))),

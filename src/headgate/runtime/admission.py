@@ -149,12 +149,12 @@ class Admission:
         if limits is None:
             self.lanes.nudge(None)
             return
-        names = {lane_of(limit) for limit in limits}
+        names = dict.fromkeys(lane_of(limit) for limit in limits)  # in their order: who is first asks first
         if self.moves.lanes:  # before these: who comes from another lane may have come earlier
             self.moves.nudge({limit.scope for limit in limits}, but=names)
         if but is not None:
             but.turns.changed()
-            names.discard(but.name)
+            names.pop(but.name, None)
         self.lanes.nudge(names, self._reservations.left if came_back else None)
         if self._reservations.planned.standing:
             # Who has a reservation goes when nobody before it is delayed, in whichever lane that one waits.

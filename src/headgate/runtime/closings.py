@@ -147,7 +147,7 @@ class Closings:
         learned = adaptive.closed(learned, now_s + retry_after_s, now_s)
         self._limits.keep(key, learned, bounds=True, admitted=found.recent)
         until_ns = to_ns(min(now_s + retry_after_s, learned.closed_until_s))
-        closing = Closing(key, units, until_ns, exactly=learned.source == "429")
+        closing = Closing(key, units, until_ns, exactly=learned.source == "429", asked=sent.asked)
         if is_cut:
             if before is None or before.source != "429" or before.measured:
                 self._unmeasured_since.pop(key, None)
@@ -169,7 +169,7 @@ class Closings:
             self._limits.close(key, "429", until_s, now_s)
             return []
         self._limits.keep(key, adaptive.closed(learned, until_s, now_s), bounds=True)
-        return [Closing(key, sent.units(dimension), to_ns(until_s))]
+        return [Closing(key, sent.units(dimension), to_ns(until_s), asked=sent.asked)]
 
     def _met(self, sent: Sent) -> list[tuple[Dimension, int]]:
         """Give the rates by the minute that are configured or learned: a 429 that names none is of these."""

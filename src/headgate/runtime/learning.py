@@ -334,7 +334,7 @@ class Learning:
             }
             for rate, each in shut:
                 levels[rate.name] = rate.closed(
-                    found.get(rate.name), each.units, each.until_ns, now_ns, exactly=each.exactly
+                    found.get(rate.name), each.held_of(rate), each.until_ns, now_ns, exactly=each.exactly
                 )
             changed = {name: level for name, level in levels.items() if level is not None}
             if not records:

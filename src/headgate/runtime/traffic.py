@@ -10,9 +10,10 @@ from typing import NamedTuple
 from headgate.core.adaptive import Key, model_class
 from headgate.core.amounts import DIMENSIONS, Demand, Dimension
 from headgate.core.concurrency import Concurrency, Speed
-from headgate.core.limits import Limit
+from headgate.core.limits import Limit, Rate
 from headgate.core.meter import Meter
 from headgate.core.notices import MINUTE_S
+from headgate.core.quota import units_of
 
 MOST_TRAFFICS = 1_000
 
@@ -102,12 +103,21 @@ class Correction(NamedTuple):
 
 
 class Closing(NamedTuple):
-    """A key's level that is to be closed: `units` fit at `until_ns`; `exactly`, whatever was counted before."""
+    """A key's level that is to be closed: `units` fit at `until_ns`; `exactly`, whatever was counted before.
+
+    The call that was refused `asked` for them: of a stream a level holds only what comes next.
+    """
 
     key: Key
     units: int
     until_ns: int
     exactly: bool = False
+    asked: Demand | None = None
+
+    def held_of(self, rate: Rate) -> int:
+        """Give what the level will hold when the call is tried again."""
+        held = None if self.asked is None else units_of(rate, self.asked)
+        return self.units if not held else min(self.units, held)
 
 
 class Traffics:

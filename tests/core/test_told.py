@@ -70,6 +70,9 @@ def test_the_period_of_a_bucket_is_found_from_what_is_missing_and_when_it_is_ful
         (60_000, 59_000, 1, MINUTE_S),
         (50, 0, 60, MINUTE_S),
         (5, 4, 13, MINUTE_S),
+        (60, 59, 60, MINUTE_S),  # a window of a minute that one call has used
+        (60, 59, 61, MINUTE_S),
+        (60, 59, 62, DAY_S),
         (1_000, 999, 8 * HOUR_S, None),  # a window that ends at midnight
         (1_000, 500, 2 * HOUR_S, None),
         (100, 50, 1_800, None),  # by the hour

@@ -83,6 +83,36 @@ def test_what_was_taken_for_a_bucket_by_the_day_and_is_a_window_is_forgotten():
     run(main())
 
 
+def test_a_window_of_a_minute_is_never_taken_for_a_limit_by_the_day():
+    """Headgate stood still for half an hour: of 60 requests one was missing, and back after 60 s."""
+
+    async def main():
+        provider = ScriptedProvider(
+            [day(59, 60, 60), day(58, 50, 60), day(57, 40, 60), day(0, 20, 60), day(59, 60, 60)]
+        )
+        async with open_small_house(provider=provider) as here:
+            for _ in range(8):
+                assert await carry(here, max_wait_s=90) == 200
+                assert {(view.learned, view.per) for view in await here.manager.limits()} == {(60, "60s")}
+                await asyncio.sleep(1)
+
+    run(main())
+
+
+def test_a_limit_by_the_day_that_turns_out_to_be_by_the_minute_is_forgotten():
+    async def main():
+        async with open_small_house(provider=ScriptedProvider([day(999, 80), day(500, 30)])) as here:
+            await carry(here)
+            assert [(view.learned, view.per) for view in await here.manager.limits()] == [(1_000, f"{DAY_S}s")]
+            for _ in range(2):
+                await asyncio.sleep(1)
+                await carry(here)
+            await asyncio.sleep(1)
+            assert [(view.learned, view.per) for view in await here.manager.limits()] == [(1_000, "60s")]
+
+    run(main())
+
+
 @pytest.mark.parametrize(
     ("facts", "closed_s"),
     [

@@ -67,8 +67,12 @@ def _period_s(notice: RateNotice, now_s: float, daily: int | None = None) -> int
     longest_s = notice.limit * (resets_in_s + RESET_ROUNDED_S) / least_missing if least_missing > 0 else math.inf
     may_be_day = shortest_s <= DAY_S * (1 + _DAY_TOLERANCE) and longest_s >= DAY_S * (1 - _DAY_TOLERANCE)
     may_be_day = may_be_day and missing >= 0  # else one of the two is wrong
-    if shortest_s <= NOT_PER_MINUTE_S and not (may_be_day and daily == notice.limit):
+    if may_be_day and daily == notice.limit:
+        return DAY_S
+    if shortest_s <= NOT_PER_MINUTE_S:
         return MINUTE_S
+    if may_be_day and least_missing <= 0 and resets_in_s <= MINUTE_S + RESET_ROUNDED_S:
+        return MINUTE_S  # a window of a minute that one call has used tells the same, and is far more common
     return DAY_S if may_be_day else None
 
 

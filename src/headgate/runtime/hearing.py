@@ -108,6 +108,9 @@ class Hearing:
             self._limits.keep(key, learned, bounds=bounds)
             if period_s == DAY_S and before is None:
                 self._forget_misread(sent.traffic.key(notice.dimension), learned.amount)
+        if period_s == MINUTE_S and notice.limit and None not in (notice.remaining, notice.resets_s):
+            # Were there a rate of that amount by the day, it would have been heard as that.
+            self._forget_misread(sent.traffic.key(notice.dimension, DAY_S), notice.limit)
         bounds = key in self._limits.bounding
         if bounds and learned is not before:
             self._restate()
@@ -172,7 +175,7 @@ class Hearing:
     # -- windows -----------------------------------------------------------------------------------------------------
 
     def _forget_misread(self, key: Key, amount: int) -> None:
-        """Forget a rate by the minute that was one by the day: a bucket that is full says nothing of its period."""
+        """Forget a rate that was taken for one by the other period: a bucket that is full says nothing of its own."""
         learned = self._limits.known.get(key)
         if learned is not None and learned.source == "header" and learned.amount == amount:
             self._limits.forget(key)

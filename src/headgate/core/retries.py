@@ -67,6 +67,18 @@ def retry_delay_s(rule: RetryRule, failure: Failure, attempt: int, left_s: float
     return delay_s if delay_s <= left_s else None
 
 
+LEAST_TOLD_S = 0.05
+MOST_FLOOR_S = 10.0
+
+
+def least_wait_s(refusals: int) -> float:
+    """Give for how long a 429 closes at the least, whatever it tells, after so many in a row, itself included.
+
+    Who tells 0 s and refuses again would be asked again and again in one instant: each refusal doubles it.
+    """
+    return min(MOST_FLOOR_S, LEAST_TOLD_S * 2.0 ** min(refusals - 1, _MOST_DOUBLINGS))
+
+
 def is_of_provider(failure: Failure) -> bool:
     """Whether a failure is of the provider's side or of its account's: another account may serve the call."""
     return failure.kind != "rejected" or needs_owner(failure)

@@ -16,7 +16,7 @@ from headgate.core.learned_limits import SLOTS, rates_over
 from headgate.core.limits import Rate
 from headgate.core.meter import Measured
 from headgate.core.notices import DAY_S, MINUTE_S, Notices, RateNotice
-from headgate.core.retries import Failure
+from headgate.core.retries import Failure, least_wait_s
 from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.traffic import MOST_TRAFFICS, Closing, Sent, Traffic
 
@@ -80,6 +80,9 @@ class Closings:
         now_s: float,
     ) -> list[Closing]:
         """Learn from a 429; give the levels to close. A window that it closes is in force at once."""
+        least_s = least_wait_s(sent.traffic.count_refusal(sent.at_s, now_s))
+        if failure.retry_after_s is not None:
+            failure = replace(failure, retry_after_s=max(failure.retry_after_s, least_s))
         windows = told.told_windows(notices, now_s)
         named = told.named_rates(rates, windows, failure) or self._met(sent)
         if not any(sent.asks(dimension) for dimension, _period_s in named):
@@ -90,7 +93,7 @@ class Closings:
         closings: list[Closing] = []
         for dimension, period_s in named:
             if period_s == DAY_S:
-                closings += self._refused_for_the_day(sent, dimension, windows.get(dimension), failure, now_s)
+                closings += self._refused_for_the_day(sent, dimension, windows.get(dimension), failure, now_s, least_s)
             else:
                 closings.append(self._refused(sent, dimension, failure.retry_after_s, now_s))
         return closings
@@ -156,14 +159,14 @@ class Closings:
         return closing
 
     def _refused_for_the_day(
-        self, sent: Sent, dimension: Dimension, ends_s: float | None, failure: Failure, now_s: float
+        self, sent: Sent, dimension: Dimension, ends_s: float | None, failure: Failure, now_s: float, least_s: float
     ) -> list[Closing]:
         """Close what is spent for the day, a rate or a window, until the told instant; nothing follows for a minute."""
         key = sent.traffic.key(dimension, DAY_S)
         until_s = ends_s or now_s + UNTOLD_DAY_S
         if failure.retry_after_s is not None:
             until_s = now_s + failure.retry_after_s
-        until_s = adaptive.believed_s(until_s, now_s)
+        until_s = adaptive.believed_s(max(until_s, now_s + least_s), now_s)
         learned = self._limits.known.get(key)
         if learned is None or not learned.amount:
             self._limits.close(key, "429", until_s, now_s)

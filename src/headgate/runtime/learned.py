@@ -97,7 +97,11 @@ class LearnedLimits:
     def close(self, key: Key, source: Source, until_s: float, now_s: float) -> None:
         """Let a window be closed until an instant."""
         known = self.known.get(key)
-        if known is not None and abs(known.closed_until_s - until_s) <= 1:
+        if (
+            known is not None
+            and abs(known.closed_until_s - until_s) <= 1
+            and not known.closed_until_s <= now_s < until_s
+        ):
             return
         since_s = now_s if known is None else known.since_s
         self.keep(key, Learned(0, source, since_s, now_s, now_s, closed_until_s=until_s), bounds=True)

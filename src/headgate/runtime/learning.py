@@ -122,6 +122,7 @@ class Learning:
         self._plan_windows.follow(sent.limits, answer)
         now_s, traffic = self._clock.now_s(), sent.traffic
         if answer.failure is None:
+            traffic.refusals = 0
             traffic.meter.add(sent.asked.expected._replace(output_tokens=0), now_s)
             self._follow_speed(sent, now_s)
             if not sent.used and abs(now_s - traffic.looked_s) < LOOK_EVERY_S:

@@ -22,8 +22,8 @@ class Traffic:
     """One process's calls to one account and class of models."""
 
     __slots__ = (
-        *("account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others", "sampled_s"),
-        "speed",
+        *("account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
+        *("refusals", "refused_s", "sampled_s", "speed"),
     )
 
     def __init__(self, account: str, models: str) -> None:
@@ -38,6 +38,9 @@ class Traffic:
         self.meter = Meter()
         self.others = 0.0
         """The requests a minute that other processes were admitted lately."""
+        self.refusals = 0
+        """The 429s in a row; those of calls that were on their way together are one."""
+        self.refused_s = 0.0
         self.speed = Speed()
         self.concurrency: Concurrency | None = None
 
@@ -48,6 +51,12 @@ class Traffic:
     def begun_of(self, dimension: Dimension) -> int:
         """Give what all calls asked of a dimension until now."""
         return self.begun[DIMENSIONS.index(dimension)]
+
+    def count_refusal(self, sent_s: float, now_s: float) -> int:
+        """Count a 429 of a call that was sent at `sent_s`; give how many there are in a row."""
+        if not self.refusals or sent_s > self.refused_s:
+            self.refusals, self.refused_s = self.refusals + 1, now_s
+        return self.refusals
 
     def is_within(self, other: "Traffic") -> bool:
         """Whether it is a part of another, or that itself."""

@@ -109,6 +109,19 @@ def test_a_429_long_after_the_last_one_was_at_more_than_went_through_since_then(
     assert found.refused_at == 280
 
 
+def test_a_told_rate_that_429s_showed_to_be_less_is_followed_down_only_until_they_are_long_past():
+    learned = refused(None, measured(100), "requests", NOW_S - 1, NOW_S, None, told=1_000)
+    assert (learned.amount, learned.source, learned.told) == (70, "429", 1_000)
+    assert adaptive.amount_at(learned, NOW_S + 500, 10_000) == 1_000, "it grows as an untold one, up to what is told"
+    assert heard(learned, 2_000, "requests", NOW_S + 599) is learned
+    less = heard(learned, 50, "requests", NOW_S + 10)
+    assert less is not None
+    assert adaptive.amount_at(less, NOW_S + 10, 10_000) == 50
+    believed = heard(learned, 1_000, "requests", NOW_S + 600)
+    assert believed is not None
+    assert (believed.amount, believed.source, believed.told) == (1_000, "header", 0)
+
+
 def test_a_limit_that_falls_is_found_by_a_few_cuts():
     learned, cuts = refused(None, measured(600, 600), "requests", NOW_S - 1, NOW_S, None), 0
     while learned.amount > 150:

@@ -34,6 +34,9 @@ _RAISED_SHARE = 2
 """A told rise is followed by half of what is left of it, this often: a doubled limit is within 5 % after 16 s."""
 _WHOLE = 0.95
 
+DOUBTED_S = 600.0
+"""A told limit below which a provider refused is believed again so long after the last 429."""
+
 _KEPT_S: dict[Source, float] = {"header": DAY_S, "plan": DAY_S, "429": 3_600.0, "latency": 3_600.0, "start": 600.0}
 """How long what is learned says something when nothing more is heard of it."""
 
@@ -72,7 +75,8 @@ class Learned:
     `amount` is what the last header told, as far as it was followed, or what a 429 left; 0 where nothing is known but
     that it is closed. `refused_at` is the rate at which a 429 came (0: none did), `measured` whether that was what went
     through since the one before, `cut_s` when its growth begins. `moved_s` is when it last changed. `depth` is the
-    share of `amount` that the provider's bucket holds.
+    share of `amount` that the provider's bucket holds. `told` is what headers tell of a rate that 429s showed to be
+    less (0: they tell nothing): it is not gone above, nor followed while 429s are recent.
     """
 
     amount: int
@@ -85,6 +89,7 @@ class Learned:
     closed_until_s: float = 0.0
     measured: bool = False
     depth: float = 1.0
+    told: int = 0
 
     def is_old(self, now_s: float) -> bool:
         """Whether it says nothing any more: it is open again, or nothing has been heard of it for too long."""
@@ -109,6 +114,8 @@ def heard(
     if limit is None or not 0 < limit <= MOST_AMOUNT or (learned is not None and not learned.amount):
         return learned
     limit = max(limit, _least(dimension))
+    if learned is not None and learned.told and now_s - learned.cut_s < DOUBTED_S:
+        return replace(learned, told=limit) if limit < learned.told else learned
     if learned is None:
         return Learned(limit, "header", now_s, now_s, now_s, depth=depth or 1.0)
     may_rise = now_s - learned.moved_s >= RAISE_EVERY_S
@@ -155,9 +162,15 @@ _PROBE_FACTOR = 2
 
 
 def refused(
-    learned: Learned | None, measured: Measured, dimension: Dimension, sent_s: float, now_s: float, ceiling: int | None
+    learned: Learned | None,
+    measured: Measured,
+    dimension: Dimension,
+    sent_s: float,
+    now_s: float,
+    ceiling: int | None,
+    told: int = 0,
 ) -> Learned:
-    """Take up a 429 where no header tells the limit: to a part of what was really admitted.
+    """Take up a 429 where no header tells the limit, or only one (`told`) that is not it: to a part of what went.
 
     A call that was sent before the last cut proves nothing new.
     """
@@ -166,12 +179,14 @@ def refused(
     refused_at, is_measured = _refused_at(learned, measured, dimension, now_s, ceiling)
     if ceiling is not None:
         refused_at = min(refused_at, ceiling)
+    if told:
+        refused_at = min(refused_at, told)
     cut = CUT
     if learned is not None and learned.measured and is_measured and _is_near(refused_at, learned.refused_at):
         cut = STEADY_CUT
     amount = max(_least(dimension), math.floor(refused_at * cut))
     closed_until_s = 0.0 if learned is None else learned.closed_until_s
-    return Learned(amount, "429", now_s, now_s, now_s, refused_at, now_s, closed_until_s, is_measured)
+    return Learned(amount, "429", now_s, now_s, now_s, refused_at, now_s, closed_until_s, is_measured, told=told)
 
 
 def closed(learned: Learned, until_s: float, now_s: float) -> Learned:
@@ -199,7 +214,7 @@ def amount_at(learned: Learned, now_s: float, admitted: int | None = None) -> in
     grown = math.floor(amount * 2 ** min(_MOST_DOUBLINGS, doubling_s / DOUBLED_S))
     if admitted is not None:
         grown = min(grown, max(learned.refused_at, _PROBE_FACTOR * admitted))
-    return max(learned.amount, min(grown, MOST_AMOUNT))
+    return min(max(learned.amount, grown), learned.told or MOST_AMOUNT)
 
 
 def _refused_at(

@@ -24,6 +24,8 @@ UNTOLD_S = 1.0
 """How long a limit that was told is closed by a 429 that says no time: another limit than the one that was told."""
 MOST_UNTOLD_S = 10.0
 
+AGAIN_S = 120.0
+"""A told rate that refuses twice in this time, and was not told to be spent, is another than the one that is told."""
 
 UNTOLD_DAY_S = 600.0
 """How long a day's limit is closed by a 429 that says no time; then one call tries again."""
@@ -46,6 +48,8 @@ class Cut(NamedTuple):
     at_s: float
     ceiling: int | None
     closing: Closing
+    told: int = 0
+    """What headers tell of it, which is not true."""
     first_s: float | None = None
     """The first of the 429s before it since which too little went through to measure the rate."""
 
@@ -65,6 +69,8 @@ class Closings:
         self._limits = limits
         self._cuts: dict[Key, Cut] = {}
         self._unmeasured_since: dict[Key, float] = {}
+        self._doubted_s: dict[Key, float] = {}
+        """When a rate refused last although headers told that something was left of it."""
 
     def take_cuts(self, traffic: Traffic) -> list[Cut]:
         """Give the cuts of a traffic that are to be measured; each is given once."""
@@ -95,7 +101,8 @@ class Closings:
             if period_s == DAY_S:
                 closings += self._refused_for_the_day(sent, dimension, windows.get(dimension), failure, now_s, least_s)
             else:
-                closings.append(self._refused(sent, dimension, failure.retry_after_s, now_s))
+                notice = rates.get((dimension, period_s))
+                closings.append(self._refused(sent, dimension, notice, failure.retry_after_s, now_s))
         return closings
 
     def grow(self, traffic: Traffic, now_s: float) -> None:
@@ -122,7 +129,7 @@ class Closings:
             found = found._replace(minute=rate)
         elif requests >= LEAST_MEASURED or (requests >= FEW_MEASURED and passed_s >= FEW_MEASURED_S):
             found = found._replace(since_refusal=rate)
-        again = adaptive.refused(cut.before, found, key.dimension, cut.sent.at_s, cut.at_s, cut.ceiling)
+        again = adaptive.refused(cut.before, found, key.dimension, cut.sent.at_s, cut.at_s, cut.ceiling, cut.told)
         if again.measured:
             self._unmeasured_since.pop(key, None)
         elif key in self._unmeasured_since or len(self._unmeasured_since) < MOST_TRAFFICS:
@@ -134,14 +141,26 @@ class Closings:
         self._limits.keep(key, again, bounds=True, admitted=cut.sent.traffic.recent(key.dimension, cut.at_s))
         return cut.closing
 
-    def _refused(self, sent: Sent, dimension: Dimension, retry_after_s: float | None, now_s: float) -> Closing:
+    def _refused(
+        self,
+        sent: Sent,
+        dimension: Dimension,
+        notice: RateNotice | None,
+        retry_after_s: float | None,
+        now_s: float,
+    ) -> Closing:
         """Learn from a 429 in one rate by the minute; give the level to close, what is to fit then, and when."""
         traffic = sent.traffic
         key, units = traffic.key(dimension), sent.units(dimension)
         ceiling = self._limits.ceiling(key, rates_over(sent.limits, key))
         before = self._limits.known.get(key)
+        told = 0 if before is None else before.told
+        if before is not None and before.source == "header" and self._is_untrue(key, before, sent, notice, now_s):
+            told, before = before.amount, None
+        elif told and notice is not None and notice.limit is not None:
+            told = max(told, min(notice.limit, adaptive.MOST_AMOUNT))
         found = Measured(traffic.meter.admitted(dimension, now_s), traffic.recent(dimension, now_s))
-        learned = adaptive.refused(before, found, dimension, sent.at_s, now_s, ceiling)
+        learned = adaptive.refused(before, found, dimension, sent.at_s, now_s, ceiling, told)
         if retry_after_s is None:
             retry_after_s = UNTOLD_S
             if learned.source == "429":
@@ -155,8 +174,24 @@ class Closings:
             if before is None or before.source != "429" or before.measured:
                 self._unmeasured_since.pop(key, None)
             first_s = self._unmeasured_since.get(key)
-            self._cuts.setdefault(key, Cut(key, before, found, sent, now_s, ceiling, closing, first_s))
+            self._cuts.setdefault(key, Cut(key, before, found, sent, now_s, ceiling, closing, told, first_s))
         return closing
+
+    def _is_untrue(self, key: Key, known: Learned, sent: Sent, notice: RateNotice | None, now_s: float) -> bool:
+        """Whether what headers tell of a rate is not what refuses: again soon, and with enough left as they say."""
+        if notice is not None and notice.remaining is not None:
+            place = DIMENSIONS.index(key.dimension)
+            most = max(sent.units(key.dimension), sent.asked.at_most[place] or 0)
+            if notice.remaining < most + notice.rounded_to // 2:
+                self._doubted_s.pop(key, None)
+                return False
+        before_s = self._doubted_s.get(key)
+        if before_s is not None and sent.at_s <= before_s <= now_s:
+            return False  # it was on its way then, and proves nothing new
+        self._doubted_s[key] = now_s
+        if len(self._doubted_s) > MOST_TRAFFICS:
+            del self._doubted_s[next(iter(self._doubted_s))]
+        return before_s is not None and abs(now_s - max(before_s, known.closed_until_s)) <= AGAIN_S
 
     def _refused_for_the_day(
         self, sent: Sent, dimension: Dimension, ends_s: float | None, failure: Failure, now_s: float, least_s: float

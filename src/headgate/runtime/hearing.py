@@ -143,6 +143,9 @@ class Hearing:
         lacking = self._lasting(key, "lacking", certain - in_use, now_s)
         # Where a level was fuller than was told both when the call left and now, nothing that came between explains it.
         before = sent.used.get(key)
+        # For a minute what a 429 has closed stays as it closed it: what remains was no reason to go on.
+        if learned is not None and now_s - learned.closed_until_s < MINUTE_S:
+            before = None
         ease = 0 if before is None else self._lasting(key, "ease", min(before, reading.used) - at_most, now_s)
         if not fell and not lacking and not ease:
             return None

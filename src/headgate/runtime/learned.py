@@ -264,6 +264,7 @@ def _differs(one: Learned, other: Learned) -> bool:
         or abs(one.closed_until_s - other.closed_until_s) > 1
         or one.refused_at != other.refused_at
         or one.depth != other.depth
+        or one.told != other.told
         or one.heard_s > other.heard_s + 3_600
     )
 
@@ -288,6 +289,10 @@ def _read(record: Record | None) -> Learned | None:
         learned = Learned(*(record or ()))
         fit = 0 <= learned.amount <= MOST_AMOUNT and 0 < learned.depth <= 1 and learned.source in get_args(Source)
         times = (learned.since_s, learned.heard_s, learned.moved_s, learned.cut_s, learned.closed_until_s)
-        return learned if fit and learned.refused_at >= 0 and all(isfinite(each) for each in times) else None
+        return (
+            learned
+            if fit and min(learned.refused_at, learned.told) >= 0 and all(isfinite(each) for each in times)
+            else None
+        )
     except TypeError:
         return None

@@ -95,6 +95,17 @@ def test_a_provider_that_gets_slower_is_seen_after_a_dozen_answers_and_becomes_t
     assert speed.slowness < 1.5
 
 
+def test_a_clock_that_steps_back_makes_no_answer_slow():
+    """The usual time became less than nothing, and a thousand healthy answers were slow beside it."""
+    speed = Speed()
+    for _ in range(200):
+        speed.follow(1_000, 0.5)
+    for _ in range(20):
+        speed.follow(1_000, -29.6)
+    for _ in range(300):
+        assert speed.follow(1_000, 0.5) < 1.1
+
+
 def test_a_retry_budget_is_a_tenth_of_the_first_attempts_and_a_small_floor():
     budget = RetryBudget()
     for number in range(10):

@@ -37,6 +37,8 @@ class Speed:
 
     def follow(self, prompt_tokens: int, first_byte_s: float) -> float:
         """Take up how long an answer took to begin; give by how much the last ones were slower than usual."""
+        if first_byte_s < 0:  # the clock stepped back meanwhile: that says nothing, and would make all others slow
+            return self.slowness
         size = prompt_tokens.bit_length()  # sizes up to twice as large are alike, so there are few
         seen, usual_s = self._usual.get(size, (0, 0.0))
         if seen >= self._LEAST_SEEN:

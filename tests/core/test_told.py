@@ -153,6 +153,20 @@ def test_a_429_that_says_nothing_names_nothing_unless_it_lasts_for_hours():
     assert told.named_rates({}, {}, hours) == [("requests", DAY_S)]
 
 
+def test_plan_windows_that_cannot_be_true_close_nothing():
+    """An account was closed for 900 days, or because a percentage was told where a share is meant."""
+    plans = (
+        PlanNotice(999 * DAY_S, None, NOW_S + 900 * DAY_S, "rejected"),
+        PlanNotice(7 * DAY_S, 1.0, NOW_S + 900 * DAY_S, "rejected"),
+        PlanNotice(5 * HOUR_S, 37.0, NOW_S + 3_600, "allowed"),
+        PlanNotice(30 * DAY_S, 1.0, NOW_S + 30 * DAY_S, "rejected"),
+        PlanNotice(5 * HOUR_S, 1.2, NOW_S + 3_600, "allowed"),
+    )
+    believed = told.believed_plans(Notices(plans=plans), NOW_S)
+    spent = [plan for plan in told.spent_plans(believed, overage_allowed=False) if plan.resets_s is not None]
+    assert spent == [plans[3], plans[4]]
+
+
 def test_overage_is_a_spent_window_unless_its_owner_allows_it():
     plans = (PlanNotice(18_000, 1.0, NOW_S + 60, "rejected"), PlanNotice(604_800, 0.4, NOW_S + 600, "allowed"))
     assert told.spent_plans(Notices(plans=plans), overage_allowed=True) == [plans[0]]

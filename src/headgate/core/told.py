@@ -134,6 +134,29 @@ def lasting(found: Gap | None, gap: int, now_s: float) -> tuple[Gap | None, int]
     return None, -(-found.least // _FOLLOWED_SHARE)
 
 
+LONGEST_PLAN_S = 31 * DAY_S
+"""No plan is known to be counted over more than a month."""
+
+MOST_SHARE_ALLOWED = 1.5
+"""A window that allows calls is not used further than that: such a share is a percentage, or no share at all."""
+
+
+def believed_plans(notices: Notices, now_s: float) -> Notices:
+    """Give notices with the plan windows that can be true, as far as they can: the rest is as if it were not told."""
+    if not notices.plans:
+        return notices
+    plans = [_believed_plan(plan, now_s) for plan in notices.plans if 0 < plan.period_s <= LONGEST_PLAN_S]
+    return replace(notices, plans=tuple(plans))
+
+
+def _believed_plan(plan: PlanNotice, now_s: float) -> PlanNotice:
+    if plan.resets_s is not None and plan.resets_s - now_s > plan.period_s + MINUTE_S:
+        plan = replace(plan, resets_s=None)
+    if plan.status == "allowed" and (plan.used_share or 0) > MOST_SHARE_ALLOWED:
+        plan = replace(plan, used_share=None)
+    return plan
+
+
 def spent_plans(notices: Notices, *, overage_allowed: bool) -> list[PlanNotice]:
     """Give the plan windows that are spent: those that say so, and those that are used up, beyond which is overage.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from headgate.core import concurrency
+from headgate.core import concurrency, told
 from headgate.core.accounts import Account
 from headgate.core.adaptive import Learned, Source, model_class
 from headgate.core.amounts import NOTHING, Demand
@@ -128,7 +128,7 @@ class Learning:
             if not sent.used and abs(now_s - traffic.looked_s) < LOOK_EVERY_S:
                 return
         traffic.looked_s = now_s
-        notices = answer.notices(now_s)
+        notices = told.believed_plans(answer.notices(now_s), now_s)
         if notices.plans:
             self.plan_shares.hear(traffic.account, traffic.models, notices.plans)
         corrections = self._hearing.take_up(sent, notices, now_s)
@@ -142,7 +142,7 @@ class Learning:
     async def refused(self, sent: Sent, answer: Answer, failure: Failure) -> float:
         """Close what a 429 names, now and for the calls that wait; give how long its call waits beside that."""
         now_s, traffic = self._clock.now_s(), sent.traffic
-        notices = answer.notices(now_s)
+        notices = told.believed_plans(answer.notices(now_s), now_s)
         closings: list[Closing] = []
         if not self._hearing.is_plan_spent(traffic, notices, now_s):  # that says nothing of its rates
             rates = self._hearing.rates(traffic, notices, now_s)

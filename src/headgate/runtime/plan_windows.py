@@ -12,6 +12,7 @@ from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns, to_s
 from headgate.core.limits import SAME_END_NS, Limit, Window
 from headgate.core.notices import plan_windows_of
+from headgate.core.told import believed_plans
 from headgate.ports import Answer, Clock, LevelStore, Record
 
 log = logging.getLogger("headgate.plan_windows")
@@ -36,7 +37,8 @@ class PlanWindows:
         windows = plan_windows_of(limits)
         if not windows:
             return
-        notices = answer.notices(self._clock.now_s())
+        now_s = self._clock.now_s()
+        notices = believed_plans(answer.notices(now_s), now_s)
         ends: list[tuple[Window, int]] = []
         for window, period_s in windows:
             ends_s = notices.plan_ends_s(period_s)

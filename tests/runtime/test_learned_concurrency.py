@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from learning_stage import LearningStage, open_learning_stage
 
+from headgate.core import concurrency
 from headgate.testing.provider import Faults, Latency
 from headgate.testing.virtual_time import run
 
@@ -75,3 +76,25 @@ def test_long_healthy_answers_and_long_prompts_are_not_slow():
             assert set(await slots_until(stage, 320, is_streamed=True, prompt_bytes=40_000)) == {None}
 
     run(main())
+
+
+def test_a_bound_that_was_forgotten_in_hours_of_silence_does_not_come_back():
+    """200 calls at once went one by one, because of a trouble of three hours ago."""
+
+    async def main():
+        async with open_learning_stage(requests_per_minute=100_000) as stage:
+            calls = [asyncio.create_task(stage.ask()) for _ in range(40)]
+            await asyncio.sleep(0.2)
+            learning = stage.manager._learning
+            (traffic,) = [each for each in learning._traffics.all() if each.models]
+            for now_s in (stage.clock.now_s() + number for number in range(6)):
+                found = concurrency.troubled(traffic.concurrency, traffic.in_flight, now_s, now_s)
+                learning._bound(traffic, found, now_s)
+            await asyncio.gather(*calls)
+            assert [view.learned for view in await stage.manager.limits() if view.dimension == "slots"] != []
+            await asyncio.sleep(3 * 3_600)
+            await stage.ask()
+            await asyncio.sleep(1)
+            assert [view.learned for view in await stage.manager.limits() if view.dimension == "slots"] == []
+
+    run(main(), max_virtual_s=86_400)

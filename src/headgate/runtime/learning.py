@@ -177,6 +177,8 @@ class Learning:
         self._start_slowly(self._clock.now_s())
         self.limits.drop_old()
         for traffic in self._traffics.all():
+            if traffic.concurrency is not None and traffic.key(SLOTS) not in self.limits.known:
+                traffic.concurrency = None  # trouble that is forgotten bounds nothing when calls come again
             if self._closings.taught(traffic):
                 await self._count_others(traffic)
             self._closings.grow(traffic, self._clock.now_s())

@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 import pytest
-from learning_stage import ENDPOINTS, MODEL
+from learning_stage import ENDPOINTS, MODEL, open_learning_stage
 from small_house import open_small_house
 from test_learning import carry, limited
 
@@ -14,6 +14,7 @@ from headgate.adapters.providers.account import AccountProvider
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError
 from headgate.core.notices import Notices, RateNotice
+from headgate.runtime.traffic import Correction
 from headgate.testing.in_process import InProcess
 from headgate.testing.scripted import Reply, ScriptedProvider
 from headgate.testing.virtual_time import run
@@ -131,5 +132,27 @@ def test_what_a_429_closed_is_not_filled_again_because_much_remains():
             await asyncio.gather(*[ask_again_and_again(here, 15.0) for _ in range(10)])
             sent = sum(1 for at_s, _request in provider.sent if 1 <= at_s < 12.5)
             assert 11 <= sent <= 13, "one each second, as the rate gives it"
+
+    run(main())
+
+
+def test_a_call_that_waits_looks_again_when_its_level_turns_out_to_be_less_used():
+    """It slept on until the instant that it was told before the level was corrected."""
+
+    async def main():
+        async with open_learning_stage(input_tokens_per_minute=10_000) as stage:
+            await stage.ask(prompt_bytes=4_000)
+            learning = stage.manager._learning
+            (key,) = [each for each in learning.limits.bounding if each.what == "input_tokens"]
+            waiting = asyncio.create_task(stage.ask(prompt_bytes=24_000))
+            while (await asyncio.wait([waiting], timeout=2))[0]:
+                waiting = asyncio.create_task(stage.ask(prompt_bytes=24_000))
+            (waits,) = stage.manager._admission.waiting()
+            assert waits.wait.until_s > stage.clock.now_s() + 3
+            learning._begin(corrections=[Correction(key, 0, None, 100_000)])
+            await asyncio.sleep(0.2)
+            left = [each.wait.until_s for each in stage.manager._admission.waiting()]
+            assert not left or left[0] < waits.wait.until_s - 10
+            await waiting
 
     run(main())

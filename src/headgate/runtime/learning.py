@@ -356,5 +356,7 @@ class Learning:
             self._hearing.correcting.difference_update(each.key for each in corrections)
         self._seen.update(levels)
         self._planned.follow(known, serial)
+        if fell := [rate for rate, each in bounded if rate.name in levels and (each.ease or each.most is not None)]:
+            self._nudge(fell)  # who waits was told to wait for more
         self._restate()
         return True

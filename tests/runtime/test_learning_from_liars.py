@@ -3,6 +3,7 @@
 import asyncio
 import json
 from contextlib import suppress
+from dataclasses import astuple
 from itertools import pairwise
 
 import pytest
@@ -10,10 +11,13 @@ from learning_stage import ENDPOINTS, MODEL, open_learning_stage
 from small_house import open_small_house
 from test_learning import carry, limited
 
+from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
 from headgate.core.accounts import Account
+from headgate.core.adaptive import Learned
 from headgate.core.errors import HeadgateError
 from headgate.core.notices import Notices, RateNotice
+from headgate.core.told import Gap
 from headgate.runtime.traffic import Correction
 from headgate.testing.in_process import InProcess
 from headgate.testing.scripted import Reply, ScriptedProvider
@@ -154,5 +158,35 @@ def test_a_call_that_waits_looks_again_when_its_level_turns_out_to_be_less_used(
             left = [each.wait.until_s for each in stage.manager._admission.waiting()]
             assert not left or left[0] < waits.wait.until_s - 10
             await waiting
+
+    run(main())
+
+
+def test_records_that_are_too_old_hide_no_fresh_ones_and_leave_the_store():
+    async def main():
+        stores = (MemoryLevelStore(), MemoryLedgerStore())
+        old_s = NOW_S - 3 * DAY_S
+        old = astuple(Learned(60, "header", old_s, old_s, old_s))
+        records = {f"learned/main a-model-{number:04} requests 60": old for number in range(1_200)}
+        records["learned/main claude-sonnet-4* requests 60"] = astuple(Learned(60, "header", NOW_S, NOW_S, NOW_S))
+        await stores[0].transact([*records], lambda _found: (records, None))
+        async with open_learning_stage(stores=stores, requests_per_minute=60) as stage:
+            await stage.manager._learning.refresh()
+            assert [key.models for key in stage.manager._learning.limits.known] == ["claude-sonnet-4*"]
+            await asyncio.sleep(1)
+            assert await stores[0].names("learned/") == ["learned/main claude-sonnet-4* requests 60"]
+
+    run(main())
+
+
+def test_nothing_is_kept_of_a_key_that_was_forgotten():
+    async def main():
+        async with open_learning_stage(requests_per_minute=60) as stage:
+            await stage.ask()
+            learning = stage.manager._learning
+            (key,) = learning.limits.known
+            learning._hearing._gaps[key, "ease"] = Gap(NOW_S, 1)
+            learning.limits.forget(key)
+            assert learning._hearing._gaps == {}
 
     run(main())

@@ -66,6 +66,11 @@ class Hearing:
         """Count that all that a call used is charged."""
         self._count_unheld(traffic.account, asked, -1)
 
+    def forget(self, key: Key) -> None:
+        """Keep nothing of a key of which nothing is known any more."""
+        for which in ("lacking", "ease"):
+            self._gaps.pop((key, which), None)
+
     def rates(self, traffic: Traffic, notices: Notices, now_s: float) -> Mapping[tuple[Dimension, int], RateNotice]:
         """Give what is told of rates, as far as it is understood."""
         if not notices.rates:

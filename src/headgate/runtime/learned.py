@@ -5,7 +5,7 @@ small, and written only when they change noticeably; one that cannot be read say
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
 from math import isfinite
 from typing import get_args
@@ -56,6 +56,8 @@ class LearnedLimits:
         self.bounding: set[Key] = set()
         self.newly_closed: set[Key] = set()
         """Windows that were closed, here or elsewhere, and that nobody has taken notice of."""
+        self.on_forget: Callable[[Key], None] | None = None
+        """Called with each key that is forgotten: what else is kept of it goes too."""
         self._ceilings: dict[Key, int] = {}
         self._admitted: dict[Key, int] = {}
         self._limits: dict[str, Limit] = {}
@@ -115,6 +117,8 @@ class LearnedLimits:
         for table in (self.known, self._ceilings, self._admitted):
             table.pop(key, None)
         self.bounding.discard(key)
+        if self.on_forget is not None:
+            self.on_forget(key)
 
     def forget_ceilings(self) -> None:
         """Know nothing of what is configured over the keys until calls meet it again: they meet it itself as well."""
@@ -188,15 +192,28 @@ class LearnedLimits:
                 self._written.pop(key, None)
 
     async def take_up(self) -> None:
-        """Take up what this and other processes wrote; the newer word counts, a later closing in any case."""
-        names = (await self._store.names(LEARNED_PREFIX))[:MOST_LEARNED]
+        """Take up what this and other processes wrote; the newer word counts, a later closing in any case.
+
+        Records that are too old count as written, so that whoever writes next deletes them.
+        """
+        names = await self._store.names(LEARNED_PREFIX)
+        for first in range(0, len(names), MOST_LEARNED):
+            await self._take_up(names[first : first + MOST_LEARNED])
+
+    async def _take_up(self, names: Sequence[str]) -> None:
         records = await self._store.transact(names, lambda found: ({}, {name: found.get(name) for name in names}))
         now_s = self._clock.now_s()
         for name, record in records.items():
             key, told = _key(name), _read(record)
-            if key is None or told is None or told.is_old(now_s):
+            if key is None or told is None:
                 continue
             known = self.known.get(key)
+            if told.is_old(now_s):
+                if known is None:
+                    self._written[key] = told
+                continue
+            if known is None and len(self.known) >= MOST_LEARNED:
+                continue
             self._written[key] = told
             if known is None or told.moved_s > known.moved_s or told.closed_until_s > known.closed_until_s + 1:
                 if not told.amount and (known is None or told.closed_until_s > known.closed_until_s + 1):

@@ -84,6 +84,7 @@ class Learning:
         self._plan_windows = PlanWindows(store, clock, nudge)
         self.plan_shares = PlanShares(clock)
         self._hearing = Hearing(self.limits, seen, accounts, partial(self._restate, growth=False))
+        self.limits.on_forget = self._hearing.forget
         self._closings = Closings(self.limits)
         self._traffics = Traffics()
         self._budgets: dict[str, RetryBudget] = {}

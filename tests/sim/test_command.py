@@ -246,6 +246,28 @@ def test_a_budget_of_a_run_that_refuses_most_calls_is_said_to_be_all_agents(plac
     assert "run:simulated" not in simulate(place, "agents:5:0.1").stderr
 
 
+def test_a_budget_too_small_for_a_calls_bound_says_what_was_really_spent(place):
+    budget = '[[limit]]\nscope = "account:main"\nusd_per_day = 1.5\n'
+    (place / "headgate.toml").write_text(CONFIG.replace("20_000", "900_000") + budget)
+    done = simulate(place, "agents:5:0.2")
+    (told,) = [line for line in done.stdout.splitlines() if "by account:main dollars/day" in line]
+    spent = int(re.search(r"with (\d+) % spent", told)[1])
+    assert f"refused calls though no more than {spent} % of it was spent" in done.stderr
+    assert 'hold = "likely" beside the limit' in done.stderr
+    cost = next(float(line.split("$")[1]) for line in done.stdout.splitlines() if line.startswith("cost  "))
+    assert spent == pytest.approx(100 * cost / 1.5, abs=1)
+
+
+def test_pages_say_how_many_calls_were_served_and_how_many_times_the_agents(place):
+    done = simulate(place, "arena.csv", "--agents-scale", "1", "--agents-scale", "2", "--html", "page.html")
+    assert done.stdout.splitlines()[0] == "arena.csv, 60 calls, 1 and 2 times the agents, seed 0"
+    page = (place / "page.html").read_text()
+    assert "simulated, 1 and 2 times the agents, seed 0" in page
+    data = json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    assert [(each["served_calls"], each["programs_done"]) for each in data["scenarios"]] == [(60, 60), (120, 120)]
+    assert 'id="done-bars"' in page
+
+
 def test_a_page_that_cannot_be_written_does_not_take_the_table_along(place):
     done = simulate(place, "arena.csv", "--html", "a" * 300)
     assert done.returncode == 2

@@ -72,6 +72,16 @@ def test_without_a_gateway_the_store_is_read_and_that_is_said(folder, capsys):
     assert "one (anthropic)" in capsys.readouterr().out
 
 
+def test_a_port_that_the_system_chose_is_not_known(folder, capsys):
+    """It said that no gateway answers at port 80, which nobody had named."""
+    (folder / "headgate.toml").write_text(CONFIG.replace("127.0.0.1:1", "127.0.0.1:0"))
+    show_accounts(None, None, as_json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["accounts"][0]["account"] == "one"
+    assert "leaves the gateway's port to the system; name it with --gateway URL" in said.err
+    assert ":80" not in said.err
+
+
 def test_a_gateway_that_was_named_and_does_not_answer_is_an_error(folder):
     with pytest.raises(CallerError, match=r"--gateway http://127\.0\.0\.1:1: no gateway answers"):
         show_accounts(None, "http://127.0.0.1:1", as_json=False)

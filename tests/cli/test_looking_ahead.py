@@ -234,6 +234,28 @@ def test_a_check_of_a_key_that_is_not_there_is_a_usage_error(spent, monkeypatch,
         assert code(scope) == (75 if scope == "run:t*" else 0), scope
 
 
+@pytest.mark.parametrize("command", ["limits", "forecast", "budget"])
+def test_a_slip_in_a_name_is_no_answer_that_there_is_no_limit(spent, monkeypatch, capsys, command):
+    def asked(scope: str) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["headgate", command, "--scope", scope])
+        try:
+            main()
+        except SystemExit as ended:
+            return int(ended.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    code, told = asked("key:ci,account:zzz")
+    assert code == 2
+    assert "--scope account:zzz: nothing is configured or in use for it; there are: account:main" in told
+    code, told = asked("account:main,key:nosuch")
+    assert code == 0
+    assert "--scope key:nosuch: nothing is known of such a key" in told
+    for known in ("account:m*", "key:ci", "account,key", "run:to-come"):
+        code, told = asked(known)
+        assert code == 0
+        assert "nothing is" not in told
+
+
 def test_a_check_of_a_scope_whose_name_is_empty_is_a_usage_error(spent, monkeypatch, capsys):
     """`budget --check --scope "run:$RUN"` in a script that never set RUN always passed, as did `--scope "$SCOPE"`."""
 

@@ -280,3 +280,21 @@ def test_a_plan_window_opens_with_first_use_is_floored_to_the_hour_and_refuses_w
     assert spent.headers["anthropic-ratelimit-unified-5h-surpassed-threshold"] == "0.75"
     assert later.status == 200
     assert total["refused_by"] == {"plan_5h": 1}
+
+
+@pytest.mark.parametrize("ask", ["message", "chat"])
+def test_a_provider_that_says_nothing_of_limits_refuses_all_the_same(client, ask):
+    async def scenario(*, tells: bool):
+        limits = (ModelLimits(requests_per_minute=2),)
+        caller = client(limits=limits, tells_limits=tells)
+        answers = [await getattr(caller, ask)(HUNDRED_TOKENS) for _ in range(3)]
+        return answers[0], answers[-1]
+
+    def told(answer):
+        return [name for name in answer.headers if "ratelimit" in name]
+
+    served, refused = run(scenario(tells=False))
+    assert (served.status, refused.status) == (200, 429)
+    assert "retry-after" in refused.headers
+    assert told(served) == told(refused) == []
+    assert all(told(each) for each in run(scenario(tells=True)))

@@ -1,5 +1,6 @@
 """`headgate simulate` as a user calls it."""
 
+import gzip
 import io
 import json
 import os
@@ -174,9 +175,34 @@ def test_who_watches_is_told_now_and_then_how_far_it_is(monkeypatch):
             ("arena.csv", "--png", "no/such/folder.png"),
             "--png no/such/folder.png: it cannot be written: there is no fol",
         ),
+        (("arena.csv", "--html", "folder"), "--html folder: it cannot be written: it is a folder; name a file"),
+        (("arena.csv", "--png", "folder.png"), "--png folder.png: it cannot be written: it is a folder; name a file"),
+        (("",), "workload '': nothing is named; expected a trace, a folder"),
+        (("session.jsonl.gz",), "session.jsonl.gz: it is a recorded session; give the folder that it is in"),
+        (("agents:10:0.1", "--hours", "0.05"), "--hours 0.05 is for traces; say agents:10:0.05 instead"),
+        (("agents:10:0.1", "--agents", "5"), "--agents 5 is for recorded sessions; say agents:5:0.1 instead"),
+        (("arena.csv", "--agents", "5"), "--agents 5 is for recorded sessions; arena.csv says when its calls come"),
+        (("agents:10", "--agents-scale", "0.01"), "--agents-scale 0.01: of 10 agents or calls that is none"),
+        (
+            ("agents:2:0.1", "--outage", "10m:2m"),
+            "--outage: one begins after 10 min, and the workload ends after 6 min: nothing would be down",
+        ),
+        (
+            ("arena.csv", "--provider-limits", "0.5", "--provider-limits", "0.8"),
+            "--provider-limits 0.8: --provider-limits 0.5 says a factor of all accounts already",
+        ),
+        (("azure.csv",), "the call at line 3 comes 7,305.0 days after the one before it; give --hours N"),
+        (("azure.csv", "--speed", "100"), "it goes over 73.0 days, and at most 31 are played"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_exit_code_2(place, arguments, told):
+    (place / "folder").mkdir()
+    (place / "folder.png").mkdir()
+    line = b'{"t": "2026-01-01T00:00:00Z", "type": "user", "content": "Hello"}\n'
+    (place / "session.jsonl.gz").write_bytes(gzip.compress(line * 30))
+    (place / "azure.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,40,10\n2043-11-16 18:17:03,40,10\n"
+    )
     (place / "broken.csv").write_text("req_time_s,client,prompt_len,output_len\n1\n")
     done = simulate(place, *arguments)
     assert done.returncode == 2
@@ -184,6 +210,70 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(place, arguments, told):
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert ".folder.html" not in done.stderr, "the name of the file that was to become it"
+
+
+def test_a_trace_of_20_years_is_played_as_far_as_hours_say(place):
+    (place / "azure.csv").write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,40,10\n2043-11-16 18:17:03,40,10\n"
+    )
+    done = simulate(place, "azure.csv", "--hours", "24", "--json")
+    assert json.loads(done.stdout)["scenarios"][0]["figures"]["served"] == 1
+
+
+def test_all_stands_for_every_policy_beside_others_too(place):
+    """'all' was not known, and expected was one of ... all."""
+    done = simulate(place, "arena.csv", "--policy", "fifo", "--policy", "all", "--json")
+    names = [each["name"] for each in json.loads(done.stdout)["scenarios"]]
+    assert names[0] == "fifo"
+    assert len(names) == len(set(names)) > 5
+
+
+def test_an_outage_after_the_end_of_a_trace_is_said(place):
+    done = simulate(place, "arena.csv", "--outage", "3h:2m", "--json")
+    assert json.loads(done.stdout)
+    assert done.stderr.count("nothing was down") == 1
+    during = simulate(place, "arena.csv", "--outage", "5s:2s", "--json")
+    assert "nothing was down" not in during.stderr
+
+
+def test_a_budget_of_a_run_that_refuses_most_calls_is_said_to_be_all_agents(place):
+    """Each agent was thought to be a run of its own, and a cap on runs stopped everything."""
+    run = '[[limit]]\nscope = "run:*"\nusd_per_day = 0.5\n'
+    (place / "headgate.toml").write_text(CONFIG.replace("20_000", "900_000") + run)
+    done = simulate(place, "agents:5:0.1")
+    assert "all simulated agents are one run (run:simulated) and share it" in done.stderr
+    (place / "headgate.toml").write_text(CONFIG.replace("20_000", "900_000") + run.replace("0.5", "500"))
+    assert "run:simulated" not in simulate(place, "agents:5:0.1").stderr
+
+
+def test_a_budget_too_small_for_a_calls_bound_says_what_was_really_spent(place):
+    budget = '[[limit]]\nscope = "account:main"\nusd_per_day = 1.5\n'
+    (place / "headgate.toml").write_text(CONFIG.replace("20_000", "900_000") + budget)
+    done = simulate(place, "agents:5:0.2")
+    (told,) = [line for line in done.stdout.splitlines() if "by account:main dollars/day" in line]
+    spent = int(re.search(r"with (\d+) % spent", told)[1])
+    assert f"refused calls though no more than {spent} % of it was spent" in done.stderr
+    assert 'hold = "likely" beside the limit' in done.stderr
+    cost = next(float(line.split("$")[1]) for line in done.stdout.splitlines() if line.startswith("cost  "))
+    assert spent == pytest.approx(100 * cost / 1.5, abs=1)
+
+
+def test_pages_say_how_many_calls_were_served_and_how_many_times_the_agents(place):
+    done = simulate(place, "arena.csv", "--agents-scale", "1", "--agents-scale", "2", "--html", "page.html")
+    assert done.stdout.splitlines()[0] == "arena.csv, 60 calls, 1 and 2 times the agents, seed 0"
+    page = (place / "page.html").read_text()
+    assert "simulated, 1 and 2 times the agents, seed 0" in page
+    data = json.loads(page.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
+    assert [(each["served_calls"], each["programs_done"]) for each in data["scenarios"]] == [(60, 60), (120, 120)]
+    assert 'id="done-bars"' in page
+
+
+def test_a_page_that_cannot_be_written_does_not_take_the_table_along(place):
+    done = simulate(place, "arena.csv", "--html", "a" * 300)
+    assert done.returncode == 2
+    assert "it cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "calls offered" in done.stdout
 
 
 def test_a_picture_needs_the_extra(place):

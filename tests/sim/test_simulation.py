@@ -135,6 +135,18 @@ def test_it_says_which_limit_refused_and_since_when(tmp_path):
     assert by["agent:* * micro_usd day"].scopes >= 1
 
 
+@pytest.mark.parametrize("hold", ["bound", "likely"])
+def test_what_was_spent_of_a_limit_that_refused_is_without_what_was_held(tmp_path, hold):
+    """`spent to 91 %` was how full it was with what running calls held; a third of it had been spent."""
+    rounds = [Round(10_000, 100, at_s=200.0 * number) for number in range(30)]
+    configured = config(tmp_path, f'scope = "key:ci"\nusd_per_day = 0.6\nhold = "{hold}"')
+    programs = [Program(f"s{number}", f"a{number}", (each,), key="ci") for number, each in enumerate(rounds)]
+    figures = figures_of(play(Workload("w", lambda: alone(programs), 1.0), configured, max_wait_s=60.0))
+    (by,) = figures.refusals
+    assert by.most_spent == pytest.approx(figures.cost_micro_usd / 600_000, abs=1e-3)
+    assert by.holds_bounds == (hold == "bound")
+
+
 def test_waits_are_told_by_priority(tmp_path):
     keys = '[[key]]\nname = "high"\npriority = 5\n[[key]]\nname = "low"\n'
     configured = config(tmp_path, TIGHT, account=ACCOUNT + keys)

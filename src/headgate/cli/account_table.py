@@ -34,7 +34,10 @@ def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: boo
         CallerError: the gateway that was named does not answer.
     """
     config = read_config(config_path, credentials=False)
-    told, why_not = asyncio.run(_ask_gateway(gateway or _address(config), config))
+    if gateway is None and config.server.port == 0:
+        told, why_not = None, "the configuration leaves the gateway's port to the system; name it with --gateway URL"
+    else:
+        told, why_not = asyncio.run(_ask_gateway(gateway or _address(config), config))
     if told is not None and gateway is None and not _is_ours(told, config):
         told, why_not = None, f"the gateway at {_address(config)} has other accounts"
     if told is None and gateway is not None:
@@ -67,7 +70,7 @@ async def _ask_gateway(url: str, config: Config) -> tuple[dict[str, Any] | None,
         async with client.send("GET", origin, path, headers=headers, timeouts=_TIMEOUTS) as reply:
             status, body = reply.status, await reply.read(_MOST_ANSWER_BYTES)
     except ProviderError as error:
-        return None, f"no gateway answers: {error}"
+        return None, f"no gateway answers: {error}; one elsewhere is named with --gateway URL"
     finally:
         await client.close()
     try:

@@ -3,27 +3,22 @@
 One rule: it reads the store and changes nothing; with `--check` it ends with 75 when something is spent, and says what.
 """
 
-from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from pathlib import Path
 
 from headgate.adapters.config import Config
+from headgate.cli.known_scopes import check_scopes, say_unknown, scopes_there_are
 from headgate.cli.questions import ask_each, print_json
-from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import print_table
 from headgate.cli.wording import amount_text, hold_text, level_text, share_text, span_text
 from headgate.compose import WallClock
 from headgate.core.errors import CallerError, LimitError
 from headgate.gateway.budgets import budgets_json, budgets_of, spent_share, standing, verdict
-from headgate.gateway.outlook import scopes_of_keys
 from headgate.gateway.parameters import scopes_wanted
 from headgate.runtime.manager import Manager
 from headgate.runtime.monitor import LimitView
 
 _MOST_NAMED = 5
-_MOST_SCOPES_NAMED = 10
-_ALL_KNOWN = ("account", "key")
-"""Kinds of which every scope is known by name; the others come with the first call that names them."""
 
 
 def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *, check: bool, as_json: bool) -> None:
@@ -40,9 +35,11 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
 
     async def read(manager: Manager, config: Config) -> list[LimitView]:
         found = await manager.limits()
-        if check:
+        if not check:
+            await say_unknown(scope, manager, config, found)
+        else:
             words = [word for word in scope.split(",") if ":" in word]
-            _check_scopes(words, await _scopes_there_are(manager, config, found))
+            check_scopes(words, await scopes_there_are(manager, config, found))
         return budgets_of(found, is_wanted)
 
     views, *elsewhere = ask_each(config_path, read)
@@ -58,39 +55,6 @@ def show_budgets(config_path: Path | None, scope: str, at_percent: int | None, *
     if check:
         for each in (views, *elsewhere):
             _judge(each if scope else standing(each), 100 if at_percent is None else at_percent, now_s)
-
-
-async def _scopes_there_are(manager: Manager, config: Config, views: Sequence[LimitView]) -> list[str]:
-    """Give every scope that is configured, has a key or a limit in use; patterns too where not all names are known."""
-    keys = await scopes_of_keys(manager, said_of_keys(config))
-    found = {scope for view in views for scope in (view.scope, view.scope.partition("|")[0])}
-    found |= {f"account:{account.name}" for account in manager.accounts}
-    found |= {scope for scopes in keys for scope in scopes.path()}
-    found |= {rule.scope for rule in config.limits}
-    return sorted(each for each in found if "*" not in each or not each.startswith(_ALL_KNOWN))
-
-
-def _check_scopes(words: Iterable[str], there_are: Sequence[str]) -> None:
-    """Raise CallerError for a scope that fits nothing: a check of it would always pass, whatever is spent."""
-    for word in words:
-        if any(fnmatchcase(each, word) for each in there_are):
-            continue
-        # Of a claimed scope that is still to come, whose it is must be there, where all of that kind are known.
-        named, *owners = word.split("|")
-        asked = [named, *(owner for owner in owners if owner.startswith(_ALL_KNOWN))]
-        missing = [part for part in asked if not any(_fit(part, each) for each in there_are)]
-        if not missing:
-            continue
-        kind = missing[0].partition(":")[0]
-        known = [each for each in there_are if each.startswith(f"{kind}:") and "|" not in each]
-        more = f" and {len(known) - _MOST_SCOPES_NAMED} more" if len(known) > _MOST_SCOPES_NAMED else ""
-        there = f"there are: {', '.join(known[:_MOST_SCOPES_NAMED])}{more}" if known else f"no {kind} has one"
-        raise CallerError(f"--scope {word[:100]}: nothing is configured or in use for it; {there}")
-
-
-def _fit(one: str, other: str) -> bool:
-    """Whether of a scope and a pattern, whichever is which, the one fits the other."""
-    return fnmatchcase(one, other) or fnmatchcase(other, one)
 
 
 def _judge(views: Sequence[LimitView], at_percent: int, now_s: float) -> None:

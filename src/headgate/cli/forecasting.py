@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.text import Text
 
 from headgate.adapters.config import Config
+from headgate.cli.known_scopes import say_unknown
 from headgate.cli.questions import ask, print_json
 from headgate.cli.reloading import said_of_keys
 from headgate.cli.tables import open_console, print_table
@@ -36,12 +37,14 @@ def show_forecast(config_path: Path | None, scope: str, *, as_json: bool) -> Non
     """Print every window and budget as it will be at its end, those that run out first.
 
     Raises:
-        CallerError: there is no such kind of scope.
+        CallerError: there is no such kind of scope, or no such account.
     """
     is_wanted = scopes_wanted(scope)
 
-    async def read(manager: Manager, _config: Config) -> tuple[list[ForecastView], int, float]:
-        chosen, left_out = windows_of(await manager.limits(), is_wanted)
+    async def read(manager: Manager, config: Config) -> tuple[list[ForecastView], int, float]:
+        found = await manager.limits()
+        await say_unknown(scope, manager, config, found)
+        chosen, left_out = windows_of(found, is_wanted)
         return await manager.forecasting.forecasts(chosen), left_out, manager.clock.now_s()
 
     forecasts, left_out, now_s = ask(config_path, read)

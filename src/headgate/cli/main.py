@@ -253,6 +253,9 @@ def provider(
     fault: Annotated[
         list[str] | None, typer.Option(metavar="KIND=P", help="Such as 529=0.05; may be repeated.")
     ] = None,
+    no_limit_headers: Annotated[
+        bool, typer.Option("--no-limit-headers", help="Answers say nothing of limits: only 429s teach them.")
+    ] = False,
     idle_exit_s: Annotated[
         float | None,
         typer.Option(
@@ -278,6 +281,7 @@ def provider(
             sessions=sessions,
             tool_calls=tool_calls,
             faults=tuple(fault or ()),
+            tells_limits=not no_limit_headers,
             idle_exit_s=idle_exit_s,
         )
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 from headgate.adapters.config import Config
+from headgate.cli.known_scopes import say_unknown
 from headgate.cli.stores import differences, say_in_force, say_store
 from headgate.cli.tables import print_table
 from headgate.cli.wording import (
@@ -86,12 +87,14 @@ def show_limits(config_path: Path | None, scope: str = "", *, as_json: bool) -> 
     """Print every limit that is configured or in use, of the scopes that are asked for.
 
     Raises:
-        CallerError: there is no such kind of scope.
+        CallerError: there is no such kind of scope, or no such account.
     """
     is_wanted = scopes_wanted(scope)
 
     async def read(manager: Manager, config: Config) -> dict[str, Any]:
-        views = [each for each in await manager.limits() if is_wanted(each.scope)]
+        found = await manager.limits()
+        await say_unknown(scope, manager, config, found)
+        views = [each for each in found if is_wanted(each.scope)]
         closures = [each for each in manager.maintenance() if each.scope == "*" or is_wanted(each.scope)]
         shape = limits_json(views, closures, manager.clock.now_s())
         return {**shape, "store": str(config.store.path)}

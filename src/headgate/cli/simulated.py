@@ -4,13 +4,15 @@ One rule: what it enforces is what the options say; nothing is read from the env
 """
 
 import asyncio
+import contextlib
 import math
 import signal
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from headgate.adapters.server import App, Message, Receive, Send, run, serve
+from headgate.adapters.server import Message, Receive, Send, run, serve
 from headgate.cli.serving import listen_address
 from headgate.core.errors import CallerError
 from headgate.testing.provider import FAULT_KINDS, Faults, Latency, ModelLimits, ProviderSettings, SimulatedProvider
@@ -33,6 +35,7 @@ class ProviderOptions:
     sessions: Path | None = None
     tool_calls: bool = False
     faults: tuple[str, ...] = ()
+    tells_limits: bool = True
     idle_exit_s: float | None = None
 
 
@@ -64,6 +67,7 @@ def settings_of(options: ProviderOptions) -> ProviderSettings:
     )
     return ProviderSettings(
         limits=(limits,),
+        tells_limits=options.tells_limits,
         latency=Latency(options.first_token_s, options.tokens_per_second),
         faults=Faults(probability=dict(_fault(text) for text in options.faults)),
         mean_output_tokens=options.mean_output_tokens,
@@ -85,7 +89,7 @@ def _fault(text: str) -> tuple[str, float]:
     return kind, probability
 
 
-async def _serve(provider: App, host: str, port: int, idle_exit_s: float | None) -> None:
+async def _serve(provider: SimulatedProvider, host: str, port: int, idle_exit_s: float | None) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -116,4 +120,21 @@ async def _serve(provider: App, host: str, port: int, idle_exit_s: float | None)
         bound_host, bound_port = server.address
         print(f"headgate: simulated provider at http://{bound_host}:{bound_port}", flush=True)  # noqa: T201
         await stopped.wait()
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # who started it and read its address may be gone
+        print(_books_told(provider.usage()["total"]), flush=True)  # noqa: T201 - the last word
+
+
+def _books_told(total: Mapping[str, Any]) -> str:
+    """Say in one line what the books hold; a spend limit is no matter of waiting, and fails as other faults do."""
+    by = {name: count for name, count in total["refused_by"].items() if name != "spend"}
+    refused = sum(by.values())
+    which = f" ({', '.join(f'{name} {count:,}' for name, count in sorted(by.items()))})" if by else ""
+    failed = total["requests_failed"] + total["requests_refused"] - refused
+    cached = total["cache_read_tokens"]
+    written = total["cache_write_5m_tokens"] + total["cache_write_1h_tokens"]
+    return (
+        f"headgate: simulated provider: {total['requests_received']:,} requests: {total['requests_served']:,} served, "
+        f"{refused:,} refused with 429{which}, {failed:,} failed, {total['requests_cancelled']:,} broken off; "
+        f"{total['input_tokens'] + written:,} uncached input, {cached:,} cached input, "
+        f"{total['output_tokens']:,} output tokens"
+    )

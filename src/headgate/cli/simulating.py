@@ -6,6 +6,9 @@ byte; what is said of progress goes to stderr. Playing is `sim`'s, showing is `s
 
 import json
 import logging
+import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +18,7 @@ from headgate.cli.options import MOST_WHOLE, number, whole
 from headgate.core.errors import CallerError
 
 if TYPE_CHECKING:  # every command reads this file, and all of them are heavy
+    from headgate.cli.simulation.table import Comparison
     from headgate.sim.workload import Workload
 
 MOST_SPEED = 1_000_000.0
@@ -71,8 +75,13 @@ def simulate(
         float | None, typer.Option(parser=number("--hours"), metavar="H", help="Only the first hours of a trace.")
     ] = None,
     agents: Annotated[
-        int, typer.Option(parser=whole("--agents", 1, 100_000), metavar="N", help="Who work through recorded sessions.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            parser=whole("--agents", 1, 100_000),
+            metavar="N",
+            help="Who work through recorded sessions; 10 unless you say.",
+        ),
+    ] = None,
     key: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Configured keys that agents work under in turn; may be repeated."),
@@ -102,12 +111,13 @@ def simulate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
     """Play a workload under policies, in virtual time: use of limits, waits, fairness, cost, side by side."""
-    from headgate.cli.simulation.page import write_page  # noqa: PLC0415 - heavy, and `--help` does not need it
+    from headgate.cli.simulation.notes import notes_of  # noqa: PLC0415 - heavy, and `--help` does not need it
+    from headgate.cli.simulation.page import write_page  # noqa: PLC0415 - as above
     from headgate.cli.simulation.picture import check_picture, write_picture  # noqa: PLC0415 - as above
     from headgate.cli.simulation.progress import Progress  # noqa: PLC0415 - as above
-    from headgate.cli.simulation.table import Comparison, as_object, print_comparison  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.table import Comparison  # noqa: PLC0415 - as above
     from headgate.cli.simulation.told import truth_told  # noqa: PLC0415 - as above
-    from headgate.cli.simulation.truth import read_truth  # noqa: PLC0415 - as above
+    from headgate.cli.simulation.truth import check_outages, read_truth  # noqa: PLC0415 - as above
     from headgate.compose import read_config  # noqa: PLC0415 - as above
     from headgate.core.scheduling import POLICIES  # noqa: PLC0415 - as above
     from headgate.sim.provider import Pace  # noqa: PLC0415 - as above
@@ -122,15 +132,16 @@ def simulate(
     if max_wait is not None:
         _check_number("--max-wait", max_wait, 0.0, 7 * 86_400.0)
     for option, file in (("--html", html), ("--png", png)):  # before an hour is played for nothing
-        if file is not None and not file.parent.is_dir():
-            raise CallerError(f"{option} {file}: it cannot be written: there is no folder {file.parent}")
+        if file is not None:
+            _check_file(option, file)
     if png is not None:
         check_picture(png)
-    names = list(POLICIES) if policy == ["all"] else policy or [CONFIGURED]
+    names = [name for each in policy or [CONFIGURED] for name in (POLICIES if each == "all" else [each])]
     scenarios = scenarios_of(names, agents_scale or [1.0], limits_scale or [1.0])
     truth = read_truth(provider_limits or (), outage or (), fault or (), tells=not no_limit_headers)
     configured = read_config(config, credentials=False)
     played = _read(workload, hours, agents, seed)
+    check_outages(truth, played.ends_s)
     circumstances = Circumstances(
         model=model,
         pace=Pace(first_token_s, tokens_per_second),
@@ -147,25 +158,57 @@ def simulate(
     columns = list(play(played, configured, scenarios, circumstances, speed=speed, progress=progress))
     progress.ended()
     comparison = Comparison(played.title, speed, seed, columns, truth_told(truth))
+    _show(comparison, as_json=as_json)
+    # After the answer: what cannot be written must not take it along.
     if html is not None:
         write_page(comparison, html)
     if png is not None:
         write_picture(comparison, png)
+    _note(notes_of(columns, truth))
+
+
+def _show(comparison: "Comparison", *, as_json: bool) -> None:
+    from headgate.cli.simulation.table import as_object, print_comparison  # noqa: PLC0415 - as above
+
     if as_json:
-        print(json.dumps(as_object(comparison)))  # noqa: T201 - the answer
+        print(json.dumps(as_object(comparison)), flush=True)  # noqa: T201 - the answer
     else:
         print_comparison(comparison)
 
 
-def _read(workload: str, hours: float | None, agents: int, seed: int) -> "Workload":
+def _note(notes: Iterable[str]) -> None:
+    for told in notes:
+        print(f"headgate: {told}", file=sys.stderr)  # noqa: T201 - beside the answer
+
+
+def _read(workload: str, hours: float | None, agents: int | None, seed: int) -> "Workload":
     from headgate.sim.agents import agents_of  # noqa: PLC0415 - as above
     from headgate.sim.traces import read_trace  # noqa: PLC0415 - as above
 
     if workload.startswith("agents:"):
+        kind, number, *_ = workload.split(":")
         if hours is not None:
-            raise CallerError(f"--hours {hours:g} is for traces; say {workload.rstrip(':')}:{hours:g} instead")
+            raise CallerError(f"--hours {hours:g} is for traces; say {kind}:{number}:{hours:g} instead")
+        if agents is not None:
+            of = ":".join((kind, str(agents), *workload.split(":")[2:]))
+            raise CallerError(f"--agents {agents} is for recorded sessions; say {of} instead")
         return agents_of(workload, seed)
+    if not workload.strip():
+        raise CallerError(
+            f"workload {workload!r}: nothing is named; expected a trace, a folder of recorded sessions (. for this "
+            "one), or agents:N[:HOURS]"
+        )
     return read_trace(Path(workload), hours=hours, agents=agents, seed=seed)
+
+
+def _check_file(option: str, file: Path) -> None:
+    if not file.parent.is_dir():
+        raise CallerError(f"{option} {file}: it cannot be written: there is no folder {file.parent}")
+    if os.path.isdir(file):  # noqa: PTH112 - `Path.is_dir` raises where a name is too long
+        name = file / f"simulation.{option.removeprefix('--')}"
+        raise CallerError(f"{option} {file}: it cannot be written: it is a folder; name a file, such as {name}")
+    if not os.access(file if os.path.exists(file) else file.parent, os.W_OK):  # noqa: PTH110 - as above
+        raise CallerError(f"{option} {file}: it cannot be written: you have no right to write there")
 
 
 def _check_number(option: str, value: float, least: float, most: float) -> None:

@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from math import ceil
 
 from headgate.core.amounts import DIMENSIONS, Dimension
-from headgate.core.limits import Limit, Rate
+from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.scopes import LimitRule, level_name
 from headgate.runtime.monitor import per_of
 from headgate.sim.buckets import MINUTE_S
 from headgate.sim.driver import Played
-from headgate.sim.tally import AccountTally, Refusal, Sample, Share
+from headgate.sim.tally import AccountTally, Sample, Share
 
 __all__ = [
     "AccountUse",
@@ -65,8 +65,10 @@ class LimitUse:
 class RefusedBy:
     """A limit that refused calls: `scopes` of its kind did, `spent` of the `calls` could never have gone.
 
-    The first came at `first_s`, when the limit was used to the share `used` (None: it has no level); the last at
-    `last_s`. `limit` is its level's name, with the scope as it is configured.
+    The first came at `first_s`, when the limit was used to the share `used`, with what running calls held of it (None:
+    it has no level); the last at `last_s`. `limit` is its level's name, with the scope as it is configured.
+    `most_spent` is the share that was really used when most of it was; with `holds_bounds` it holds for each call the
+    most that it could use, where it could be told to hold what is likely.
     """
 
     limit: str
@@ -76,6 +78,8 @@ class RefusedBy:
     first_s: float
     last_s: float
     used: float | None
+    most_spent: float | None
+    holds_bounds: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,8 @@ class Figures:
 
 CLASSES = ("batch", "interactive")
 _CURVE_POINTS = 100
+_LIKELY = frozenset(("micro_usd", "tokens", "input_tokens", "output_tokens"))
+"""Of these a window can be told to hold what is likely."""
 
 
 def figures_of(played: Played) -> Figures:
@@ -199,7 +205,7 @@ def figures_of(played: Played) -> Figures:
         answered_429=tally.answered_429,
         provider_failures=tally.provider_failures,
         retries=tally.retries,
-        refusals=_refusals(tally.refusals, played.config.limits),
+        refusals=_refusals(played),
         failures=dict(tally.failures.most_common()),
         accounts=[_account(name, each, tally.served) for name, each in tally.accounts.items()],
         learned=_learned(played),
@@ -248,13 +254,16 @@ def _merged(waits_s: Iterable[Iterable[float]]) -> list[float]:
     return sorted(wait_s for each in waits_s for wait_s in each)
 
 
-def _refusals(refusals: Mapping[str, Refusal], rules: Sequence[LimitRule]) -> list[RefusedBy]:
+def _refusals(played: Played) -> list[RefusedBy]:
     """Give what refused calls, most of them first; the limits of many scopes that one rule makes are one."""
-    groups: dict[str, list[Refusal]] = {}
-    for name, refusal in refusals.items():
-        groups.setdefault(_as_configured(name, rules), []).append(refusal)
+    refusals, sampler = played.tally.refusals, played.sampler
+    groups: dict[str, list[str]] = {}
+    for name in refusals:
+        groups.setdefault(_as_configured(name, played.config.limits), []).append(name)
     found = []
-    for name, each in groups.items():
+    for name, names in groups.items():
+        each = [refusals[of] for of in names]
+        limits = [sampler.limits[of] for of in names if of in sampler.limits]
         first = min(each, key=lambda refusal: refusal.first_s)
         found.append(
             RefusedBy(
@@ -265,9 +274,15 @@ def _refusals(refusals: Mapping[str, Refusal], rules: Sequence[LimitRule]) -> li
                 _rounded(first.first_s),
                 _rounded(max(refusal.last_s for refusal in each)),
                 None if first.used is None else _rounded(first.used),
+                max((_rounded(sampler.spent[of]) for of in names if of in sampler.spent), default=None),
+                any(limit.dimension in _LIKELY and _is_window(limit) and not limit.holds_likely for limit in limits),
             )
         )
     return sorted(found, key=lambda by: -by.calls)
+
+
+def _is_window(limit: Limit) -> bool:
+    return not isinstance(limit, Rate | Gauge)
 
 
 def _as_configured(name: str, rules: Sequence[LimitRule]) -> str:

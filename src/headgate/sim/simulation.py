@@ -41,6 +41,10 @@ LEAST_STEP_S = 1.0
 LOOKS = 240
 """How often a simulation is looked at within the time that its workload takes by itself."""
 
+_DAY_S = 86_400.0
+MOST_PLAYED_S = 31 * _DAY_S
+"""As long as a month: what is longer is a wrong date in a trace, and a gap of years is looked at step by step."""
+
 MOST_VIRTUAL_S = 10 * 366 * 86_400.0
 CONFIGURED = "configured"
 """Stands for what the configuration says of policies, lane by lane."""
@@ -136,8 +140,11 @@ def simulate(
     """Play every scenario, one after another; tells of each when it begins.
 
     Raises:
-        CallerError: the configuration has no account for the model, or a call can never be admitted.
+        CallerError: the configuration has no account for the model, or a call can never be admitted; the workload is
+            too long, or a part of its agents is none.
     """
+    _check_length(workload, speed)
+    _check_somebody(workload, min((each.agents for each in scenarios), default=1.0))
     prices = prices or GenaiPrices(config.prices, config.windows)
     for scenario in scenarios:
         looked = None if progress is None else progress.looked
@@ -145,6 +152,26 @@ def simulate(
             progress.began(scenario)
         played = play_scenario(workload, config, scenario, circumstances, prices, speed=speed, looked=looked)
         yield Simulated(scenario, figures_of(played))
+
+
+def _check_length(workload: Workload, speed: float) -> None:
+    lasts_s = workload.last_s / speed
+    if lasts_s > MOST_PLAYED_S:
+        gap = f"; {workload.longest_gap()}" if workload.longest_gap else ""
+        cut = "--hours N to play its first hours, or " if workload.longest_gap else ""
+        raise CallerError(
+            f"{workload.title}: it goes over {lasts_s / _DAY_S:,.1f} days, and at most {MOST_PLAYED_S / _DAY_S:g} are "
+            f"played{gap}; give {cut}--speed X to let its time pass faster"
+        )
+
+
+def _check_somebody(workload: Workload, factor: float) -> None:
+    if factor < 1:  # agents need not be counted where all of them work
+        agents = sum(1 for _ in workload.actors())
+        if round(factor * agents) == 0:
+            raise CallerError(
+                f"--agents-scale {factor:g}: of {agents:,} agents or calls that is none; give more of them"
+            )
 
 
 def play_scenario(

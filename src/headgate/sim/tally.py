@@ -218,6 +218,8 @@ class Sampler:
         """Follow no limit yet."""
         self.samples: list[Sample] = []
         self.limits: dict[str, Limit] = {}
+        self.spent: dict[str, float] = {}
+        """How much of each was spent at the most, what is only held left out."""
         self._store, self._meters, self._tally = store, meters, tally
 
     def follow(self, limits: Iterable[Limit]) -> None:
@@ -240,6 +242,7 @@ class Sampler:
             )
             for limit, reading in zip(kept, readings, strict=True):
                 levels[limit.name] = (reading.used + reading.held) / limit.amount
+                self.spent[limit.name] = max(self.spent.get(limit.name, 0.0), reading.used / limit.amount)
         if self.samples and self.samples[-1].at_s == at_s:  # the end may come at a look
             del self.samples[-1]
         tally = self._tally

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from headgate.core.errors import CallerError
 from headgate.core.scopes import scope_name
 from headgate.sim.rows import Row, csv_rows, first_line_of, json_rows
-from headgate.sim.workload import Prefix, Program, Round, Workload, alone, shared_among
+from headgate.sim.workload import AGENTS, Prefix, Program, Round, Workload, alone, longest_gap, no_agents, shared_among
 
 __all__ = ["is_rounds", "is_workload", "read_rounds", "read_workload"]
 
@@ -35,7 +35,7 @@ def is_rounds(path: Path) -> bool:
     return isinstance(first, dict) and "round_index" in first
 
 
-def read_workload(path: Path, columns: Sequence[str], *, hours: float | None, agents: int) -> Workload:
+def read_workload(path: Path, columns: Sequence[str], *, hours: float | None, agents: int | None) -> Workload:
     """Read a table of rounds; sessions come at their arrival (in ms) if it says one, else agents work through them.
 
     Raises:
@@ -44,6 +44,7 @@ def read_workload(path: Path, columns: Sequence[str], *, hours: float | None, ag
     session_column = next(name for name in _SESSION if name in columns)
     sessions: dict[str, list[tuple[int, Round, float]]] = {}
     arrivals_s: dict[str, float] = {}
+    lines: dict[str, int] = {}
 
     def take(row: Row) -> None:
         session = scope_name(f"session-{row.text(session_column)}")
@@ -51,20 +52,32 @@ def read_workload(path: Path, columns: Sequence[str], *, hours: float | None, ag
         found = Round(max(1, known + new), max(1, row.tokens("output_len")), known)
         after_s = row.seconds("tool_wait_after_ms", per_second=1000)
         sessions.setdefault(session, []).append((row.whole("round_idx"), found, after_s))
+        lines.setdefault(session, row.line)
         if _ARRIVAL in columns:
             arrivals_s.setdefault(session, row.seconds(_ARRIVAL, per_second=1000))
 
     csv_rows(path).read(take)
-    programs = [_program(name, rounds, arrivals_s.get(name, 0.0)) for name, rounds in sessions.items()]
+    programs = [
+        _program(name, rounds, arrivals_s.get(name, 0.0))._replace(line=lines[name])
+        for name, rounds in sessions.items()
+    ]
     if not arrivals_s:
-        return _worked_through(path, [(program,) for program in programs], hours, agents)
+        workers = AGENTS if agents is None else agents
+        return _worked_through(path, [(program,) for program in programs], hours, workers)
+    no_agents(path.name, agents)
     programs.sort(key=lambda program: program.rounds[0].at_s)
     first_s = programs[0].rounds[0].at_s
     programs = [_moved(program, -first_s) for program in programs]
     if hours is not None:
         programs = [program for program in programs if program.rounds[0].at_s < hours * 3600]
     calls = sum(len(program.rounds) for program in programs)
-    return Workload(f"{path.name}, {calls:,} calls", lambda: alone(programs), programs[-1].rounds[0].at_s)
+    firsts = [each._replace(rounds=each.rounds[:1]) for each in programs]
+    return Workload(
+        f"{path.name}, {calls:,} calls",
+        lambda: alone(programs),
+        programs[-1].rounds[0].at_s,
+        longest_gap=lambda: longest_gap(firsts),
+    )
 
 
 def read_rounds(path: Path, *, hours: float | None, agents: int) -> Workload:

@@ -4,6 +4,7 @@ One rule: a file is recognised by what stands in it, and a call comes when it ca
 ones before it waited (but for the next call of one conversation, which cannot come before the answer).
 """
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,19 @@ from headgate.core.scopes import scope_name
 from headgate.core.usage import Usage
 from headgate.sim import tracelab
 from headgate.sim.agents import Lognormal
-from headgate.sim.rows import Row, csv_rows, header_of, json_rows
-from headgate.sim.workload import MAX_OUTPUT_TOKENS, Program, Round, Workload, alone, from_zero, shared_among, within
+from headgate.sim.rows import Row, csv_rows, first_line_of, header_of, json_rows
+from headgate.sim.workload import (
+    AGENTS,
+    MAX_OUTPUT_TOKENS,
+    Program,
+    Round,
+    Workload,
+    alone,
+    from_zero,
+    no_agents,
+    shared_among,
+    within,
+)
 from headgate.testing.provider.recorded import RecordedSession, SessionError, load_session
 from headgate.testing.provider.recorded_answers import SessionFolder, recorded_answer
 
@@ -38,7 +50,7 @@ _FORMATS = (
 )
 
 
-def read_trace(path: Path, *, hours: float | None = None, agents: int = 10, seed: int = 0) -> Workload:
+def read_trace(path: Path, *, hours: float | None = None, agents: int | None = None, seed: int = 0) -> Workload:
     """Read a trace, or its first `hours`; a folder of recorded sessions is worked through by so many agents.
 
     Of ServeGen's rates, which stand for 200 calls a second over two weeks, the first ten minutes are played by default.
@@ -52,25 +64,33 @@ def read_trace(path: Path, *, hours: float | None = None, agents: int = 10, seed
                 f"--hours {hours:g} is for traces that say when calls came; recorded sessions are worked through by "
                 "--agents N from their first turn to their last: leave it out, or take fewer files"
             )
-        return recordings(path, agents=agents)
+        return recordings(path, agents=AGENTS if agents is None else agents)
     if not path.is_file():
         raise CallerError(
             f"workload {str(path)!r}: there is no such file or folder; expected a trace, or agents:N[:HOURS]"
         )
     name = path.name.removesuffix(".gz")
     if name.endswith(".jsonl"):
-        if tracelab.is_rounds(path):
-            return tracelab.read_rounds(path, hours=hours, agents=agents)
-        return within(path.name, _mooncake(path), hours)
+        return _json_trace(path, hours, agents)
     columns = header_of(path)
+    if tracelab.is_workload(columns):
+        return tracelab.read_workload(path, columns, hours=hours, agents=agents)
+    no_agents(path.name, agents)
     for wanted, read in ((AZURE, _azure), (ARENA, _arena)):
         if set(wanted) <= set(columns):
             return within(path.name, read(path), hours)
-    if tracelab.is_workload(columns):
-        return tracelab.read_workload(path, columns, hours=hours, agents=agents)
     if set(SERVEGEN) <= set(columns):
         return _servegen(path, SERVEGEN_SLOT_S if hours is None else 3600.0 * hours, seed)
     raise CallerError(f"{path}:1: the columns are {','.join(columns)[:200]!r}; expected one of {_FORMATS}")
+
+
+def _json_trace(path: Path, hours: float | None, agents: int | None) -> Workload:
+    if tracelab.is_rounds(path):
+        return tracelab.read_rounds(path, hours=hours, agents=AGENTS if agents is None else agents)
+    if _is_recording(path):
+        raise CallerError(f"{path}: it is a recorded session; give the folder that it is in: {path.parent}")
+    no_agents(path.name, agents)
+    return within(path.name, _mooncake(path), hours)
 
 
 def _azure(path: Path) -> list[Program]:
@@ -80,7 +100,7 @@ def _azure(path: Path) -> list[Program]:
 
     def take(row: Row) -> None:
         asked = _round(row.moment_s("TIMESTAMP"), row.tokens("ContextTokens"), row.tokens("GeneratedTokens"))
-        programs.append(Program(f"{name}/{len(programs)}", name, (asked,)))
+        programs.append(Program(f"{name}/{len(programs)}", name, (asked,), line=row.line))
 
     csv_rows(path).read(take)
     return from_zero(programs)
@@ -93,7 +113,7 @@ def _arena(path: Path) -> list[Program]:
     def take(row: Row) -> None:
         asked = _round(row.seconds("req_time_s"), row.tokens("prompt_len"), row.tokens("output_len"))
         key = scope_name(f"client-{row.text('client')}")
-        programs.append(Program(f"{key}/{len(programs)}", key, (asked,), key=key))
+        programs.append(Program(f"{key}/{len(programs)}", key, (asked,), key=key, line=row.line))
 
     csv_rows(path).read(take)
     return from_zero(programs)
@@ -103,6 +123,7 @@ def _mooncake(path: Path) -> list[Program]:
     """Mooncake's traces: a call goes on with the conversation that had half of its blocks or more before."""
     rounds: dict[str, list[Round]] = {}
     owners: dict[int, str] = {}
+    lines: dict[str, int] = {}
 
     def take(row: Row) -> None:
         asked = _round(
@@ -118,9 +139,10 @@ def _mooncake(path: Path) -> list[Program]:
             asked = asked._replace(known_tokens=min(asked.prompt_tokens, shared * MOONCAKE_BLOCK_TOKENS))
         owners.update(dict.fromkeys(blocks, conversation))
         rounds.setdefault(conversation, []).append(asked)
+        lines.setdefault(conversation, row.line)
 
     json_rows(path).read(take)
-    return from_zero([Program(name, name, tuple(each)) for name, each in rounds.items()])
+    return from_zero([Program(name, name, tuple(each), line=lines[name]) for name, each in rounds.items()])
 
 
 def _servegen(path: Path, ends_s: float, seed: int) -> Workload:
@@ -209,6 +231,15 @@ def _session(session: RecordedSession, *, pauses: bool, recorded_cache: bool) ->
         before = prompt
     name = scope_name(session.session_id)
     return Program(name, name, tuple(rounds), model=session.turns[0].model)
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a file of JSON lines is a recorded session."""
+    try:
+        first = json.loads(first_line_of(path))
+    except (ValueError, RecursionError):  # told with its line when it is read
+        return False
+    return isinstance(first, dict) and {"t", "type"} <= first.keys()
 
 
 def _round(at_s: float, prompt_tokens: int, output_tokens: int) -> Round:

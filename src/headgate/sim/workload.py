@@ -7,12 +7,15 @@ the same work. Nothing here is read from files, and nothing waits.
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 from typing import NamedTuple
 
+from headgate.core.errors import CallerError
 from headgate.core.usage import Usage
 
 __all__ = [
+    "AGENTS",
     "MAX_OUTPUT_TOKENS",
     "Actor",
     "Prefix",
@@ -22,6 +25,8 @@ __all__ = [
     "alone",
     "from_zero",
     "keyed",
+    "longest_gap",
+    "no_agents",
     "scaled",
     "shared_among",
     "within",
@@ -29,6 +34,9 @@ __all__ = [
 
 MAX_OUTPUT_TOKENS = 32_000
 """What a call states as its bound where nothing says it: agents state 32,000 to 64,000 (wire.md section 1)."""
+
+AGENTS = 10
+"""How many work through recorded sessions, unless somebody says it."""
 
 _SPREAD_S = 30.0
 """A copy of an actor comes up to so much later than the first: agents that were copied are no choir."""
@@ -63,7 +71,7 @@ class Program(NamedTuple):
     """Rounds that belong together: one request to an agent, until it is done.
 
     Programs of one `session` share a context, and its prompt cache. `interactive`: a person waits for the end of it.
-    Scopes are named by `agent`, `session` and `key`. Its prompts begin with `prefix`.
+    Scopes are named by `agent`, `session` and `key`. Its prompts begin with `prefix`. In its file it begins at `line`.
     """
 
     session: str
@@ -73,6 +81,7 @@ class Program(NamedTuple):
     key: str | None = None
     model: str | None = None
     prefix: Prefix | None = None
+    line: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +97,14 @@ class Workload:
     """A workload that can be played any number of times: `actors` gives its actors anew, in the order of their begin.
 
     At `ends_s` it is broken off; None lets it run until all is served. `last_s` is when, on its own clock, the last
-    thing comes that is known beforehand.
+    thing comes that is known beforehand; `longest_gap` says before which row of a trace the most time passes.
     """
 
     title: str
     actors: Callable[[], Iterable[Actor]]
     last_s: float
     ends_s: float | None = None
+    longest_gap: Callable[[], str] | None = None
 
 
 def alone(programs: Iterable[Program]) -> Iterator[Actor]:
@@ -122,7 +132,35 @@ def within(name: str, programs: Sequence[Program], hours: float | None) -> Workl
         programs = [program for program in kept if program.rounds]
     calls = sum(len(program.rounds) for program in programs)
     last_s = max(program.rounds[-1].at_s for program in programs)
-    return Workload(f"{name}, {calls:,} calls", lambda: alone(programs), last_s)
+    return Workload(
+        f"{name}, {calls:,} calls", lambda: alone(programs), last_s, longest_gap=lambda: longest_gap(programs)
+    )
+
+
+def longest_gap(programs: Iterable[Program]) -> str:
+    """Say where between the calls of a trace the most time passes; empty where there is one call."""
+    moments = sorted(
+        (each.at_s, program.line, index) for program in programs for index, each in enumerate(program.rounds)
+    )
+    gaps = ((after[0] - before[0], after) for before, after in pairwise(moments))
+    gap_s, (_, line, index) = max(gaps, default=(0.0, (0.0, 0, 0)))
+    if not line:
+        return ""
+    whose = "a call of the conversation that begins at line" if index else "the call at line"
+    return f"{whose} {line:,} comes {gap_s / 86_400:,.1f} days after the one before it"
+
+
+def no_agents(name: str, agents: int | None) -> None:
+    """Return if nobody said how many agents work.
+
+    Raises:
+        CallerError: somebody did, of a trace whose calls come by themselves.
+    """
+    if agents is not None:
+        raise CallerError(
+            f"--agents {agents} is for recorded sessions; {name} says when its calls come: leave it out, or play "
+            "so many times the calls with --agents-scale"
+        )
 
 
 def shared_among(sessions: Sequence[Sequence[Program]], actors: int) -> Iterator[Actor]:

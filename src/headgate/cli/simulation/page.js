@@ -141,6 +141,8 @@
   };
   const figure = (title, of, text, whole) => ({ title, values: scenarios.map(of), text, whole });
   bars("limits-bars", limits.map((name, at) => figure(name, (each) => each.limits[at], share, 1)));
+  bars("done-bars", [["calls served", "served_calls"], ["programs done", "programs_done"]]
+    .map(([title, of]) => figure(title, (each) => each[of], (n) => n.toLocaleString("en-US"))));
   bars("wrong-bars", [
     ["429s from the provider", "answered_429"], ["other failures of the provider", "provider_failures"],
     ["calls refused", "refused"], ["calls failed for good", "failed"],

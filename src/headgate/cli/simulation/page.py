@@ -125,6 +125,8 @@ def _totals(figures: Figures) -> dict[str, Any]:
     return {
         "answered_429": figures.answered_429,
         "provider_failures": figures.provider_failures,
+        "served_calls": figures.served,
+        "programs_done": figures.programs["all"].count,
         "refused": figures.refused,
         "failed": figures.failed,
         "programs": [figures.programs["all"].p50_s, figures.programs["all"].p90_s],

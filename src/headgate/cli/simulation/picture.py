@@ -73,7 +73,7 @@ def write_picture(comparison: Comparison, path: Path) -> None:
     by_use = limits_by_use(columns)
     scarcest, others = by_use[0] if by_use else None, by_use[1:]
     pairs = (len(others) + 1) // 2
-    groups = (len(limits), *[1] * pairs, 1, 2, 5)
+    groups = (len(limits), *[1] * pairs, 1, 2, 7)
     rows_inches = [max(_ROW_INCHES, _INCHES_PER_BAR * (len(columns) + 1) * each + 0.6) for each in groups]
     size = (_WIDTH_INCHES, sum(rows_inches) + 1.0)
     canvas = Canvas(figsize=size, dpi=_DOTS_PER_INCH, layout="constrained")
@@ -102,7 +102,7 @@ def write_picture(comparison: Comparison, path: Path) -> None:
     _plot_waiting(below[1][0], columns)
     programs = [("half up to", _program("p50_s")), ("nine of ten up to", _program("p90_s"))]
     _bars(below[1][1], "time that a program took", columns, programs, duration_text)
-    _plot_wrong_and_fair(below[2][0], columns)
+    _plot_done_wrong_and_fair(below[2][0], columns)
     _plot_cost(below[2][1], columns)
     canvas.legend(
         *below[1][0].get_legend_handles_labels(), loc="outside lower left", ncols=4, fontsize=9, frameon=False
@@ -197,8 +197,10 @@ def _plot_waits(axis: Any, comparison: Comparison, kind: str) -> None:
     axis.minorticks_off()
 
 
-def _plot_wrong_and_fair(axis: Any, columns: Sequence[Simulated]) -> None:
-    wrong: list[_Part] = [
+def _plot_done_wrong_and_fair(axis: Any, columns: Sequence[Simulated]) -> None:
+    counted: list[_Part] = [
+        ("calls served", lambda each: each.served),
+        ("programs done", lambda each: each.programs["all"].count),
         ("429s from the provider", lambda each: each.answered_429),
         ("other failures of the provider", lambda each: each.provider_failures or None),
         ("calls refused", lambda each: each.refused or None),
@@ -207,7 +209,7 @@ def _plot_wrong_and_fair(axis: Any, columns: Sequence[Simulated]) -> None:
         ("served share, least served", lambda each: each.least_served),
         ("Jain's index", lambda each: each.jain),
     ]
-    parts = [part for part in wrong if any(part[1](column.figures) is not None for column in columns)]
+    parts = [part for part in counted if any(part[1](column.figures) is not None for column in columns)]
     most = {name: max((of(column.figures) or 0.0 for column in columns), default=0.0) or 1.0 for name, of in parts}
     lengths: list[_Part] = [(name, _scaled(of, most[name])) for name, of in parts] + fair
     texts = dict(parts)
@@ -218,7 +220,7 @@ def _plot_wrong_and_fair(axis: Any, columns: Sequence[Simulated]) -> None:
         value = dict(fair)[name](figures)
         return "-" if value is None else f"{value:.3f}" if name == "Jain's index" else share_text(value)
 
-    _bars(axis, "what went wrong, and fairness", columns, lengths, None, whole=1.0, told=told)
+    _bars(axis, "what was done, what went wrong, and fairness", columns, lengths, None, whole=1.0, told=told)
 
 
 def _scaled(of: Callable[[Figures], float | None], most: float) -> Callable[[Figures], float | None]:

@@ -47,7 +47,9 @@ class Comparison:
     def subtitle(self) -> str:
         """What all columns have in common, beside the workload."""
         faster = "" if self.speed == 1 else f"{self.speed:g} times as fast, "
-        return f"{faster}seed {self.seed}" + (f"; {self.truth}" if self.truth else "")
+        scales = dict.fromkeys(column.scenario.agents for column in self.columns)
+        many = "" if list(scales) == [1] else f"{' and '.join(f'{scale:g}' for scale in scales)} times the agents, "
+        return f"{many}{faster}seed {self.seed}" + (f"; {self.truth}" if self.truth else "")
 
     @property
     def alike(self) -> list[str]:
@@ -120,8 +122,11 @@ def _refusal_text(refusal: RefusedBy | None) -> str:
     if refusal is None:
         return "-"
     many = f" ({refusal.scopes} of them)" if refusal.scopes > 1 else ""
-    how = "too late" if is_refilled(refusal.limit) else f"spent to {share_text(refusal.used)}"
-    return f"{refusal.calls:,} {how}{many}"
+    if is_refilled(refusal.limit):
+        return f"{refusal.calls:,} too late{many}"
+    # Not how full it was at the first refusal: that is with what was only held, and reads as if it were spent.
+    spent = "" if refusal.most_spent is None else f" with {share_text(refusal.most_spent)} spent"
+    return f"{refusal.calls:,}{spent}{many}"
 
 
 def _priorities(figures: Sequence[Figures]) -> Iterator[Row]:

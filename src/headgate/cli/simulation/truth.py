@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from headgate.cli.wording import span_text
 from headgate.core.amounts import Dimension
 from headgate.core.errors import CallerError
 from headgate.sim.provider import FAULT_KINDS, Fault, FaultKind, Outage, Terms, Truth
 
-__all__ = ["read_truth"]
+__all__ = ["check_outages", "read_truth"]
 
 _ANY = "*"
 _MOST_SCALE = 1000.0
@@ -35,10 +36,33 @@ def read_truth(limits: Sequence[str], outages: Sequence[str], faults: Sequence[s
         CallerError: one cannot be used.
     """
     terms: dict[str, Terms] = {}
+    said: dict[tuple[str, str], str] = {}
     for text in limits:
         account, _, what = text.rpartition(":")
+        for part in what.split(","):
+            word = part.partition("=")[0] if "=" in part else "a factor"
+            before = said.setdefault((account or _ANY, word), text)
+            if before is not text:
+                of = f"account {account}" if account else "all accounts"
+                raise CallerError(
+                    f"--provider-limits {text}: --provider-limits {before} says {word} of {of} already; say it once"
+                )
         terms[account or _ANY] = _terms(terms.get(account or _ANY, Terms()), what, text)
     return Truth(terms, tuple(map(_outage, outages)), tuple(map(_fault, faults)), tells)
+
+
+def check_outages(truth: Truth, ends_s: float | None) -> None:
+    """Return if every outage begins before the end, where that is known (else it is noted when all was played).
+
+    Raises:
+        CallerError: one does not, and nothing would be down.
+    """
+    for outage in truth.outages:
+        if ends_s is not None and outage.from_s >= ends_s:
+            raise CallerError(
+                f"--outage: one begins after {span_text(outage.from_s)}, and the workload ends after "
+                f"{span_text(ends_s)}: nothing would be down; let it begin sooner"
+            )
 
 
 def _terms(before: Terms, what: str, text: str) -> Terms:

@@ -333,6 +333,8 @@ class Service:
         if visit.fault == "skew":
             wall_s += self.faults.settings.clock_skew_s
         headers: Headers = [(visit.vendor.request_id_header, visit.request_id.encode())]
+        if not self.settings.tells_limits:
+            return headers
         if pool is not None:
             headers += visit.vendor.limit_headers(pool, now_s, wall_s)
         return headers + visit.plan.headers(now_s, wall_s)

@@ -171,6 +171,7 @@ class ProviderSettings:
 
     Attributes:
         limits: The pools; none means unlimited, and then no rate-limit headers are sent.
+        tells_limits: Whether answers have rate-limit headers; without them only 429s and their retry-after tell.
         keys: Name to secret of the credentials that are let in; empty lets in everybody, named by 4 last characters.
         models: Globs of the models that exist; empty lets every name pass. Names without a wildcard are listed.
         mean_output_tokens: Mean of the log-normal length of answers, `output_sigma` its shape (0: always the mean).
@@ -181,6 +182,7 @@ class ProviderSettings:
     """
 
     limits: tuple[ModelLimits, ...] = ()
+    tells_limits: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     latency: Latency = field(default_factory=Latency)

@@ -20,7 +20,7 @@ TIGHT = 'scope = "account:main"\ninput_tokens_per_minute = 60_000\noutput_tokens
 
 @pytest.mark.parametrize("policy", ["fifo", "priority", "shortest", "round_robin", "fair", "program", "adaptive"])
 def test_every_offered_call_is_in_one_place(tmp_path, policy):
-    tally = play(agents_of("agents:12:0.3", 3), config(tmp_path, TIGHT), policy, max_wait_s=60.0).tally
+    tally = play(agents_of("agents:14:0.3", 5), config(tmp_path, TIGHT), policy, max_wait_s=60.0).tally
     assert tally.refused
     assert tally.waiting or tally.under_way
     assert tally.offered == tally.served + tally.refused + len(tally.waiting) + len(tally.under_way)

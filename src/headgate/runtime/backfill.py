@@ -67,7 +67,7 @@ class Backfill:
     def may_overtake(self, lane: Lane, wait: Wait, ticket: Ticket) -> bool:
         """Whether a call that comes may go before all that wait: nobody is before it that asks for no more."""
         alike = lane.alike(ticket)
-        return alike is None or (alike.before(asks_of(ticket)) is None and self.may_pass(lane, wait))
+        return alike is None or (self.may_pass(lane, wait) and alike.before(asks_of(ticket)) is None)
 
     async def _in_turn(self, lane: Lane, head: Waiting, first: Sequence[Waiting], plan_ids: Sequence[str]) -> float:
         """Try those that nobody alike is before, some at a time; give when the others are to be tried."""

@@ -67,10 +67,11 @@ def too_late_in_lane(waiting: Waiting, now_s: float) -> DeadlineError:
 def late_behind(lane: Lane, waiting: Waiting, now_s: float) -> DeadlineError | None:
     """Say when a call can go at the earliest with those before it, if that is too late for it."""
     ticket, limit, place = waiting.ticket, waiting.wait.limit, waiting.place
-    before = None if (alike := lane.alike(ticket)) is None else alike.before(asks_of(ticket))
-    if before is not None and ticket.route is None and (late := late_for(ticket, before.wait, now_s)) is not None:
-        return late  # it asks for no less of the same limits
-    if not isinstance(limit, Rate) or place is None or len(lane) == 1:
+    if not isinstance(limit, Rate):
+        before = None if (alike := lane.alike(ticket)) is None else alike.before(asks_of(ticket))
+        # Who is before it asks for no more of the same limits.
+        return late_for(ticket, before.wait, now_s) if before is not None and ticket.route is None else None
+    if place is None or len(lane) == 1:
         return None
     left_s = max(0.0, ticket.deadline_s - now_s)
     if lane.waiting_cost_s <= left_s:

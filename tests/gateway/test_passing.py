@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
+from conftest import open_stack
 from standing_keys import a_standing_key
 
 from headgate.adapters.providers.http import parse_url
+from headgate.adapters.server import run
 
 KEY = (b"authorization", b"Bearer whatever")
 PIECE = bytes(range(256)) * 256
@@ -206,5 +209,59 @@ def test_without_a_key_nothing_passes(with_stack):
         await a_standing_key(stack, "ci")
         assert (await stack.send("GET", "/v1/files", headers=[KEY]))[0] == 401
         assert store.seen == []
+
+    with_stack(test, app=store)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/../admin", "/v1/files/%2e%2e/%2E%2E/admin", "/v1/files/..", "/v1/a%2Fb", "/v1/./x"]
+)
+def test_a_path_that_leads_elsewhere_does_not_pass(with_stack, path):
+    store = Store()
+
+    async def test(stack):
+        status, _, answer = await stack.send("GET", path, headers=[KEY])
+        assert (status, b"there is no /v1/" in answer) == (404, True)
+        assert store.seen == []
+
+    with_stack(test, app=store)
+
+
+def test_trace_does_not_pass_for_it_would_tell_the_accounts_key(with_stack):
+    store = Store()
+
+    async def test(stack):
+        status, _, answer = await stack.send("TRACE", "/v1/files", headers=[KEY])
+        assert (status, b"TRACE is not passed on" in answer) == (404, True)
+        assert store.seen == []
+
+    with_stack(test, app=store)
+
+
+def test_where_no_account_speaks_its_dialect_a_call_is_told_so(tmp_path):
+    """It got no answer at all."""
+
+    async def main():
+        async with open_stack(tmp_path, app=Store()) as stack:
+            pool = stack.house.manager.pool
+            pool._accounts = [each for each in pool._accounts if each.dialect == "anthropic"]
+            status, _, answer = await stack.send("GET", "/v1/files", headers=[KEY])
+            assert (status, b"no account does" in answer) == (404, True)
+
+    run(main())
+
+
+def test_who_asks_for_what_is_not_there_is_led_on_but_a_body_is_sent_once(with_stack):
+    store = Store(404)
+
+    async def test(stack):
+        pool, providers = stack.house.manager.pool, stack.house.manager.providers
+        gpt = next(each for each in pool._accounts if each.name == "gpt")
+        pool._accounts = [*pool._accounts, replace(gpt, name="gpt2")]
+        providers["gpt2"] = providers["gpt"]
+        assert (await stack.send("GET", "/v1/responses/r_1", headers=[KEY]))[0] == 404
+        assert len(store.seen) == 2
+        assert (await stack.send("DELETE", "/v1/files/f_1", b"{}", [KEY]))[0] == 404
+        assert len(store.seen) == 3
 
     with_stack(test, app=store)

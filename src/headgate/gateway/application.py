@@ -44,7 +44,7 @@ from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
 from headgate.gateway.nearby import check_nearby
 from headgate.gateway.own_headers import check_own_headers
-from headgate.gateway.passing import pass_on
+from headgate.gateway.passing import NotPassedError, pass_on
 from headgate.gateway.relay import Meant, relay_metered, relay_unmetered
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -244,7 +244,7 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "too_large"
         case WrongMethodError():
             return "method"
-        case NoSuchPathError() | NothingThereError():
+        case NoSuchPathError() | NothingThereError() | NotPassedError():
             return "not_found"
         case NotAllowedError():
             return "permission"

@@ -10,6 +10,7 @@ from http import HTTPStatus
 
 from headgate.adapters.providers.call_head import stated_wait_s
 from headgate.adapters.providers.endpoints import Endpoint
+from headgate.core.errors import CallerError
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.exchange import HttpExchange
@@ -21,10 +22,16 @@ from headgate.runtime.manager import Manager
 MOST_UPLOAD_BYTES = 1024 * 1024 * 1024
 """The largest file of a provider has half of it (OpenAI 512 MB, Anthropic 500 MB)."""
 
+# TRACE would have a server tell the account's key to whoever asks.
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"})
 _ASKED_EVERYWHERE = frozenset({"GET", "HEAD", "DELETE"})
 _MIGHT_BE_ELSEWHERE = frozenset({"batches", "message_batches", "files", "stored_responses"})
 _UNKNOWN_TOKENS = 1
 """Something is spent: at an unknown price that is an unknown cost."""
+
+
+class NotPassedError(CallerError):
+    """Nobody is there whom it could be passed to, or it is nothing to pass on."""
 
 
 class Upload:
@@ -68,12 +75,23 @@ async def pass_on(
     told that it is not there, is led on.
 
     Raises:
+        NotPassedError: no account could take it.
         HeadgateError: nothing of an answer has gone to the client yet.
     """
+    if exchange.method not in _METHODS:
+        raise NotPassedError(
+            f"{exchange.method[:20]} is not passed on; methods that are: {', '.join(sorted(_METHODS))}"
+        )
     accounts = [account.name for account in manager.pool.speaking(endpoint.dialect)]
-    if exchange.method not in _ASKED_EVERYWHERE or endpoint.name not in _MIGHT_BE_ELSEWHERE:
-        accounts = accounts[:1]
+    if not accounts:
+        raise NotPassedError(
+            f"{endpoint.path[:200]} is asked of a provider that speaks as {endpoint.dialect} does, and no account "
+            "does; say whose it is with an anthropic-version header, or configure such an account"
+        )
     upload = Upload(exchange)
+    may_be_elsewhere = exchange.method in _ASKED_EVERYWHERE and endpoint.name in _MIGHT_BE_ELSEWHERE
+    if not may_be_elsewhere or not upload.is_empty:  # a body comes once
+        accounts = accounts[:1]
     stated_s = stated_wait_s(exchange.named.get(b"x-headgate-max-wait"))
     call = Call(
         model="",

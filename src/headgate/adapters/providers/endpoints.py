@@ -7,6 +7,7 @@ spends nothing, else unknown. It reads no body and knows no account.
 
 from dataclasses import dataclass
 from typing import Literal, get_args
+from urllib.parse import unquote
 
 from headgate.core.usage import Dialect
 from headgate.ports import Headers
@@ -85,7 +86,7 @@ def endpoint_of(target: str, headers: Headers, method: str = "") -> Endpoint | N
     if path == _MODELS_PATH:
         return _MODELS[dialect_of(path, headers)]
     known = _ENDPOINTS.get(path)
-    if known is not None or not path.startswith(_PROVIDERS_OWN):
+    if known is not None or not path.startswith(_PROVIDERS_OWN) or _leads_out(path):
         return known
     name, dialect = _passed(path)
     free = method in _ASKS_ONLY or _is_below(path, _FREE_POSTS) or path.endswith(_CALLED_OFF)
@@ -102,6 +103,11 @@ def dialect_of(target: str, headers: Headers) -> Dialect:
     if dialect is not None:
         return dialect
     return "anthropic" if any(name.lower() in _ANTHROPIC_HEADERS for name, _ in headers) else "openai"
+
+
+def _leads_out(path: str) -> bool:
+    """Whether a path has a part that leads to another place at the provider's host than it seems to name."""
+    return any(unquote(part) in {".", ".."} for part in path.replace("\\", "/").split("/")) or "%2f" in path.lower()
 
 
 def _passed(path: str) -> tuple[EndpointName, Dialect | None]:

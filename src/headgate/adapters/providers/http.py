@@ -144,7 +144,10 @@ class _Call:
         except ValueError as error:
             raise NotSent(self._origin.label, "request", str(error), elapsed_s=0.0) from error
         pool = self._client.pool(self._origin)
-        connection = pool.take_idle() or await pool.acquire(self._timeouts, started_s)
+        # What is uploaded cannot be sent again, so that it goes by no connection that may have closed.
+        is_upload = self._upload is not None
+        idle = None if is_upload else pool.take_idle()
+        connection = idle or await pool.acquire(self._timeouts, started_s, fresh=is_upload)
         reply = Reply(connection, started_s)
         try:
             await self._exchange(connection, reply, head)

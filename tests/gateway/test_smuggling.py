@@ -143,6 +143,24 @@ def test_two_requests_behind_one_another_are_two(with_stack):
     with_stack(test, app=upstream)
 
 
+def test_many_upgrades_behind_one_another_are_answered_in_turn(with_stack):
+    """They were read one within the other, as deep as there were such requests in one read."""
+    wish = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+
+    async def test(stack):
+        origin, _ = parse_url(stack.url)
+        reader, writer = await asyncio.open_connection(origin.host, origin.port)
+        writer.write(wish * 1_500)
+        answer = b""
+        while answer.count(b"HTTP/1.1 200") < 1_500:
+            piece = await reader.read(1 << 20)
+            assert piece, answer.count(b"HTTP/1.1 200")
+            answer += piece
+        writer.close()
+
+    with_stack(test, app=Upstream())
+
+
 @pytest.mark.parametrize("header", [b"X-Long: " + b"a" * 70_000, b"\r\n".join([b"X: y"] * 20_000)])
 def test_a_head_has_a_bound(with_stack, header):
     upstream = Upstream()

@@ -112,17 +112,15 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
-        parser = self._parser
-        if parser is None:
-            return
-        try:
-            parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._read_on_as_before(data[upgrade.args[0] :])
-            return
-        except HttpParserError:
-            self._refuse(self._fault or "Invalid HTTP request received.")
-            return
+        while (parser := self._parser) is not None:
+            try:
+                parser.feed_data(data)
+                break
+            except HttpParserUpgrade as upgrade:
+                data = self._as_before(data[upgrade.args[0] :])
+            except HttpParserError:
+                self._refuse(self._fault or "Invalid HTTP request received.")
+                return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
@@ -134,15 +132,15 @@ class Connection(asyncio.Protocol):
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
-    def _read_on_as_before(self, data: bytes) -> None:
-        """Go on after a head that asks for another protocol: none is spoken, so it counts as any other (RFC 9110, 7.8).
+    def _as_before(self, data: bytes) -> bytes:
+        """Give what to read after a head that asks for another protocol: it counts as any other (RFC 9110, 7.8).
 
         llhttp takes what follows for that protocol: another parser has to read it, which is told what frames the body.
         """
         framing = [b"%b: %b\r\n" % each for each in self._headers if each[0] in _FRAMING]
         self._parser = self._make_parser()
         self._is_known, self._is_upgrade = True, False
-        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing) + data)
+        return b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing) + data
 
     def pause_writing(self) -> None:
         """Let the app wait: the client takes less than is sent."""

@@ -21,6 +21,7 @@ from headgate.adapters.owners import owner_is_alive, owner_name
 from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.http import HttpClient, Reply, Timeouts, parse_url
+from headgate.adapters.providers.vendors.catalogue import CREDENTIALS, VENDORS
 from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.errors import ConfigError, StoreError
 from headgate.core.scopes import LimitRule
@@ -163,10 +164,13 @@ async def open_house(
     def account_provider(configured: ConfiguredAccount) -> Provider:
         return AccountProvider(
             configured.account.name,
-            configured.account.dialect,
+            VENDORS[configured.account.provider],
             configured.base_url,
-            configured.api_key.reveal(),
+            None if configured.api_key is None else configured.api_key.reveal(),
             client,
+            api_version=configured.api_version,
+            names=dict(configured.names),
+            credential=None if configured.credential is None else CREDENTIALS[configured.credential],
             reconcile=configured.reconcile,
             timeouts=timeouts,
         )

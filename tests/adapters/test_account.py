@@ -20,6 +20,7 @@ from test_openai import STREAM as CHAT_STREAM
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.answer import AccountAnswer
 from headgate.adapters.providers.http import Broken, NoAnswer, NotSent, Timeouts
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.errors import CallerError, ConfigError, ProviderError
 from headgate.core.notices import Notices, RateNotice
 from headgate.core.retries import Failure
@@ -73,7 +74,7 @@ async def account(
 ) -> AsyncIterator[tuple[AccountProvider, Script]]:
     async with playing(*plays) as script, client_for() as client:
         url = f"http://{script.origin.label}{path}"
-        yield AccountProvider("main", dialect, url, key, client, **options), script
+        yield AccountProvider("main", VENDORS[dialect], url, key, client, **options), script
 
 
 async def read(answered: AccountAnswer) -> bytes:
@@ -464,7 +465,7 @@ def test_no_answer_says_whether_anything_was_sent() -> None:
             with pytest.raises(NoAnswer) as caught:
                 await provider.send(request()).__aenter__()
             assert caught.value.failure == Failure("connection", "no_answer_timeout")
-            nobody = AccountProvider("main", "anthropic", "http://127.0.0.1:1", SECRET, provider._client)
+            nobody = AccountProvider("main", VENDORS["anthropic"], "http://127.0.0.1:1", SECRET, provider._client)
             with pytest.raises(NotSent) as refused:
                 await nobody.send(request()).__aenter__()
             assert refused.value.failure == Failure("connection", "not_sent_connect", sent=False)
@@ -588,7 +589,7 @@ def test_a_configuration_that_cannot_work_is_refused_without_showing_the_key(url
     async def main() -> None:
         async with client_for() as client:
             with pytest.raises(ConfigError) as caught:
-                AccountProvider("main", "anthropic", url, key, client)
+                AccountProvider("main", VENDORS["anthropic"], url, key, client)
             assert str(caught.value).startswith(message)
             assert SECRET not in "".join(traceback.format_exception(caught.value))
 

@@ -28,14 +28,15 @@ from headgate.adapters.config import (
 )
 from headgate.adapters.config.document import MOST_FILE_BYTES
 from headgate.adapters.config.limits import LIMIT_WORDS
-from headgate.adapters.config.settings import VENDOR_URLS, usual_models
 from headgate.adapters.prices import PriceOverride
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.accounts import Account
 from headgate.core.errors import ConfigError
 from headgate.core.limits import Window
 from headgate.core.retries import RetryRule
 from headgate.core.scopes import limits_for
 from headgate.core.spans import Calendar, Lifetime
+from headgate.core.usage import Dialect
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = (ROOT / "examples/headgate.toml").read_text(encoding="utf-8")
@@ -68,6 +69,10 @@ def problems(load: Callable[..., Config], tmp_path: Path) -> Callable[..., list[
     return told
 
 
+def _account(name: str, vendor: Dialect, models: tuple[str, ...]) -> Account:
+    return Account(name, vendor, models, vendor=vendor, counting=vendor)
+
+
 def test_a_whole_file_is_read(load: Callable[..., Config], tmp_path: Path) -> None:
     config = load(EXAMPLE)
     assert config.path == tmp_path / "headgate.toml"
@@ -75,11 +80,11 @@ def test_a_whole_file_is_read(load: Callable[..., Config], tmp_path: Path) -> No
     assert config.store == Store(tmp_path / "headgate.sqlite", "normal")
     assert config.accounts == (
         ConfiguredAccount(
-            Account("main", "anthropic", ("claude-*",)), "https://api.anthropic.com", Secret(KEY), reconcile=False
+            _account("main", "anthropic", ("claude-*",)), "https://api.anthropic.com", Secret(KEY), reconcile=False
         ),
         ConfiguredAccount(
-            Account("openai", "openai", ("gpt-*", "o3*", "o4*", "text-embedding-*")),
-            "https://api.openai.com",
+            _account("openai", "openai", ("gpt-*", "o3*", "o4*", "text-embedding-*")),
+            "https://api.openai.com/v1",
             Secret(OTHER_KEY),
         ),
     )
@@ -105,10 +110,10 @@ def test_an_empty_file_is_all_defaults_and_takes_the_accounts_of_the_environment
 def test_without_a_file_the_environment_s_keys_are_the_accounts() -> None:
     config = load_config(None, ENVIRON)
     assert [each.account for each in config.accounts] == [
-        Account("anthropic", "anthropic", usual_models("anthropic", VENDOR_URLS["anthropic"])),
-        Account("openai", "openai", usual_models("openai", VENDOR_URLS["openai"])),
+        _account("anthropic", "anthropic", VENDORS["anthropic"].models),
+        _account("openai", "openai", VENDORS["openai"].models),
     ]
-    assert [each.api_key.reveal() for each in config.accounts] == [KEY, OTHER_KEY]
+    assert [each.api_key and each.api_key.reveal() for each in config.accounts] == [KEY, OTHER_KEY]
     assert config.limits == ()
     assert [each.account.name for each in load_config(None, {"OPENAI_API_KEY": "k"}).accounts] == ["openai"]
     assert load_config(None, {"ANTHROPIC_API_KEY": ""}).accounts == ()
@@ -149,7 +154,7 @@ def test_an_account_at_its_vendor_serves_that_vendor_s_models_and_no_other_s(loa
 def test_headgate_does_not_call_itself_from_inside_an_agent_s_shell() -> None:
     inside = ENVIRON | {"ANTHROPIC_BASE_URL": "http://127.0.0.1:8484", "OPENAI_BASE_URL": "http://127.0.0.1:8484/v1"}
     urls = [each.base_url for each in load_config(None, inside).accounts]
-    assert urls == ["https://api.anthropic.com", "https://api.openai.com"]
+    assert urls == ["https://api.anthropic.com", "https://api.openai.com/v1"]
 
 
 @pytest.mark.parametrize(
@@ -180,12 +185,12 @@ def test_a_store_is_beside_the_file_absolute_or_at_home(load: Callable[..., Conf
     [
         ("https://gate.example.com", "https://gate.example.com"),
         ("https://gate.example.com/", "https://gate.example.com"),
-        ("https://gate.example.com/v1", "https://gate.example.com"),
-        ("https://gate.example.com:8443/openai/v1/", "https://gate.example.com:8443/openai"),
+        ("https://gate.example.com/v1/", "https://gate.example.com/v1"),
+        ("https://gate.example.com:8443/openai/v1/", "https://gate.example.com:8443/openai/v1"),
         ("http://[::1]:9000", "http://[::1]:9000"),
     ],
 )
-def test_a_base_url_may_be_written_as_either_vendor_s_clients_want_it(
+def test_a_base_url_is_kept_as_it_is_written_but_for_a_slash_at_its_end(
     load: Callable[..., Config], given_url: str, used: str
 ) -> None:
     assert load(f'{ACCOUNT}base_url = "{given_url}"').accounts[0].base_url == used

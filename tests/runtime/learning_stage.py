@@ -11,6 +11,7 @@ from typing import Any
 
 from headgate.adapters.memory import MemoryKeyStore, MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.accounts import Account
 from headgate.core.errors import HeadgateError
 from headgate.core.scopes import LimitRule
@@ -152,7 +153,7 @@ async def open_learning_stage(
             owner=owner,
             owner_is_alive=lambda _owner: True,
             accounts=[Account("main", dialect, overage=overage)],
-            providers={"main": AccountProvider("main", dialect, "http://provider", key, InProcess(simulated))},
+            providers={"main": AccountProvider("main", VENDORS[dialect], "http://provider", key, InProcess(simulated))},
             rules=rules,
             rules_of_key=lambda _key: (),
             chooser=Random(7),

@@ -12,6 +12,7 @@ from small_house import level_of, open_small_house, rate, slots
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.errors import DeadlineError, ProviderError, StoreError
 from headgate.core.notices import Notices, OverageNotice, PlanNotice, RateNotice
 from headgate.core.retries import Failure
@@ -93,7 +94,9 @@ def test_tokens_are_learned_with_the_requests():
 
 
 async def _other_client(stage: LearningStage, every_s: float, until_s: float) -> None:
-    provider = AccountProvider("other", "anthropic", "http://provider", "sk-test-0001", InProcess(stage.simulated))
+    provider = AccountProvider(
+        "other", VENDORS["anthropic"], "http://provider", "sk-test-0001", InProcess(stage.simulated)
+    )
     message = {"model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": "y"}]}
     while asyncio.get_running_loop().time() < until_s:
         async with provider.send(Request("POST", "/v1/messages", (), json.dumps(message).encode(), "")) as answer:

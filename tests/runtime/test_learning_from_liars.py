@@ -13,6 +13,7 @@ from test_learning import carry, limited
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.accounts import Account
 from headgate.core.adaptive import Learned
 from headgate.core.errors import HeadgateError
@@ -74,7 +75,7 @@ class Liar:
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})
 
     def house(self):
-        provider = AccountProvider("main", "anthropic", "http://provider", "sk-test", InProcess(self))
+        provider = AccountProvider("main", VENDORS["anthropic"], "http://provider", "sk-test", InProcess(self))
         return open_small_house(accounts=[Account("main", "anthropic")], providers={"main": provider})
 
 

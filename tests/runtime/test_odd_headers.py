@@ -13,6 +13,7 @@ from learning_stage import ENDPOINTS, MODELS
 from small_house import open_small_house
 
 from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.accounts import Account
 from headgate.core.errors import DeadlineError
 from headgate.core.usage import Dialect
@@ -100,7 +101,7 @@ class Odd:
 def play(dialect: Dialect, heads: Sequence[list[tuple[bytes, bytes]]], status: int) -> list[int]:
     """Let calls that may wait for days come one after the other; give what became of them."""
     odd = Odd(dialect, heads, status)
-    provider = AccountProvider("main", dialect, "http://provider", "sk-test", InProcess(odd))
+    provider = AccountProvider("main", VENDORS[dialect], "http://provider", "sk-test", InProcess(odd))
 
     async def ask(house) -> int:
         call = Call(MODELS[dialect], dialect, text_bytes=40, max_output_tokens=20, max_wait_s=4 * DAY_S)

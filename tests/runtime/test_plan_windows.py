@@ -7,6 +7,7 @@ from random import Random
 
 from headgate.adapters.memory import MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core import quota
 from headgate.core.accounts import Account
 from headgate.core.amounts import Amounts, demand
@@ -230,7 +231,7 @@ def test_calls_follow_a_plan_window_that_was_opened_long_before_headgate_was_the
             latency=Latency.none(), mean_output_tokens=25, output_sigma=0.0, plan=(PlanWindow("5h", 1_000, HOURS_5),)
         )
         simulated = SimulatedProvider(settings, wall_s=clock.now_s)
-        provider = AccountProvider("main", "anthropic", "http://provider", "sk-test", InProcess(simulated))
+        provider = AccountProvider("main", VENDORS["anthropic"], "http://provider", "sk-test", InProcess(simulated))
         # Somebody uses half of it, and it is 400 s past the hour then: it ends 4 h 53 min 20 s from now.
         someone = Front(MemoryLevelStore(), clock, provider, FIVE_HOURS)
         assert [await someone.ask() for _ in range(4)] == [200] * 4

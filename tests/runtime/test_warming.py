@@ -11,6 +11,7 @@ from small_house import rate, slots
 
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.prefix import prompt_marks
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.errors import DeadlineError, ProviderError
 from headgate.core.ledger import UsageQuery
 from headgate.core.retries import Failure
@@ -54,7 +55,7 @@ def started_s(provider: ScriptedProvider) -> list[float]:
 )
 def test_of_twenty_agents_that_begin_alike_one_pays_for_the_prompt(house, warm_up, reads, took_s):
     simulated = SimulatedProvider(ProviderSettings(latency=Latency(1.0, 1_000.0, 0.0), mean_output_tokens=25))
-    provider = AccountProvider("main", "anthropic", "http://provider", "sk-test-0001", InProcess(simulated))
+    provider = AccountProvider("main", VENDORS["anthropic"], "http://provider", "sk-test-0001", InProcess(simulated))
 
     async def main():
         async with house(

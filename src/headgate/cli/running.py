@@ -237,7 +237,7 @@ def _agent(kind: str, settings: RunSettings, house: House) -> Agent:
     match kind:
         case "command":
             command = Command(settings.command, Path(settings.here))
-            keys = {entry.api_key.reveal() for entry in house.config.accounts}
+            keys = {entry.api_key.reveal() for entry in house.config.accounts if entry.api_key is not None}
             keys.add(os.environ.get("HEADGATE_KEY", ""))
             secret_names = {name for name, value in os.environ.items() if value and value in keys}
             return CommandAgent(command, environ=os.environ, secrets=secret_names)

@@ -153,7 +153,7 @@ async def _serve(config: Config, host: str, port: int) -> None:
         async with gateway_of(house, host, port, reloading=reloading) as server:
             calm_garbage_collection()
             address = f"http://{_in_url(server.address[0])}:{server.address[1]}"
-            accounts = ", ".join(f"{entry.account.name} ({entry.account.dialect})" for entry in config.accounts)
+            accounts = ", ".join(f"{entry.account.name} ({entry.account.provider})" for entry in config.accounts)
             _say(f"headgate: serving {address} for {accounts}; {len(config.limits)} limits")
             reloads = asyncio.create_task(_reload_on(hung_up, reloading), name="reload on SIGHUP")
             await stopped.wait()

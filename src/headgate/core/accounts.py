@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from headgate.core.errors import UnknownModelError
-from headgate.core.usage import Dialect
+from headgate.core.usage import Counting, Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class Account:
     """One provider credential: the dialect it speaks and the globs of the models it serves.
 
     `overage`: its owner allows calls beyond a subscription plan's windows, which are billed. Beyond `soft_ceiling` (a
-    part of a plan window) it serves only what no other account can.
+    part of a plan window) it serves only what no other account can. `vendor` is where it is, and `counting` how calls
+    count against its limits there; where they are not said, those of the dialect's own.
     """
 
     name: str
@@ -24,6 +25,18 @@ class Account:
     models: tuple[str, ...] = ("*",)
     overage: bool = False
     soft_ceiling: float = 1.0
+    vendor: str = ""
+    counting: Counting | None = None
+
+    @property
+    def provider(self) -> str:
+        """The vendor's name, as the configuration says it."""
+        return self.vendor or self.dialect
+
+    @property
+    def counts(self) -> Counting:
+        """How its provider counts calls against its limits."""
+        return self.counting or self.dialect
 
     def serves(self, model: str) -> bool:
         """Whether a model is one of this account's."""

@@ -23,6 +23,10 @@ class UnknownModelError(CallerError):
     """No configured account serves the model."""
 
 
+class UnservedError(CallerError):
+    """The provider behind an account has no such endpoint."""
+
+
 class UnpricedError(CallerError):
     """A limit on money meets a model whose price nobody knows."""
 

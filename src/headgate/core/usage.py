@@ -56,7 +56,55 @@ def charge_openai(usage: Usage, cost_micro_usd: int | None) -> Amounts:
     return Amounts(1, prompt, usage.output_tokens, prompt + usage.output_tokens, cost_micro_usd)
 
 
-CHARGES: dict[Dialect, Callable[[Usage, int | None], Amounts]] = {
+def charge_gemini(usage: Usage, cost_micro_usd: int | None) -> Amounts:
+    """Give what a call counts against Gemini's limits: its one limit on tokens is on input, cached or not.
+
+    Source: wire.md section 3 (November 2026).
+    """
+    prompt = usage.prompt_tokens
+    return Amounts(1, prompt, usage.output_tokens, prompt, cost_micro_usd)
+
+
+BEDROCK_OUTPUT_FACTOR = 5
+"""Tokens of the quota that one token of output takes, of Claude 4 and later (wire.md section 3, November 2026)."""
+
+
+def charge_bedrock(usage: Usage, cost_micro_usd: int | None) -> Amounts:
+    """Give what a call counts against Bedrock's limits in the end: input, cache writes, and five times the output.
+
+    Until then input + max_tokens is reserved (wire.md section 3, November 2026). Cache reads are not counted.
+    """
+    uncached = usage.input_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
+    tokens = uncached + BEDROCK_OUTPUT_FACTOR * usage.output_tokens
+    return Amounts(1, uncached, usage.output_tokens, tokens, cost_micro_usd)
+
+
+Counting = Literal["anthropic", "openai", "gemini", "bedrock", "used"]
+"""How a provider counts a call against its limits; `used` is whatever was used, input and output together."""
+
+CHARGES: dict[Counting, Callable[[Usage, int | None], Amounts]] = {
     "anthropic": charge_anthropic,
     "openai": charge_openai,
+    "gemini": charge_gemini,
+    "bedrock": charge_bedrock,
+    "used": charge_openai,
 }
+
+
+def tokens_at_start(counting: Counting, likely: Amounts, prompt_tokens: int, max_output_tokens: int | None) -> int:
+    """Give the `tokens` that a call holds when it is sent: what its provider reserves, or what it will likely use.
+
+    OpenAI charges max(max_tokens, estimate of the prompt), Bedrock reserves input + max_tokens (wire.md section 3).
+    """
+    match counting:
+        case "openai":
+            return max(max_output_tokens or 0, prompt_tokens)
+        case "bedrock":
+            return max(likely.tokens, likely.input_tokens + (max_output_tokens or 0))
+        case _:
+            return likely.tokens
+
+
+def keeps_reserved(counting: Counting) -> bool:
+    """Whether a provider gives nothing back of the `tokens` that it charged at the start, also of calls that failed."""
+    return counting == "openai"

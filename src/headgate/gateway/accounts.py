@@ -63,7 +63,7 @@ async def accounts_json(
         rows.append(
             {
                 "account": account.name,
-                "provider": account.dialect,
+                "provider": account.provider,
                 "models": list(account.models),
                 "overage": account.overage,
                 "soft_ceiling": account.soft_ceiling,

@@ -26,6 +26,7 @@ from headgate.core.errors import (
     RuledOutError,
     ShuttingDownError,
     UnknownModelError,
+    UnservedError,
 )
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
@@ -244,7 +245,7 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "too_large"
         case WrongMethodError():
             return "method"
-        case NoSuchPathError() | NothingThereError() | NotPassedError():
+        case NoSuchPathError() | NothingThereError() | NotPassedError() | UnservedError():
             return "not_found"
         case NotAllowedError():
             return "permission"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+from headgate.adapters.config.accounts import accounts_of_environment, read_account
 from headgate.adapters.config.budgets import note_conflicts, parents_of_keys
 from headgate.adapters.config.document import Document, document_of, read_text
 from headgate.adapters.config.limits import (
@@ -23,24 +24,20 @@ from headgate.adapters.config.maintenance import read_maintenance
 from headgate.adapters.config.model_rules import read_model_rule
 from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
-    VENDOR_URLS,
     Config,
     ConfiguredAccount,
     ConfiguredKey,
-    Secret,
     Server,
     Store,
     Synchronous,
     Timeouts,
-    usual_models,
 )
 from headgate.adapters.config.tables import Table, Unfit, boolean, choice, decimal, number, whole
 from headgate.adapters.config.values import (
-    base_url,
     default_store_path,
-    environment_secret,
     listen,
     model_glob,
+    model_globs,
     name,
     secret,
     sqlite,
@@ -48,10 +45,8 @@ from headgate.adapters.config.values import (
 from headgate.adapters.prices import PriceOverride
 from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
 from headgate.adapters.windows import WindowOverride
-from headgate.core.accounts import Account
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import MOST_PRIORITY, Scheduling
-from headgate.core.usage import Dialect
 
 __all__ = ["load_config"]
 
@@ -59,14 +54,7 @@ DAY_S = 86_400
 MOST_BODY_BYTES = 1024 * 1024 * 1024
 MOST_ATTEMPTS = 20
 
-_DIALECTS: Mapping[str, Dialect] = {"anthropic": "anthropic", "openai": "openai"}
 _SYNCHRONOUS: Mapping[str, Synchronous] = {"normal": "normal", "full": "full"}
-
-# The base URLs of the same clients (ANTHROPIC_BASE_URL, OPENAI_BASE_URL) are not read: in an agent's shell they name
-# Headgate itself, which would then call itself.
-_VENDOR_VARIABLES: Mapping[Dialect, str] = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
-
-_NOTHING = Secret("")
 
 
 def load_config(path: Path | None, environ: Mapping[str, str], text: str | None = None) -> Config:
@@ -79,12 +67,12 @@ def load_config(path: Path | None, environ: Mapping[str, str], text: str | None 
             a variable holds what can be no key.
     """
     if path is None:
-        return Config(store=Store(default_store_path(environ)), accounts=_accounts_of_environment(environ))
+        return Config(store=Store(default_store_path(environ)), accounts=accounts_of_environment(environ))
     text = read_text(path) if text is None else text
     document = document_of(text, path)
-    accounts = tuple(_read_account(table, environ) for table in document.tables("account"))
+    accounts = tuple(read_account(table, environ) for table in document.tables("account"))
     if not document.tables("account"):
-        accounts = _accounts_of_environment(environ)
+        accounts = accounts_of_environment(environ)
     rules = _read_limit_tables(document, accounts)
     keys = tuple(_read_key(table, rules) for table in document.tables("key"))
     note_duplicates(document.problems, rules)
@@ -124,18 +112,6 @@ def _named(accounts: Sequence[ConfiguredAccount]) -> list[str]:
     return [each.account.name for each in accounts]
 
 
-def _accounts_of_environment(environ: Mapping[str, str]) -> tuple[ConfiguredAccount, ...]:
-    return tuple(
-        ConfiguredAccount(
-            Account(dialect, dialect, usual_models(dialect, VENDOR_URLS[dialect])),
-            VENDOR_URLS[dialect],
-            environment_secret(environ, variable),
-        )
-        for dialect, variable in _VENDOR_VARIABLES.items()
-        if environ.get(variable)
-    )
-
-
 def _read_server(table: Table, environ: Mapping[str, str]) -> Server:
     default = Server()
     wait_s = number(0, 7 * DAY_S, "a number of seconds such as 600")
@@ -159,25 +135,6 @@ def _read_store(table: Table, folder: Path, environ: Mapping[str, str]) -> Store
     return store
 
 
-def _read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
-    dialect: Dialect = table.take("provider", choice(_DIALECTS), "anthropic", required=True)
-    address = table.take("base_url", base_url, VENDOR_URLS[dialect])
-    account = ConfiguredAccount(
-        account=Account(
-            name=table.take("name", name, "", required=True),
-            dialect=dialect,
-            models=table.take("models", _model_globs, usual_models(dialect, address)),
-            overage=table.take("overage", boolean, default=False),
-            soft_ceiling=table.take("soft_ceiling", number(0.01, 1, "a part of a plan window such as 0.9"), 1.0),
-        ),
-        base_url=address,
-        api_key=table.take("api_key", secret(environ), _NOTHING, required=True),
-        reconcile=table.take("reconcile", boolean, default=False),
-    )
-    table.close()
-    return account
-
-
 def _read_limit_tables(document: Document, accounts: Sequence[ConfiguredAccount]) -> list[ReadRule]:
     rules: list[ReadRule] = []
     for table in document.tables("limit"):
@@ -197,7 +154,7 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         weight=table.take("weight", weight, 1.0),
         priority=table.take("priority", whole(-MOST_PRIORITY, MOST_PRIORITY), 0),
         interactive=table.take("interactive", boolean, default=False),
-        models=table.take("models", _model_globs, ()),
+        models=table.take("models", model_globs, ()),
         endpoints=table.take("endpoints", endpoint_names, ()),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
@@ -275,18 +232,6 @@ def _read_timeouts(table: Table) -> Timeouts:
     )
     table.close()
     return timeouts
-
-
-def _model_globs(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value:
-        raise Unfit('expected a list of models or patterns such as ["claude-*"]')
-    globs: list[str] = []
-    for index, entry in enumerate(value):
-        try:
-            globs.append(model_glob(entry))
-        except Unfit as unfit:
-            raise Unfit(str(unfit), inside=(index,)) from None
-    return tuple(globs)
 
 
 def endpoint_names(value: object) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ One rule: everything has the unit in its name and its default here, or no defaul
 not known here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from pathlib import Path
@@ -18,10 +17,8 @@ from headgate.core.model_rules import ModelRule
 from headgate.core.retries import RetryRule
 from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule
-from headgate.core.usage import Dialect
 
 __all__ = [
-    "VENDOR_URLS",
     "Config",
     "ConfiguredAccount",
     "ConfiguredKey",
@@ -30,23 +27,10 @@ __all__ = [
     "Store",
     "Synchronous",
     "Timeouts",
-    "usual_models",
 ]
 
 Synchronous = Literal["normal", "full"]
-
-VENDOR_URLS: Mapping[Dialect, str] = {"anthropic": "https://api.anthropic.com", "openai": "https://api.openai.com"}
-
-_VENDOR_MODELS: Mapping[Dialect, tuple[str, ...]] = {
-    "anthropic": ("claude-*",),
-    # The families that the endpoints served here take (developers.openai.com/api/docs/models, November 2026).
-    "openai": ("gpt-*", "chatgpt-*", "o?", "o?-*", "codex-*", "computer-use*", "ft:*", "text-*"),
-}
-
-
-def usual_models(dialect: Dialect, base_url: str) -> tuple[str, ...]:
-    """Give the models that an account serves where nobody says: a vendor its own, who else speaks its dialect any."""
-    return _VENDOR_MODELS[dialect] if base_url == VENDOR_URLS[dialect] else ("*",)
+CredentialWord = Literal["bearer", "x-api-key", "api-key"]
 
 
 class Secret:
@@ -96,15 +80,20 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredAccount:
-    """One provider credential. `base_url` has no `/v1` and no slash at its end.
+    """One provider credential. `base_url` is what the vendor's SDK would be given, without a slash at its end.
 
-    `reconcile`: the provider can be asked what became of a call of a process that died.
+    `api_key` None: it needs none. `credential` is the header that the key goes in, where it is not the vendor's.
+    `names` has the account's own names of models by those that calls use, and `api_version` what dates the provider's
+    interface. `reconcile`: the provider can be asked what became of a call of a process that died.
     """
 
     account: Account
     base_url: str
-    api_key: Secret
+    api_key: Secret | None
     reconcile: bool = False
+    credential: CredentialWord | None = None
+    api_version: str | None = None
+    names: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def listen(value: object) -> tuple[str, int]:
 
 
 def base_url(value: object) -> str:
-    """Read the address of a provider; `/v1` and a slash at its end may be there or not."""
+    """Read the address of a provider; a slash at its end may be there or not."""
     expected = 'expected a URL such as "https://api.example.com", without a user, a query and a fragment'
     if not isinstance(value, str) or len(value) > _MOST_URL_CHARS or not value.isascii() or not value.isprintable():
         raise Unfit(expected)
@@ -88,8 +88,20 @@ def base_url(value: object) -> str:
         usable = False
     if not usable or " " in value or "@" in parts.netloc or "?" in value or "#" in value:
         raise Unfit(expected)
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return f"{parts.scheme}://{parts.netloc}{path}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def model_globs(value: object) -> tuple[str, ...]:
+    """Read a list of patterns of models."""
+    if not isinstance(value, list) or not value:
+        raise Unfit('expected a list of models or patterns such as ["claude-*"]')
+    globs: list[str] = []
+    for index, entry in enumerate(value):
+        try:
+            globs.append(model_glob(entry))
+        except Unfit as unfit:
+            raise Unfit(str(unfit), inside=(index,)) from None
+    return tuple(globs)
 
 
 def sqlite(folder: Path, environ: Mapping[str, str]) -> Reader[Path]:

@@ -4,6 +4,7 @@ One rule: a client's request passes as it is, but for credentials, what belongs 
 needs. The key is in no message, no repr and no log. It retries nothing.
 """
 
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Literal
@@ -11,15 +12,18 @@ from urllib.parse import quote
 
 import msgspec
 
-from headgate.adapters.providers import anthropic, headers_anthropic, headers_openai, openai
+from headgate.adapters.providers import anthropic
 from headgate.adapters.providers.answer import Sending, named_by_connection
 from headgate.adapters.providers.body import ask_for_usage
+from headgate.adapters.providers.call_head import read_model
 from headgate.adapters.providers.endpoints import Endpoint, endpoint_of
 from headgate.adapters.providers.http import CONNECTION_HEADERS, HttpClient, Timeouts, parse_url
+from headgate.adapters.providers.model_change import with_model
 from headgate.adapters.providers.reading import UNREADABLE
-from headgate.core.errors import ConfigError, ProviderError
+from headgate.adapters.providers.vendors.vendor import Place, Vendor
+from headgate.core.errors import ConfigError, ProviderError, UnservedError
 from headgate.core.retries import Failure
-from headgate.core.usage import NO_USAGE, Dialect, Usage
+from headgate.core.usage import NO_USAGE, Usage
 from headgate.ports import Fate, Request
 
 __all__ = ["AccountProvider"]
@@ -32,6 +36,9 @@ _CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key", b"proxy-au
 
 _ASKED_FOR_USAGE = frozenset({"chat", "completions"})
 
+_NAMES_MODEL = frozenset({"messages", "count_tokens", "chat", "completions", "responses", "embeddings"})
+_NO_NAMES: Mapping[str, str] = {}
+
 _LOOK_UP_LIMIT_BYTES = 64 * 1024
 _LOOK_UP_TIMEOUTS = Timeouts(pool_s=5.0, connect_s=5.0, first_byte_s=10.0, idle_s=10.0)
 _DEFAULT_TIMEOUTS = Timeouts()
@@ -41,61 +48,75 @@ class AccountProvider:
     """One credential at one provider; implements `ports.Provider`.
 
     `base_url` is what the vendor's SDK would be given: Anthropic's has no `/v1`, OpenAI's has it or, as a bare host,
-    gets it. `reconcile` says that the provider keeps the ids of calls and can be asked what became of them, as the
-    simulated one can.
+    gets it. `names` has the account's own names of models by the names that calls use. `reconcile` says that the
+    provider keeps the ids of calls and can be asked what became of them, as the simulated one can.
     """
 
     def __init__(
         self,
         name: str,
-        dialect: Dialect,
+        vendor: Vendor,
         base_url: str,
-        api_key: str,
+        api_key: str | None,
         client: HttpClient,
         *,
+        api_version: str | None = None,
+        names: Mapping[str, str] = _NO_NAMES,
+        credential: Callable[[str], tuple[bytes, bytes]] | None = None,
         reconcile: bool = False,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
     ) -> None:
-        """Raise ConfigError when the URL or the key cannot be used."""
+        """Raise ConfigError when the URL or key cannot be used; `credential` None writes the key as the vendor does."""
         try:
             self._origin, path = parse_url(base_url)
         except ValueError as error:
             raise ConfigError(f"account {name}: base_url: {error}") from error
         if b"?" in path:
             raise ConfigError(f"account {name}: base_url has a query: expected scheme, host and path only")
-        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        if api_key is None and vendor.needs_key:
+            raise ConfigError(f"account {name}: {vendor.name} needs an api_key")
+        if api_key is not None and not (api_key and api_key.isascii() and api_key.isprintable() and " " not in api_key):
             raise ConfigError(f"account {name}: its API key is empty or has characters that no key has")
-        wire = anthropic if dialect == "anthropic" else openai
         self.name = name
-        self.dialect = dialect
-        self._path = path.rstrip(b"/")
-        self._credential = wire.credential(api_key)
-        self._adds_oauth_beta = dialect == "anthropic" and anthropic.is_oauth(api_key)
-        self._request_id_header = wire.REQUEST_ID_HEADER
-        self._read_notices = (headers_anthropic if dialect == "anthropic" else headers_openai).read_notices
+        self.vendor = vendor
+        self._place = Place(path.decode("ascii").rstrip("/"), api_version)
+        self._names = dict(names)
+        write = credential or vendor.credential
+        self._credential = [write(api_key)] if api_key is not None else []
+        self._adds_oauth_beta = api_key is not None and vendor.name == "anthropic" and anthropic.is_oauth(api_key)
         self._client = client
         self._reconcile = reconcile
         self._timeouts = timeouts
 
     def __repr__(self) -> str:
-        return f"AccountProvider({self.name!r}, {self.dialect!r}, {self._origin.label!r})"
+        return f"AccountProvider({self.name!r}, {self.vendor.name!r}, {self._origin.label!r})"
 
     def send(self, request: Request) -> Sending:
         """Prepare a call, to be used once, as `async with`; entered with the head of the answer.
 
         Raises:
             ProviderError: On entering and on reading the answer.
+            UnservedError: The vendor has no such endpoint.
             CallerError: A streamed chat cannot be asked for its usage: see `ask_for_usage`.
         """
         endpoint = endpoint_of(request.target, request.headers)
+        vendor = self.vendor
+        if vendor.endpoints is not None and (endpoint is None or endpoint.name not in vendor.endpoints):
+            path = request.target.partition("?")[0]
+            raise UnservedError(f"{path[:200]} is not served by {vendor.name}, where account {self.name} is")
+        target, wanted = request.target, request.body
+        if self._needs_model and endpoint is not None and endpoint.name in _NAMES_MODEL:
+            target, wanted = self._named(endpoint, request)
+        else:
+            target = vendor.target(self._place, target, "")
         may_stream = endpoint is not None and endpoint.name in _ASKED_FOR_USAGE and request.is_streamed is not False
-        body = ask_for_usage(request.body) if may_stream else None
+        body = ask_for_usage(wanted) if may_stream else None
         call = self._client.send(
             request.method,
             self._origin,
-            self._target(request.target),
+            target.encode("ascii"),
             headers=self._headers(request, endpoint),
-            body=request.body if body is None else body,
+            body=wanted if body is None else body,
             timeouts=self._timeouts,
             passage=request.passage,
             upload=request.upload,
@@ -103,9 +124,9 @@ class AccountProvider:
         return Sending(
             call,
             endpoint,
-            request_id_header=self._request_id_header,
+            request_id_header=vendor.request_id_header,
             hides_usage=body is not None,
-            read_notices=self._read_notices,
+            read_notices=vendor.read_notices,
         )
 
     async def look_up(self, call_id: str) -> Fate | None:
@@ -116,8 +137,8 @@ class AccountProvider:
         """
         if not self._reconcile:
             return None
-        target = b"%b/_provider/calls/%b" % (self._path.removesuffix(b"/v1"), quote(call_id, safe="").encode())
-        call = self._client.send("GET", self._origin, target, headers=[self._credential], timeouts=_LOOK_UP_TIMEOUTS)
+        target = f"{self._place.path.removesuffix('/v1')}/_provider/calls/{quote(call_id, safe='')}".encode()
+        call = self._client.send("GET", self._origin, target, headers=self._credential, timeouts=_LOOK_UP_TIMEOUTS)
         async with call as reply:
             body = await reply.read(_LOOK_UP_LIMIT_BYTES)
         if reply.status == HTTPStatus.NOT_FOUND:
@@ -129,10 +150,16 @@ class AccountProvider:
             message = f"account {self.name}: what became of call {call_id} is not told (status {reply.status}): {error}"
             raise ProviderError(message, Failure("server", "unreadable_call", reply.status)) from error
 
-    def _target(self, target: str) -> bytes:
-        if self._path and self.dialect == "openai":
-            return self._path + target.removeprefix("/v1").encode()
-        return self._path.removesuffix(b"/v1") + target.encode()
+    @property
+    def _needs_model(self) -> bool:
+        return bool(self._names) or self._place.api_version is not None
+
+    def _named(self, endpoint: Endpoint, request: Request) -> tuple[str, bytes]:
+        """Give target and body of a call with the account's own name of its model."""
+        asked = read_model(request.body)
+        model = self._names.get(asked, asked)
+        body = request.body if model == asked else with_model(endpoint.name, request.body, model)
+        return self.vendor.target(self._place, request.target, model), body
 
     def _headers(self, request: Request, endpoint: Endpoint | None) -> list[tuple[bytes, bytes]]:
         of_connection = named_by_connection(request.headers)
@@ -154,7 +181,7 @@ class AccountProvider:
                 headers.append((name, value))
         if self._adds_oauth_beta:
             _add_oauth_beta(headers, beta_at)
-        headers.append(self._credential)
+        headers += self._credential
         if self._reconcile and request.call_id:
             headers.append((_CALL_ID_HEADER, request.call_id.encode()))
         return headers

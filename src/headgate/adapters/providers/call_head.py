@@ -16,7 +16,7 @@ from headgate.adapters.providers.reading import UNREADABLE
 from headgate.core.errors import CallerError
 from headgate.ports import Headers
 
-__all__ = ["CallHead", "read_call", "stated_wait_s"]
+__all__ = ["CallHead", "read_call", "read_model", "stated_wait_s"]
 
 
 class CallHead(msgspec.Struct, frozen=True, gc=False):
@@ -59,6 +59,14 @@ def read_call(endpoint: Endpoint, headers: Headers, body: bytes) -> CallHead:
         stated_wait_s(named.get(b"x-headgate-max-wait")),
         _client_timeout_s(named),
     )
+
+
+def read_model(body: bytes) -> str:
+    """Give the model that a body names; empty where it cannot be read, which is the provider's to refuse."""
+    try:
+        return _DECODERS["embeddings"].decode(body).model
+    except UNREADABLE:
+        return ""
 
 
 # --- the body

@@ -70,7 +70,7 @@ def request(target: str = "/v1/messages?beta=true", headers: Headers = CLIENT_HE
 
 @asynccontextmanager
 async def account(
-    *plays: Play, dialect: Dialect = "anthropic", path: str = "", key: str = SECRET, **options: Any
+    *plays: Play, dialect: str = "anthropic", path: str = "", key: str | None = SECRET, **options: Any
 ) -> AsyncIterator[tuple[AccountProvider, Script]]:
     async with playing(*plays) as script, client_for() as client:
         url = f"http://{script.origin.label}{path}"

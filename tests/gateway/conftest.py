@@ -86,7 +86,11 @@ async def open_stack(
     path = folder / "headgate.toml"
     async with serve(app or simulated, "127.0.0.1", 0, drain_s=1.0) as upstream:
         address = f"http://127.0.0.1:{upstream.address[1]}"
-        path.write_text(CONFIG.format(provider=address, limits=limits, server=server))
+        path.write_text(
+            CONFIG.format(
+                provider=address, limits=limits.format(at=address) if "{at}" in limits else limits, server=server
+            )
+        )
         environ = {"PROVIDER_KEY": PROVIDER_KEY, **(environ or {})}
         config = load_config(path, environ)
         async with (

@@ -126,6 +126,8 @@ async def open_learning_stage(
     overage: bool = False,
     owner: str = "here",
     dialect: Dialect = "anthropic",
+    vendor: str = "",
+    path: str = "",
     stores: tuple[Any, Any] | None = None,
     settings: dict[str, Any] | None = None,
     **limits: Any,
@@ -142,6 +144,7 @@ async def open_learning_stage(
             ),
             wall_s=clock.now_s,
         )
+    at = VENDORS[vendor or dialect]
     levels, ledger = stores or (levels or MemoryLevelStore(), MemoryLedgerStore())
     manager = Manager(
         Parts(
@@ -152,8 +155,8 @@ async def open_learning_stage(
             clock=clock,
             owner=owner,
             owner_is_alive=lambda _owner: True,
-            accounts=[Account("main", dialect, overage=overage)],
-            providers={"main": AccountProvider("main", VENDORS[dialect], "http://provider", key, InProcess(simulated))},
+            accounts=[Account("main", dialect, overage=overage, counting=at.counting)],
+            providers={"main": AccountProvider("main", at, f"http://provider{path}", key, InProcess(simulated))},
             rules=rules,
             rules_of_key=lambda _key: (),
             chooser=Random(7),

@@ -152,7 +152,7 @@ def shown_limits(
         return limit.amount < over_all.get((limit.scope, limit.dimension, limit.period_s), limit.amount + 1)
 
     return [
-        LimitShown(each.limit, each.dialect, each.used)
+        LimitShown(each.limit, each.counting, each.used)
         for each in met
         if (is_shown(each.limit.scope, run, key) and says_something(each.limit)) or each.limit.name in refusing
     ]

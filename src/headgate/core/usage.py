@@ -94,13 +94,14 @@ CHARGES: dict[Counting, Callable[[Usage, int | None], Amounts]] = {
 def tokens_at_start(counting: Counting, likely: Amounts, prompt_tokens: int, max_output_tokens: int | None) -> int:
     """Give the `tokens` that a call holds when it is sent: what its provider reserves, or what it will likely use.
 
-    OpenAI charges max(max_tokens, estimate of the prompt), Bedrock reserves input + max_tokens (wire.md section 3).
+    OpenAI charges max(max_tokens, estimate of the prompt), Bedrock reserves input + max_tokens, cached input too, and
+    settles it when the call ends (wire.md section 3).
     """
     match counting:
         case "openai":
             return max(max_output_tokens or 0, prompt_tokens)
         case "bedrock":
-            return max(likely.tokens, likely.input_tokens + (max_output_tokens or 0))
+            return max(likely.tokens, prompt_tokens + (max_output_tokens or 0))
         case _:
             return likely.tokens
 

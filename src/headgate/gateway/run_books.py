@@ -18,7 +18,7 @@ from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
 from headgate.core.scopes import Scopes
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse, Span
-from headgate.core.usage import Dialect, Usage
+from headgate.core.usage import Counting, Usage
 from headgate.runtime.manager import Manager
 from headgate.runtime.monitor import per_of
 
@@ -35,13 +35,13 @@ _PERIOD = re.compile(r"(?:rolling-)?(\d+)s")
 
 @dataclass(frozen=True, slots=True)
 class LimitMet:
-    """A limit that calls of a run met, and the dialect of an account on which they did.
+    """A limit that calls of a run met, and how an account counts on which they did.
 
     `used` is what its level says now, by whomever; None where that is not the asker's to know, or there is no level.
     """
 
     limit: Limit
-    dialect: Dialect
+    counting: Counting
     used: int | None = None
 
 
@@ -50,13 +50,13 @@ async def limits_met(
 ) -> list[LimitMet]:
     """Give the limits that calls met, by name; how much is used only of the scopes that the asker `may_see`."""
     used = {view.name: view.used for view in await manager.limits()}
-    dialects: dict[str | None, Dialect] = {account.name: account.dialect for account in manager.accounts}
+    countings: dict[str | None, Counting] = {account.name: account.counts for account in manager.accounts}
     met: dict[str, LimitMet] = {}
     for scopes, model in {(call.scopes, call.model) for call in calls}:
-        dialect = dialects.get(scopes.account, "anthropic")
+        counting = countings.get(scopes.account, "anthropic")
         for limit in manager.limits_met(scopes, model):
             if limit.name not in met:
-                met[limit.name] = LimitMet(limit, dialect, used.get(limit.name) if may_see(limit.scope) else None)
+                met[limit.name] = LimitMet(limit, counting, used.get(limit.name) if may_see(limit.scope) else None)
     return [met[name] for name in sorted(met)]
 
 
@@ -94,7 +94,7 @@ def limit_json(met: LimitMet) -> dict[str, Any]:
         "amount": limit.amount,
         "per": per_of(limit),
         "burst": limit.burst if isinstance(limit, Rate) else limit.amount,
-        "dialect": met.dialect,
+        "counting": met.counting,
         "used": met.used,
     }
 
@@ -106,7 +106,7 @@ def limit_of(row: Mapping[str, Any]) -> LimitMet:
         CallerError: it is no such limit.
     """
     try:
-        return LimitMet(_limit(row), row["dialect"], row["used"])
+        return LimitMet(_limit(row), row["counting"], row["used"])
     except (KeyError, TypeError, ValueError) as error:
         raise CallerError(f"this is no limit as this Headgate knows it: {error}; are both of one version?") from error
 

@@ -15,7 +15,7 @@ from headgate.core.pool import SAME_S, Choice, Option, better, choose
 from headgate.core.retries import Failure
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
-from headgate.core.usage import Dialect
+from headgate.core.usage import Counting, Dialect
 from headgate.ports import Clock
 from headgate.runtime.health import Health
 from headgate.runtime.sight import Prospect, Sight
@@ -101,6 +101,7 @@ class AccountPool:
     def __init__(self, accounts: Sequence[Account], sight: Sight, health: Health, clock: Clock) -> None:
         """Choose among `accounts`."""
         self._accounts = tuple(accounts)
+        self._counting = {account.name: account.counts for account in self._accounts}
         self._sight = sight
         self._clock = clock
         self._homes: OrderedDict[tuple[str, str | None, str], str] = OrderedDict()
@@ -115,6 +116,10 @@ class AccountPool:
         """
         able = accounts_for(self._accounts, dialect, model)
         return able[0].name if len(able) == 1 else None
+
+    def counting(self, account: str, dialect: Dialect) -> Counting:
+        """Give how an account's provider counts calls; an account that is not known counts as its dialect does."""
+        return self._counting.get(account, dialect)
 
     def able(self, dialect: Dialect, model: str) -> list[Account]:
         """Give every account that serves a model."""

@@ -16,7 +16,7 @@ from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind
 from headgate.core.limits import Limit
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
-from headgate.core.usage import CHARGES, Dialect, Usage
+from headgate.core.usage import CHARGES, Counting, Dialect, Usage, tokens_at_start
 from headgate.ports import Prices
 
 
@@ -129,21 +129,31 @@ def most_of(call: Sized, limits: Iterable[Limit], prices: Prices, now_s: float) 
     )
 
 
-def demand_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float, most: Most | None = None) -> Demand:
+def demand_of(
+    call: Asker,
+    estimate: Estimate,
+    prices: Prices,
+    now_s: float,
+    most: Most | None = None,
+    counting: Counting | None = None,
+) -> Demand:
     """Give what a call asks for: one slot, and what its provider charges for the estimate; a bound trusts no cache.
 
     Money is asked for `most`, if that is given: what cannot be exceeded, where the estimate's bound is only likely.
+    Without `counting`, while it is not known where the call goes, it counts as its dialect's own vendor does.
     """
-    expected = _expected(call, estimate.warm_usage, prices, now_s)
+    counting = counting or call.dialect
+    charge = CHARGES[counting]
+    expected = _expected(call, estimate.warm_usage, prices, now_s, counting)
     most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
     most = most or Most(estimate.input_at_most, estimate.output_at_most, 0)
-    at_most = CHARGES[call.dialect](most_usage, _most_micro_usd(call, most, prices, now_s))
+    at_most = charge(most_usage, _most_micro_usd(call, most, prices, now_s))
     asked = Demand(expected, Amounts(*at_most[:-1], 1))
     if estimate.output_likely is None:
         return asked
     likely = _likely(estimate, most)
     likely_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_likely)
-    amounts = CHARGES[call.dialect](likely_usage, _most_micro_usd(call, likely, prices, now_s))
+    amounts = charge(likely_usage, _most_micro_usd(call, likely, prices, now_s))
     # What a provider charges at the start, whatever is written, is not less likely.
     return asked._replace(likely=amounts._replace(slots=1, tokens=max(amounts.tokens, expected.tokens)))
 
@@ -169,7 +179,7 @@ class Question:
     """What a call asks of the limits it meets, whenever it is asked: what it will use is estimated anew each time.
 
     `is_warm` says that its account is the one that has its prompt cache, `is_drawn` that its answer will be charged as
-    it goes by, so that of a stream rates hold only what comes next.
+    it goes by, so that of a stream rates hold only what comes next. `counting` is how its account's provider counts.
     """
 
     call: Sized
@@ -178,6 +188,7 @@ class Question:
     stated: Standing
     is_warm: bool
     is_drawn: bool
+    counting: Counting
 
     def ask(self, now_s: float, limits: Sequence[Limit], estimate: Estimate | None = None) -> tuple[Demand, Standing]:
         """Give what the call asks of the limits it meets if it goes now, and how it stands among others.
@@ -188,13 +199,14 @@ class Question:
         call, prices = self.call, self.prices
         if estimate is None:
             estimate = estimate_of(call, self.estimator, now_s)
-        asked = demand_of(call, estimate, prices, now_s, most_of(call, limits, prices, now_s))
+        asked = demand_of(call, estimate, prices, now_s, most_of(call, limits, prices, now_s), self.counting)
         if self.is_drawn:
             asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
         stated = _of_program(self.stated, estimate, asked.expected)
         if self.is_warm:
             return asked, standing_of(call, stated, estimate, prices, now_s)
-        return asked._replace(expected=uncached_of(call, estimate, prices, now_s)), stated
+        expected = _expected(call, estimate.uncached_usage, prices, now_s, self.counting)
+        return asked._replace(expected=expected), stated
 
 
 def _of_program(stated: Standing, estimate: Estimate, expected: Amounts) -> Standing:
@@ -211,27 +223,24 @@ def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Price
     """Give how a call stands among others: as it says, and with what it would use once its prompt cache has died."""
     if estimate.warm_until_s is None:
         return stated
-    cold = _expected(call, estimate.cold_usage, prices, now_s)
+    cold = _expected(call, estimate.cold_usage, prices, now_s, call.dialect)
     return replace(stated, warm_until_s=estimate.warm_until_s, cold=cold)
 
 
 def likely_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float) -> Amounts:
     """Give what a call will likely use where its conversation's prompt cache is."""
-    return _expected(call, estimate.likely_usage, prices, now_s)
+    return _expected(call, estimate.likely_usage, prices, now_s, call.dialect)
 
 
 def uncached_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float) -> Amounts:
     """Give what a call will use where nothing of its prompt is cached."""
-    return _expected(call, estimate.uncached_usage, prices, now_s)
+    return _expected(call, estimate.uncached_usage, prices, now_s, call.dialect)
 
 
-def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float) -> Amounts:
-    requests, uncached, output, tokens, cost, _slots = CHARGES[call.dialect](
-        usage, prices.cost(call.model, usage, now_s).micro_usd
-    )
-    if call.dialect == "openai":
-        # Charged at the start: max(max_tokens, estimate of the prompt) (wire.md section 3).
-        tokens = max(call.max_output_tokens or 0, usage.prompt_tokens)
+def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float, counting: Counting) -> Amounts:
+    likely = CHARGES[counting](usage, prices.cost(call.model, usage, now_s).micro_usd)
+    requests, uncached, output, _tokens, cost, _slots = likely
+    tokens = tokens_at_start(counting, likely, usage.prompt_tokens, call.max_output_tokens)
     return Amounts(requests, uncached, output, tokens, cost, 1)
 
 

@@ -186,7 +186,7 @@ class Calls:
     async def read(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """Iterate over an answer's body; what it tells on the way is charged then."""
         grant, answer = exchange.grant, exchange.answer
-        grant.early = early = EarlyCharges(self._admission, grant.attempt.id, grant.limits, grant.asked, grant.dialect)
+        grant.early = early = EarlyCharges(self._admission, grant.attempt.id, grant.limits, grant.asked, grant.counting)
         turn = grant.turn if answer.failure is None else None
         async for chunk in answer:
             if turn is not None:
@@ -327,7 +327,8 @@ class Calls:
             row = replace(row_asking(row, ticket), admitted_s=self._clock.now_s())
         if turn is not None:
             turn = turn.went_to(ticket.scopes.account or "")
-        grant = Grant(row, ticket.limits, ticket.asked, call.dialect)
+        account = ticket.scopes.account or ""
+        grant = Grant(row, ticket.limits, ticket.asked, self._pool.counting(account, call.dialect))
         grant.route, grant.turn = route, turn
         grant.effort = call.ruled.effort if call.ruled is not None else None
         return grant, begun

@@ -22,7 +22,7 @@ from headgate.core.pool import FAILURES_TO_OPEN
 from headgate.core.scopes import Scopes, fit
 from headgate.core.season import DAY_S, HOUR_S
 from headgate.core.spans import Calendar, Fixed, Lifetime, OpenedByUse
-from headgate.core.usage import Dialect
+from headgate.core.usage import Counting
 from headgate.ports import Clock, LedgerStore
 from headgate.runtime.monitor import LimitView, per_of
 from headgate.runtime.recorded import Only, Recorded, hour_start_s, only_of, only_of_kind
@@ -95,9 +95,9 @@ class _Kept:
 class Forecasting:
     """Keeps one forecaster for each window in use, the least recently asked for forgotten first."""
 
-    def __init__(self, ledger: LedgerStore, rules: Rules, clock: Clock, dialects: Mapping[str, Dialect]) -> None:
-        """Learn from this ledger; `dialects` says how each account's provider counts."""
-        self._recorded = Recorded(ledger, dialects)
+    def __init__(self, ledger: LedgerStore, rules: Rules, clock: Clock, countings: Mapping[str, Counting]) -> None:
+        """Learn from this ledger; `countings` says how each account's provider counts."""
+        self._recorded = Recorded(ledger, countings)
         self._rules = rules
         self._clock = clock
         self._kept: OrderedDict[str, _Kept] = OrderedDict()

@@ -16,7 +16,7 @@ from headgate.core.pool import Choice
 from headgate.core.retries import Failure
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes
-from headgate.core.usage import Dialect, Usage
+from headgate.core.usage import Counting, Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
 from headgate.runtime.routes import PooledRoute
@@ -76,12 +76,12 @@ class Grant:
     Leaving the block settles: by what `settle` or `failed` said last, else at the estimate, marked as estimated.
     """
 
-    def __init__(self, attempt: Attempt, limits: tuple[Limit, ...], asked: Demand, dialect: Dialect) -> None:
+    def __init__(self, attempt: Attempt, limits: tuple[Limit, ...], asked: Demand, counting: Counting) -> None:
         """Stand for a reservation that was taken."""
         self.attempt = attempt
         self.limits = limits
         self.asked = asked
-        self.dialect = dialect
+        self.counting = counting
         self.outcome: AttemptState | None = None
         self.usage: Usage | None = None
         self.failure: Failure | None = None

@@ -177,13 +177,13 @@ class Manager:
             owner=parts.owner,
             owner_is_alive=parts.owner_is_alive,
             providers=parts.providers,
-            dialects={account.name: account.dialect for account in parts.accounts},
+            countings={account.name: account.counts for account in parts.accounts},
             resolve=lambda names: self._planned.resolve(names, self._rules.named),
         )
         self._reservations.revive = self._recovery.revive
         self._monitor = Monitor(parts.levels, self._admission, self._rules, self._learning.limits, parts.clock)
         self.forecasting = Forecasting(
-            parts.ledger, self._rules, parts.clock, {account.name: account.dialect for account in parts.accounts}
+            parts.ledger, self._rules, parts.clock, {account.name: account.counts for account in parts.accounts}
         )
         self._ruled: dict[str, HashedKey] = {}
         self._housekeeping: list[asyncio.Task[None]] = []

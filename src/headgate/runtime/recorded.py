@@ -13,7 +13,7 @@ from headgate.core.adaptive import model_class
 from headgate.core.amounts import Dimension
 from headgate.core.ledger import GroupBy, UsageGroup, UsageQuery
 from headgate.core.scopes import SCOPE_KINDS, Scopes
-from headgate.core.usage import CHARGES, Dialect, Usage
+from headgate.core.usage import CHARGES, Counting, Usage
 from headgate.ports import LedgerStore
 
 Only = tuple[tuple[GroupBy, str], ...]
@@ -30,12 +30,12 @@ class Units(NamedTuple):
 
 
 class Recorded:
-    """Reads the ledger; `dialects` says how each account's provider counts."""
+    """Reads the ledger; `countings` says how each account's provider counts."""
 
-    def __init__(self, ledger: LedgerStore, dialects: Mapping[str, Dialect]) -> None:
+    def __init__(self, ledger: LedgerStore, countings: Mapping[str, Counting]) -> None:
         """Read from this ledger."""
         self._ledger = ledger
-        self._dialects = dialects
+        self._countings = countings
 
     async def groups(
         self, only: Only | None, since_s: float, until_s: float, by: tuple[GroupBy, ...] = ()
@@ -64,8 +64,8 @@ class Recorded:
             cache_write_5m_tokens=group.cache_write_tokens,
             output_tokens=group.output_tokens,
         )
-        dialect = self._dialects.get(group.group["account"] or "", "anthropic")
-        return getattr(CHARGES[dialect](usage, group.cost_micro_usd), dimension) or 0
+        counting = self._countings.get(group.group["account"] or "", "anthropic")
+        return getattr(CHARGES[counting](usage, group.cost_micro_usd), dimension) or 0
 
 
 def only_of(scope: str) -> Only | None:

@@ -14,7 +14,7 @@ from headgate.core.amounts import NOTHING
 from headgate.core.errors import ProviderError
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt
-from headgate.core.usage import CHARGES, Dialect
+from headgate.core.usage import CHARGES, Counting
 from headgate.ports import Clock, Cost, Fate, LedgerStore, Prices, Provider
 from headgate.runtime.reservations import HOLD_PREFIX, Held, Reservations, Resolve
 
@@ -54,7 +54,7 @@ class Recovery:
         owner: str,
         owner_is_alive: Callable[[str], bool],
         providers: Mapping[str, Provider],
-        dialects: Mapping[str, Dialect],
+        countings: Mapping[str, Counting],
         resolve: Resolve,
     ) -> None:
         """Look after everything that is not `owner`'s own."""
@@ -65,7 +65,7 @@ class Recovery:
         self._owner = owner
         self._owner_is_alive = owner_is_alive
         self._providers = providers
-        self._dialects = dialects
+        self._countings = countings
         self._resolve = resolve
 
     async def revive(self) -> None:
@@ -114,8 +114,8 @@ class Recovery:
 
     async def settle(self, row: Attempt, fate: Fate, cost: Cost) -> Settled:
         """Settle a lost call by what became of it; a cost of None spends what was held. The first to say so counts."""
-        # Without its account the dialect that counts more.
-        charge = CHARGES[self._dialects.get(row.scopes.account or "", "openai")]
+        # Without its account the one that counts more.
+        charge = CHARGES[self._countings.get(row.scopes.account or "", "openai")]
         actual = charge(fate.usage, cost.micro_usd) if fate.arrived else NOTHING
         # The hold first: a row that is final while its hold is open would look like a call that never left.
         hold = await self._reservations.reconcile(f"{HOLD_PREFIX}{row.owner}/{row.id}", self._resolve, actual)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from headgate.core.amounts import NOTHING, Amounts
 from headgate.core.errors import CallerError, StoreError
 from headgate.core.ledger import Attempt
-from headgate.core.usage import CHARGES, NO_USAGE, Usage
+from headgate.core.usage import CHARGES, NO_USAGE, Usage, keeps_reserved
 from headgate.ports import Clock, Cost, LedgerStore, Prices
 from headgate.runtime.admission import Admission
 from headgate.runtime.grants import Grant
@@ -99,10 +99,10 @@ class Settlements:
 
     def _actual(self, grant: Grant) -> Amounts:
         row = grant.attempt
-        actual = CHARGES[grant.dialect](row.usage, row.cost_micro_usd)
+        actual = CHARGES[grant.counting](row.usage, row.cost_micro_usd)
         if not grant.sent:
             return NOTHING
-        if grant.dialect == "openai":  # what was reserved at the start is not given back, failed calls count too
+        if keeps_reserved(grant.counting):  # what was reserved at the start is not given back, failed calls count too
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual
 

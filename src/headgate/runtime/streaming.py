@@ -12,7 +12,7 @@ from typing import Protocol
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.errors import StoreError
 from headgate.core.limits import Limit, Rate
-from headgate.core.usage import CHARGES, Dialect, Usage
+from headgate.core.usage import CHARGES, Counting, Usage
 from headgate.runtime.admission import Admission
 
 DRAWS = 4
@@ -45,16 +45,16 @@ class EarlyCharges:
     """What one attempt is charged before its end: its input when it is told, its output in parts as it goes by."""
 
     def __init__(
-        self, admission: Admission, attempt: str, limits: tuple[Limit, ...], asked: Demand, dialect: Dialect
+        self, admission: Admission, attempt: str, limits: tuple[Limit, ...], asked: Demand, counting: Counting
     ) -> None:
         """Charge nothing yet."""
         self._admission = admission
         self._attempt = attempt
         self._limits = limits
-        self._dialect = dialect
+        self._counting = counting
         self._input_due = any(limit.dimension == "input_tokens" for limit in limits)
         self._asked = asked
-        self._held_tokens, self._part_tokens = drawn_tokens(limits, asked) if dialect == "anthropic" else (None, 0)
+        self._held_tokens, self._part_tokens = drawn_tokens(limits, asked) if counting == "anthropic" else (None, 0)
         self._next_tokens: float = self._part_tokens
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -63,7 +63,7 @@ class EarlyCharges:
         if self._input_due and (told := answer.usage) is not None:  # its input is told first, and right from then on
             self._input_due = False
             if not told.reported:  # else all of it is told at once, and the settlement of all comes next
-                self._begin(self._settle_input(CHARGES[self._dialect](told, None)))
+                self._begin(self._settle_input(CHARGES[self._counting](told, None)))
         if self._held_tokens is not None and answer.output_seen_tokens >= self._next_tokens:
             seen = answer.output_seen_tokens
             self._next_tokens = max(seen + self._part_tokens, 0 if seen < self._held_tokens else BEYOND * seen)

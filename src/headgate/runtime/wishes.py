@@ -76,7 +76,8 @@ class Wishes:
         call, now_s = wish.call, self.clock.now_s()
         scopes = wish.scopes._replace(account=account)
         limits = self.limits_for(scopes, call.model)
-        ask = Question(call, self.estimator, self.prices, call.standing, is_warm, wish.is_drawn).ask
+        counting = self.pool.counting(account, call.dialect)
+        ask = Question(call, self.estimator, self.prices, call.standing, is_warm, wish.is_drawn, counting).ask
         is_fresh = now_s < wish.now_s + ASK_AGAIN_S
         asked, standing = ask(now_s, limits, wish.estimate if is_fresh else None)
         return Ticket(

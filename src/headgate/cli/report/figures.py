@@ -23,7 +23,7 @@ from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit
 from headgate.core.scopes import scope_name
-from headgate.core.usage import Dialect
+from headgate.core.usage import Counting
 from headgate.runtime.monitor import per_of
 
 __all__ = [
@@ -45,7 +45,7 @@ class LimitShown:
     """
 
     limit: Limit
-    dialect: Dialect = "anthropic"
+    counting: Counting = "anthropic"
     used: int | None = None
 
 
@@ -247,7 +247,7 @@ def figures_of(report: RunReport) -> RunFigures:
 def _limit_figures(shown: LimitShown, calls: Iterable[Attempt]) -> LimitFigures:
     limit = shown.limit
     met = [call for call in calls if limit.models is None or fnmatchcase(call.model, limit.models)]
-    charges = charges_of(met, limit, shown.dialect)
+    charges = charges_of(met, limit, shown.counting)
     return LimitFigures(
         scope=limit.scope,
         models=limit.models,

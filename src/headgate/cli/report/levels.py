@@ -12,7 +12,7 @@ from typing import NamedTuple
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
-from headgate.core.usage import CHARGES, Dialect
+from headgate.core.usage import CHARGES, Counting
 
 __all__ = ["Charge", "LevelUse", "Span", "charges_of", "ended_s", "level_use", "merged", "pauses", "seconds_of"]
 
@@ -47,7 +47,7 @@ class LevelUse:
     while_waiting: float | None = None
 
 
-def charges_of(calls: Iterable[Attempt], limit: Limit, dialect: Dialect) -> list[Charge]:
+def charges_of(calls: Iterable[Attempt], limit: Limit, counting: Counting) -> list[Charge]:
     """Give what calls charged a limit, in order of time."""
     charges: list[Charge] = []
     for call in calls:
@@ -56,7 +56,7 @@ def charges_of(calls: Iterable[Attempt], limit: Limit, dialect: Dialect) -> list
         if isinstance(limit, Gauge):
             charges += (Charge(begun_s, 1), Charge(over_s, -1))
             continue
-        units = getattr(CHARGES[dialect](call.usage, call.cost_micro_usd), limit.dimension) or 0
+        units = getattr(CHARGES[counting](call.usage, call.cost_micro_usd), limit.dimension) or 0
         if not units:
             continue
         if limit.dimension == "output_tokens":

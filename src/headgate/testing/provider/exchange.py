@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, runtime_checkable
 
 from headgate.testing.provider.dialect import Headers
+from headgate.testing.provider.doors import door_of
 
 __all__ = ["BodyTooLargeError", "ClientGoneError", "ConnectionDroppedError", "Exchange", "Receive", "Scope", "Send"]
 
@@ -40,11 +41,11 @@ class _Abortable(Protocol):
 class Exchange:
     """One request and its answer; used by a single task."""
 
-    __slots__ = ("_gone", "_listener", "_receive", "_send", "_waiter", "headers", "method", "path")
+    __slots__ = ("_gone", "_listener", "_receive", "_send", "_waiter", "counting", "headers", "method", "path")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.method: str = scope["method"]
-        self.path: str = scope["path"]
+        self.path, self.counting = door_of(scope["path"], scope.get("query_string", b""))
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self._receive = receive
         self._send = send

@@ -22,6 +22,7 @@ from headgate.testing.provider.buckets import Dimension, Pool
 from headgate.testing.provider.counting import Books, Entry, Usage
 from headgate.testing.provider.credentials import UNKNOWN, Credential, Credentials
 from headgate.testing.provider.dialect import Dialect, Headers, Reply, Vendor
+from headgate.testing.provider.doors import Counting
 from headgate.testing.provider.exchange import BodyTooLargeError, ClientGoneError, Exchange
 from headgate.testing.provider.faults import FaultChooser
 from headgate.testing.provider.generation import Call, generate
@@ -38,6 +39,7 @@ __all__ = ["Service"]
 _JSON: Headers = [(b"content-type", b"application/json")]
 # Faults that end a call before its first byte; 402 and 403 are decided before anything is charged.
 _FORBIDDEN = {"402": "Your credit balance is too low.", "403": "Your API key does not have permission to do this."}
+_BEDROCK_OUTPUT_FACTOR = 5
 _BROKEN = {"500": "Internal server error", "504": "The request timed out.", "529": "Overloaded"}
 
 
@@ -116,7 +118,7 @@ class Service:
         finally:
             entry.close("failed")
             exchange.close()
-            _settle_reservation(entry, pool, reserved)
+            _settle_reservation(entry, pool, reserved, exchange.counting)
 
     async def embed(self, exchange: Exchange) -> None:
         """Serve `POST /v1/embeddings`."""
@@ -260,7 +262,7 @@ class Service:
     async def _admit(self, visit: _Visit, entry: Entry, pool: Pool | None, asked: Asked, prompt: Usage) -> int | None:
         """Admit and charge a call; give what it reserved of OpenAI's tokens, or None when it was answered already."""
         now_s = _now_s()
-        needed = _needed(visit.vendor, asked, prompt)
+        needed = _needed(visit, asked, prompt)
         objection = self._objection(visit, pool, asked.model, needed, now_s)
         if objection is not None:
             await self._turn_away(visit, entry, objection, pool)
@@ -367,18 +369,29 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _needed(vendor: Vendor, asked: Asked, prompt: Usage) -> dict[Dimension, int]:
+def _needed(visit: _Visit, asked: Asked, prompt: Usage) -> dict[Dimension, int]:
     """Give what must be there before a call runs (wire.md): Anthropic's output only has to be above nothing."""
-    if vendor.name == "anthropic":
+    if visit.exchange.counting == "gemini":
+        return {"requests": 1, "tokens": asked.prompt_tokens}
+    if visit.exchange.counting == "bedrock":
+        return {"requests": 1, "tokens": prompt.prompt_tokens + (asked.max_tokens or 0)}
+    if visit.vendor.name == "anthropic":
         return {"requests": 1, "input_tokens": prompt.uncached_tokens, "output_tokens": 1}
     return {"requests": 1, "tokens": max(asked.max_tokens or 0, asked.prompt_tokens)}
 
 
-def _settle_reservation(entry: Entry, pool: Pool | None, reserved: int) -> None:
-    if reserved and pool is not None and pool.limits.refund:
-        unused = reserved - entry.usage.prompt_tokens - entry.usage.output_tokens
-        pool.refund("tokens", unused, _now_s())
-        entry.refunded(unused)
+def _settle_reservation(entry: Entry, pool: Pool | None, reserved: int, counting: Counting) -> None:
+    if not reserved or pool is None:
+        return
+    usage = entry.usage
+    if counting == "bedrock":
+        unused = reserved - usage.uncached_tokens - _BEDROCK_OUTPUT_FACTOR * usage.output_tokens
+    elif pool.limits.refund:
+        unused = reserved - usage.prompt_tokens - usage.output_tokens
+    else:
+        return
+    pool.refund("tokens", unused, _now_s())
+    entry.refunded(unused)
 
 
 def _dictated_tokens(exchange: Exchange) -> int | None:

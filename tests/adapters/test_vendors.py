@@ -1,4 +1,4 @@
-"""Every vendor of the catalogue: what its accounts send, where, with which credential; and what their owners may say."""
+"""Every vendor of the catalogue: what its accounts send, where, with which credential, and what may be said of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +151,7 @@ def test_an_account_says_what_its_vendor_needs(load: Callable[[str], object]) ->
     assert load('provider = "ollama"').api_key is None  # type: ignore[attr-defined]
     assert load('provider = "azure"\nbase_url = "https://n.openai.azure.com"\napi_key = "env:KEY"').account.models == (
         "*",
-    )  # type: ignore[attr-defined]  # noqa: E501
+    )  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from headgate.adapters.config.settings import ConfiguredMaintenance
 from headgate.adapters.owners import owner_is_alive, owner_name
 from headgate.adapters.prices import GenaiPrices
 from headgate.adapters.providers.account import AccountProvider
-from headgate.adapters.providers.http import HttpClient, Reply, Timeouts, parse_url
+from headgate.adapters.providers.http import HttpClient, HttpSettings, Reply, Timeouts, parse_url
+from headgate.adapters.providers.http_proxies import Proxies
 from headgate.adapters.providers.vendors.catalogue import CREDENTIALS, VENDORS
 from headgate.adapters.sqlite.stores import SqliteStores, open_database
 from headgate.core.errors import ConfigError, StoreError
@@ -154,7 +155,7 @@ async def open_house(
     """
     clock = clock or WallClock()
     owner = owner_name()
-    client = HttpClient()
+    client = HttpClient(HttpSettings(proxies=_proxies()))
     timeouts = Timeouts(
         connect_s=config.timeouts.connect_s,
         first_byte_s=config.timeouts.first_byte_s,
@@ -216,6 +217,13 @@ async def open_house(
         finally:
             await manager.close()
             await client.close()
+
+
+def _proxies() -> Proxies:
+    try:
+        return Proxies.of_environment(os.environ)
+    except ValueError as error:
+        raise ConfigError(f"the environment variable {error}") from error
 
 
 @asynccontextmanager

@@ -286,11 +286,16 @@ def test_a_connection_that_dies_while_it_is_handed_over_costs_only_another_wait(
 
 def test_a_connection_lost_before_its_call_began_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        async def at_once(factory: Callable[[], asyncio.Protocol], *_: object, **__: object) -> None:
+        async def connected(*_: object) -> None:
+            pass
+
+        async def at_once(factory: Callable[[], asyncio.Protocol], *, sock: socket.socket, **_: object) -> None:
+            sock.close()
             protocol = factory()
             protocol.connection_made(asyncio.Transport())
             protocol.connection_lost(None)
 
+        monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", connected)
         monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", at_once)
         async with client_for() as client:
             with pytest.raises(NotSent, match="at once"):

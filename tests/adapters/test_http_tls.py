@@ -100,7 +100,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tls")
     made = subprocess.run(
         [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"],
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,DNS:provider.example",
+         "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=folder, capture_output=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr

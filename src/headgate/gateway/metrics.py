@@ -122,13 +122,19 @@ def _limits(limits: Iterable[LimitView]) -> list[Metric]:
 
 def _connections(hosts: Mapping[str, HostStats]) -> list[Metric]:
     now = GaugeMetricFamily("headgate_upstream_connections", "Connections to providers", labels=["host", "state"])
+    bound = GaugeMetricFamily("headgate_upstream_bound", "Connections that there may be now", labels=["host"])
     waiting = GaugeMetricFamily("headgate_upstream_waiting", "Calls that wait for a connection", labels=["host"])
+    waited = CounterMetricFamily(
+        "headgate_upstream_wait_seconds", "Seconds that calls waited for a connection", labels=["host"]
+    )
     opened = CounterMetricFamily("headgate_upstream_opened", "Connections that were opened", labels=["host"])
     reused = CounterMetricFamily("headgate_upstream_reused", "Calls on a connection that was there", labels=["host"])
     for host, figures in hosts.items():
         now.add_metric([host, "in_use"], figures.in_use)
         now.add_metric([host, "idle"], figures.idle)
+        bound.add_metric([host], figures.bound)
         waiting.add_metric([host], figures.waiting)
+        waited.add_metric([host], figures.waited_s)
         opened.add_metric([host], figures.opened)
         reused.add_metric([host], figures.reused)
-    return [now, waiting, opened, reused]
+    return [now, bound, waiting, waited, opened, reused]

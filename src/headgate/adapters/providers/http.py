@@ -1,7 +1,7 @@
 """The upstream HTTP/1.1 client: pooled, verified, bounded in time and memory, and fast enough for the gateway's way.
 
 One rule: bytes pass as they are. A caller writes `async with client.send(...) as reply:` and leaving the block ends the
-call. No redirects, cookies, decompression or proxies, and nothing that costs is ever sent twice.
+call. No redirects, cookies or decompression, and nothing that costs is ever sent twice.
 """
 
 import asyncio
@@ -138,12 +138,16 @@ class _Call:
     async def __aenter__(self) -> Reply:
         assert self._reply is None, "a call is made once"
         started_s = asyncio.get_running_loop().time()
+        pool = self._client.pool(self._origin)
+        proxy = pool.plain_proxy
+        headers = self._headers if proxy is None else proxy.with_authorization(self._headers)
         try:
             body_bytes = len(self._body) if self._upload is None else self._upload.length
-            head = encode_head(self._method, self._origin, self._target, self._headers, body_bytes)
+            head = encode_head(
+                self._method, self._origin, self._target, headers, body_bytes, to_proxy=proxy is not None
+            )
         except ValueError as error:
             raise NotSent(self._origin.label, "request", str(error), elapsed_s=0.0) from error
-        pool = self._client.pool(self._origin)
         # What is uploaded cannot be sent again, so that it goes by no connection that may have closed.
         is_upload = self._upload is not None
         idle = None if is_upload else pool.take_idle()

@@ -31,8 +31,12 @@ class Timeouts:
 
     pool_s: float = 30.0
     """Until a connection is free, where all that a host may have are in use."""
+    dns_s: float = 5.0
+    """Looking up the host's name."""
     connect_s: float = 10.0
-    """Name look-up, TCP and TLS together."""
+    """Connecting to one of its addresses, or to the proxy before it."""
+    tls_s: float = 10.0
+    """The handshake of TLS."""
     first_byte_s: float = 600.0
     """From sending to the complete head; a model may think for minutes before it answers (the SDKs' 600 s)."""
     idle_s: float = 300.0

@@ -61,15 +61,24 @@ def parse_url(url: str) -> tuple[Origin, bytes]:
     return Origin(parts.scheme, host, parts.port or _DEFAULT_PORTS[parts.scheme]), target.encode("ascii")
 
 
-def encode_head(method: str, origin: Origin, target: bytes, headers: Headers, body_bytes: int | None) -> bytes:
+def encode_head(
+    method: str,
+    origin: Origin,
+    target: bytes,
+    headers: Headers,
+    body_bytes: int | None,
+    *,
+    to_proxy: bool = False,
+) -> bytes:
     """Give the bytes of a request's head: `headers` as they are, after `host` and before what tells the body's length.
 
-    Without `body_bytes` the body is sent in chunks.
+    Without `body_bytes` the body is sent in chunks. What goes `to_proxy` names its host in the target (RFC 9112,
+    section 3.2.2).
 
     Raises:
         ValueError: A header or the target cannot be sent; names the header, never its value.
     """
-    parts = [_start(method, origin, target)]
+    parts = [_start(method, origin, target, to_proxy)]
     for name, value in headers:
         parts += (_field(name), value, b"\r\n")
     if body_bytes is None:
@@ -91,12 +100,14 @@ def encode_head(method: str, origin: Origin, target: bytes, headers: Headers, bo
 
 # Both caches are bounded; names and targets recur, so that each is checked once and not once a call.
 @lru_cache(maxsize=1024)
-def _start(method: str, origin: Origin, target: bytes) -> bytes:
+def _start(method: str, origin: Origin, target: bytes, to_proxy: bool) -> bytes:  # noqa: FBT001 - a cache's key
     token = method.encode()
     if not _TOKEN.fullmatch(token):
         raise ValueError(f"{method!r} is no HTTP method")
     if not _TARGET.fullmatch(target):
         raise ValueError(f"{target!r} is no request target: expected /path?query of visible ASCII characters")
+    if to_proxy:
+        target = b"%b://%b%b" % (origin.scheme.encode(), origin.authority, target)
     return b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (token, target, origin.authority)
 
 

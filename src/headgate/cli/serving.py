@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headgate.adapters.allocator import keep_freed_memory
 from headgate.adapters.config import Config
 from headgate.adapters.server import App, RunningServer, run, serve
 from headgate.cli.reloading import Reloading, said_of_keys
@@ -32,6 +33,7 @@ def serve_gateway(config_path: Path | None, listen: str | None) -> None:
     config = read_config(config_path)
     host, port = listen_address(listen, (config.server.host, config.server.port))
     require_accounts(config)
+    keep_freed_memory()
     run(_serve(config, host, port))
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.wire_costs        # needs the `bench` extra, for h2; 10 s
 
 In memory, without sockets: CPU of the client's side of a call alone, the least of several rounds. It is no row of its
-own: decision 0030 has the figures and what follows from them.
+own: decision 0031 has the figures and what follows from them.
 """
 
 import time

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from told_shapes import check_told
 
 from headgate.adapters.config import load_config
 from headgate.adapters.providers.http import HttpClient, parse_url
@@ -58,7 +59,10 @@ class Stack:
         origin, _ = parse_url(self.url)
         async with self.http.send(method, origin, path.encode(), headers=headers or [], body=body) as reply:
             named = {name.lower(): value for name, value in reply.headers}
-            return reply.status, named, await reply.read(64 * 1024 * 1024)
+            answer = await reply.read(64 * 1024 * 1024)
+        if path.startswith("/api/v1/"):
+            check_told(method, path, reply.status, answer)
+        return reply.status, named, answer
 
     async def get(self, path: str, headers: list[tuple[bytes, bytes]] | None = None) -> dict[str, Any]:
         status, _, body = await self.send("GET", path, headers=headers)

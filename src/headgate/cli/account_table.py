@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: boo
         raise CallerError(f"--gateway {gateway}: {why_not}")
     if told is None:
 
-        async def read(manager: Manager, _config: Config) -> dict[str, Any]:
+        async def read(manager: Manager, _config: Config) -> Mapping[str, Any]:
             return await accounts_json(manager, lives=False)
 
         told = ask(config_path, read)
@@ -55,7 +56,7 @@ def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: boo
         _show(told)
 
 
-async def _ask_gateway(url: str, config: Config) -> tuple[dict[str, Any] | None, str]:
+async def _ask_gateway(url: str, config: Config) -> tuple[Mapping[str, Any] | None, str]:
     """Give what a gateway says, or why it says nothing."""
     try:
         origin, _ = parse_url(url)
@@ -87,11 +88,11 @@ def _address(config: Config) -> str:
     return f"http://{host}:{config.server.port}"
 
 
-def _is_ours(told: dict[str, Any], config: Config) -> bool:
+def _is_ours(told: Mapping[str, Any], config: Config) -> bool:
     return [each["account"] for each in told["accounts"]] == [each.account.name for each in config.accounts]
 
 
-def _show(told: dict[str, Any]) -> None:
+def _show(told: Mapping[str, Any]) -> None:
     columns = ["account", "serves", "scarcest", "health", "free", "in flight", "last hour", "failed", "plan"]
     rows = []
     for each in told["accounts"]:

@@ -6,7 +6,7 @@ One rule: they read the store, so they work beside a running gateway and without
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,8 +28,9 @@ from headgate.cli.wording import (
 from headgate.compose import WallClock, configs_in_force, open_house, read_config
 from headgate.core.errors import CallerError
 from headgate.core.ledger import UsageGroup
-from headgate.gateway.control import SUMS, limits_json, usage_json, usage_query
+from headgate.gateway.limits_now import limits_json
 from headgate.gateway.parameters import scopes_wanted
+from headgate.gateway.usage import SUMS, usage_json, usage_query
 from headgate.runtime.manager import Manager
 
 T = TypeVar("T")
@@ -198,7 +199,7 @@ def _without(place: int, row: Sequence[str]) -> list[str]:
     return [*row[:place], *row[place + 1 :]]
 
 
-def _usage_cells(sums: dict[str, Any]) -> list[str]:
+def _usage_cells(sums: Mapping[str, Any]) -> list[str]:
     requests, attempts, given, written, read, cached = (
         f"{sums[name]:,}"
         for name in ("requests", "attempts", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
@@ -208,6 +209,6 @@ def _usage_cells(sums: dict[str, Any]) -> list[str]:
     return [requests, attempts, given, written, cost, f"{sums['wait_ms'] / 1000:,.1f} s", read, cached]
 
 
-def print_json(shape: dict[str, Any]) -> None:
+def print_json(shape: Mapping[str, Any]) -> None:
     """Print an answer as programs read it."""
     print(json.dumps(shape))  # noqa: T201 - the answer

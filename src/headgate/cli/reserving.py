@@ -4,6 +4,7 @@ One rule: it goes through the store, so it works beside a running gateway, whose
 honoured is refused with the reason.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -94,7 +95,7 @@ def dollars(text: str | None) -> Decimal | None:
         raise CallerError(f"--usd {text!r}: expected a number of dollars, such as 20 or 0.45") from error
 
 
-async def _read(manager: Manager) -> dict[str, Any]:
+async def _read(manager: Manager) -> Mapping[str, Any]:
     return reservations_json(await manager.reservations())
 
 

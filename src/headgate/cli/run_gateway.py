@@ -6,7 +6,7 @@ elsewhere. What is shown of the figures is `reporting`'s affair.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from headgate.cli.last_words import LastWords
 from headgate.cli.progress import LimitRow, UsageRow, WaitingRow
@@ -15,8 +15,10 @@ from headgate.compose import House
 from headgate.core.jobs import Job
 from headgate.core.ledger import Attempt, GroupBy, UsageQuery
 from headgate.core.limits import Limit, Rate
-from headgate.gateway.control import limits_json, queue_json, usage_json
+from headgate.gateway.limits_now import limits_json
+from headgate.gateway.queue_now import queue_json
 from headgate.gateway.run_books import LimitMet, limits_met
+from headgate.gateway.usage import usage_json
 from headgate.runtime.fleet import FleetRules
 from headgate.runtime.keys import Holder
 
@@ -116,10 +118,11 @@ class OwnGateway:
         """Say what goes on."""
         groups = await self._manager.usage(UsageQuery(GROUPS, only=(("run", self._run),)))
         views = [view for view in await self._manager.limits() if is_shown(view.scope, self._run)]
+        # What is shown may come from an older gateway: its rows have fewer fields for certain.
         return RunNow(
-            limits=limits_json(views)["limits"],
+            limits=cast(Sequence[LimitRow], limits_json(views)["limits"]),
             waiting=queue_json(self._manager.queue())["waiting"],
-            usage=usage_json(groups, GROUPS)["groups"],
+            usage=cast(Sequence[UsageRow], usage_json(groups, GROUPS)["groups"]),
             refused=self._manager.refused_by_providers,
         )
 

@@ -5,7 +5,9 @@ serve; limits, plans and circuits are the owner's, and calls and choices are sho
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Literal, TypedDict
+
+from msgspec import Meta
 
 from headgate.core.accounts import Account
 from headgate.core.errors import CallerError
@@ -13,6 +15,7 @@ from headgate.core.ledger import GroupBy, UsageGroup, UsageQuery
 from headgate.core.pace import PlanShare
 from headgate.core.pool import Breaker
 from headgate.gateway.asked import Asked, View
+from headgate.gateway.operations import Instant, Operation, Parameter
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.account_pool import Chosen
 from headgate.runtime.health import ALL_MODELS
@@ -25,19 +28,116 @@ LATELY_S = 3_600.0
 MOST_SHOWN = 50
 """Choices, and of each account limits and circuits, in one answer."""
 
+Health = Literal["ok", "ill", "trying", "out"]
 
-async def tell_accounts(asked: Asked) -> dict[str, Any]:
+
+class CircuitTold(TypedDict):
+    """Why an account, or one of its models, is left alone; `model` is null where it is all of them."""
+
+    model: str | None
+    state: str
+    failures: int
+    until: Instant | None
+    why: str | None
+
+
+class HeadroomTold(TypedDict):
+    """What is free of one limit of an account."""
+
+    limit: str
+    models: str | None
+    dimension: str
+    per: str
+    free_share: float
+    free: int
+    amount: int
+    learned: int | None
+    learned_from: str | None
+    resets_at: Instant | None
+    closed_until: Instant | None
+
+
+class PlanWindowTold(TypedDict):
+    """A plan window beside an even pace towards its reset."""
+
+    period_s: int
+    models: str | None
+    used: float
+    line: float | None
+    behind: float | None
+    resets_at: Instant | None
+    told_at: Instant | None
+
+
+class LatelyTold(TypedDict):
+    """The calls of the last hour."""
+
+    requests: int
+    failed: int
+    refused: int
+
+
+class HealthTold(TypedDict):
+    """How an account is, and why; null where nobody serves."""
+
+    health: Health | None
+    why: str | None
+    circuits: list[CircuitTold] | None
+
+
+class AccountTold(HealthTold):
+    """One account; a key's bearer hears nothing of its headroom, plans and circuits."""
+
+    account: str
+    provider: str
+    models: list[str]
+    overage: bool
+    soft_ceiling: float
+    headroom: list[HeadroomTold]
+    plans: list[PlanWindowTold]
+    in_flight: int
+    lately: LatelyTold
+
+
+class OtherTold(TypedDict):
+    """An account that was not chosen."""
+
+    account: str
+    why: str
+
+
+class ChoiceTold(TypedDict):
+    """Why a call went where it went."""
+
+    at: Instant
+    call_id: str
+    model: str
+    account: str
+    why: str
+    left: Annotated[str | None, Meta(description="The account that the call waited for before.")]
+    others: list[OtherTold]
+
+
+class AccountsTold(TypedDict):
+    """The accounts, and the last choices among them; null where nobody serves."""
+
+    at: Instant
+    accounts: list[AccountTold]
+    choices: list[ChoiceTold] | None
+
+
+async def tell_accounts(asked: Asked) -> AccountsTold:
     """Answer `GET /api/v1/accounts`.
 
     Raises:
         CallerError: there is no such account.
     """
-    return await accounts_json(asked.manager, asked.view, asked.parameters("account").get("account"))
+    return await accounts_json(asked.manager, asked.view, asked.words.get("account"))
 
 
 async def accounts_json(
     manager: Manager, view: View | None = None, wanted: str | None = None, *, lives: bool = True
-) -> dict[str, Any]:
+) -> AccountsTold:
     """Give the accounts in the control API's shape, all or one; without a `view` everything.
 
     A manager that does not serve (`lives` is False) knows nothing of health and choices: they are None then.
@@ -55,7 +155,7 @@ async def accounts_json(
     lately = await _by_account(manager, UsageQuery(("account",), now_s - LATELY_S, only=only))
     sees_all = view is None or view.caller.key is None
     limits = await manager.limits() if sees_all else []
-    rows = []
+    rows: list[AccountTold] = []
     for account in named:
         own = [each for each in limits if each.scope == f"account:{account.name}"]
         used = lately.get(account.name, UsageGroup({}))
@@ -88,7 +188,7 @@ async def _by_account(manager: Manager, query: UsageQuery) -> dict[str | None, U
     return {group.group[field]: group for group in await manager.usage(query)}
 
 
-def _health_json(manager: Manager, account: Account, now_s: float, *, lives: bool, sees_all: bool) -> dict[str, Any]:
+def _health_json(manager: Manager, account: Account, now_s: float, *, lives: bool, sees_all: bool) -> HealthTold:
     """Say how an account is (`ok`, `ill`, `trying`, or `out` until its owner acts), and why."""
     if not lives:
         return {"health": None, "why": None, "circuits": None}
@@ -111,7 +211,7 @@ def _health_json(manager: Manager, account: Account, now_s: float, *, lives: boo
     }
 
 
-def _word(circuit: Breaker, now_s: float) -> str:
+def _word(circuit: Breaker, now_s: float) -> Health:
     if circuit.is_out:
         return "out"
     is_tried = circuit.open_until_s is not None and now_s >= circuit.open_until_s
@@ -129,7 +229,7 @@ def _why(model: str, circuit: Breaker, now_s: float) -> str:
     return f"{what}; tried again in {left_s:.0f} s" if left_s > 0 else f"{what}; the next call tries it"
 
 
-def _headroom_json(limits: Sequence[LimitView]) -> list[dict[str, Any]]:
+def _headroom_json(limits: Sequence[LimitView]) -> list[HeadroomTold]:
     """Give what is free of each limit as a part of it, the scarcest first."""
     shares = [(each.free / each.burst if each.burst else 0.0, each) for each in limits]
     shares.sort(key=lambda each: (each[0], each[1].name))
@@ -151,7 +251,7 @@ def _headroom_json(limits: Sequence[LimitView]) -> list[dict[str, Any]]:
     ]
 
 
-def _plans_json(manager: Manager, account: Account, limits: Sequence[LimitView], now_s: float) -> list[dict[str, Any]]:
+def _plans_json(manager: Manager, account: Account, limits: Sequence[LimitView], now_s: float) -> list[PlanWindowTold]:
     """Give the plan windows, as they are configured and as the provider tells them, with an even pace beside them."""
     shares = [
         PlanShare(int(each.per[len("plan-") : -1]), (each.used + each.held) / each.amount, each.resets_s, each.models)
@@ -172,7 +272,7 @@ def _plans_json(manager: Manager, account: Account, limits: Sequence[LimitView],
     ]
 
 
-def _choice_json(chosen: Chosen) -> dict[str, Any]:
+def _choice_json(chosen: Chosen) -> ChoiceTold:
     return {
         "at": rfc3339(chosen.at_s),
         "call_id": chosen.call,
@@ -190,3 +290,11 @@ def _accounts_of(chosen: Chosen) -> set[str]:
 
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
+
+
+TELL_ACCOUNTS = Operation(
+    tell_accounts,
+    AccountsTold,
+    "How the accounts are, and why the last calls went where they went",
+    (Parameter("account", "One of them, by its name; without it all."),),
+)

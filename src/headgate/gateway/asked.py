@@ -13,7 +13,6 @@ from headgate.core.ledger import GroupBy
 from headgate.core.scopes import Scopes, is_own
 from headgate.gateway.callers import Caller, KeyScopes
 from headgate.gateway.exchange import HttpExchange
-from headgate.gateway.parameters import parameters
 from headgate.runtime.feed import Event
 from headgate.runtime.manager import Manager
 from headgate.runtime.monitor import WaitView
@@ -32,27 +31,19 @@ Hosts = Callable[[], Mapping[str, HostStats]]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One question or order: `named` has the words of its path, `keys` what the configuration says of keys.
+    """One question or order: `words` has its parameters, `named` the words of its path.
 
-    `reload` reads the configuration again; None where there is nothing to read.
+    `keys` is what the configuration says of keys; `reload` reads it again, None where there is nothing to read.
     """
 
     exchange: HttpExchange
     manager: Manager
     caller: Caller
     view: "View"
+    words: Mapping[str, str] = field(default_factory=dict)
     named: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
-
-    @property
-    def text(self) -> str:
-        """The query, as it came."""
-        return self.exchange.query.decode("ascii", "replace")
-
-    def parameters(self, *known: str) -> dict[str, str]:
-        """Give the query's parameters; raises CallerError for one that is not among those that are known."""
-        return parameters(self.text, known)
 
 
 @dataclass(frozen=True, slots=True)

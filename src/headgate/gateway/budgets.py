@@ -5,10 +5,13 @@ check nor a warning counts it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, TypedDict
+
+from msgspec import Meta
 
 from headgate.core.alerts import Use, Verdict, check
 from headgate.gateway.asked import Asked
+from headgate.gateway.operations import SCOPE, Instant, Operation
 from headgate.gateway.parameters import rfc3339, scopes_wanted
 from headgate.runtime.monitor import LimitView
 
@@ -17,13 +20,40 @@ BUDGETS_PATH = "/api/v1/budgets"
 _ENDING = ("run:", "agent:", "session:")
 
 
-async def tell_budgets(asked: Asked) -> dict[str, Any]:
+class BudgetTold(TypedDict):
+    """One window or budget; but for debt, what is used, held, pending, set aside and free is all of it."""
+
+    name: str
+    scope: str
+    models: str | None
+    dimension: str
+    per: str
+    amount: int
+    used: int
+    held: int
+    pending: Annotated[int, Meta(description="Held for calls whose process died, until they are settled.")]
+    free: int
+    set_aside: int
+    share: float
+    spent: bool
+    resets_at: Instant | None
+    hold: str | None
+
+
+class BudgetsTold(TypedDict):
+    """Every window and budget."""
+
+    at: Instant
+    budgets: list[BudgetTold]
+
+
+async def tell_budgets(asked: Asked) -> BudgetsTold:
     """Answer `GET /api/v1/budgets`.
 
     Raises:
         CallerError: a parameter cannot be understood.
     """
-    is_wanted = scopes_wanted(asked.parameters("scope").get("scope", ""))
+    is_wanted = scopes_wanted(asked.words.get("scope", ""))
     views = budgets_of(await asked.manager.limits(), lambda scope: is_wanted(scope) and asked.view.has_limit(scope))
     return budgets_json(views, asked.manager.clock.now_s())
 
@@ -43,7 +73,7 @@ def verdict(views: Sequence[LimitView], at_percent: int = 100) -> Verdict:
     return check([Use(each.name, each.used, each.held, each.amount) for each in views], at_percent)
 
 
-def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
+def budgets_json(views: Sequence[LimitView], now_s: float) -> BudgetsTold:
     """Give budgets in the control API's shape; but for debt, what is used, held, pending, set aside and free is all."""
     spent = {use.limit for use in verdict(views).spent}
     return {
@@ -74,3 +104,6 @@ def budgets_json(views: Sequence[LimitView], now_s: float) -> dict[str, Any]:
 def spent_share(view: LimitView) -> float:
     """Give the share that is used or pending, 0 to 1 (above 1 in debt)."""
     return round(view.used / view.amount, 4) if view.amount else 1.0
+
+
+TELL_BUDGETS = Operation(tell_budgets, BudgetsTold, "What is left of windows and budgets", (SCOPE,))

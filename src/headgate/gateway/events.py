@@ -5,12 +5,15 @@ One rule: a key's bearer hears of its own calls and limits and of nobody else's.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
+from msgspec import Meta
 
 from headgate.core.errors import CallerGoneError
+from headgate.gateway.asked import Asked
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.operations import Operation
 from headgate.runtime.feed import Event
 from headgate.runtime.manager import Manager
 
@@ -20,6 +23,11 @@ ALIVE_EVERY_S = 15.0
 """A comment is sent so often when nothing happens, so that no proxy takes the connection for dead."""
 
 _HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+
+
+async def tell_events(asked: Asked) -> NoReturn:
+    """Answer `GET /api/v1/events`; raises as `stream_events`."""
+    await stream_events(asked.exchange, asked.manager, asked.view.has_event)
 
 
 async def stream_events(exchange: HttpExchange, manager: Manager, is_visible: Callable[[Event], bool]) -> NoReturn:
@@ -75,3 +83,12 @@ def event_bytes(event: Event) -> bytes:
     }
     shape: dict[str, Any] = {"at": event.at_s, **whose, **event.facts}
     return b"event: %b\ndata: %b\n\n" % (event.kind.encode(), msgspec.json.encode(shape))
+
+
+TELL_EVENTS = Operation(
+    tell_events,
+    Annotated[str, Meta(description="Server-sent events: `event` names what happened, `data` is JSON.")],
+    "What happens, as it happens",
+    fails=(429,),
+    stream=True,
+)

@@ -4,15 +4,18 @@ One rule: a key is made under its asker's, sees no more and ends no later; its s
 """
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
 from headgate.core.errors import CallerError
 from headgate.core.scopes import MOST_NAME_CHARS, scope_name, unfit_name
 from headgate.gateway.asked import Asked, NothingThereError
+from headgate.gateway.operations import Instant, Operation
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.keys import MOST_LENT_S, Holder
+
+KEYS_PATH = "/api/v1/keys"
 
 MOST_KEYS_AT_ONCE = 100
 MOST_WISH_BYTES = 128 * 1024
@@ -26,16 +29,40 @@ class KeysWish(msgspec.Struct, forbid_unknown_fields=True):
         list[Annotated[str, msgspec.Meta(min_length=1, max_length=MOST_NAME_CHARS)]],
         msgspec.Meta(max_length=MOST_KEYS_AT_ONCE),
     ]
-    expires_in_s: float = 3_600.0
+    expires_in_s: Annotated[float, msgspec.Meta(gt=0, le=MOST_LENT_S)] = 3_600.0
 
 
-async def lend_keys(asked: Asked) -> dict[str, Any]:
+class LentKeyTold(TypedDict):
+    """A key of one agent; its secret is told once, here."""
+
+    id: str
+    name: str
+    run: str
+    agent: str
+    key: str
+    expires_at: Instant | None
+
+
+class LentKeysTold(TypedDict):
+    """The keys that were made, and the name of the key they were made under."""
+
+    under: str | None
+    keys: list[LentKeyTold]
+
+
+class KeyEnded(TypedDict):
+    """A key that has ended."""
+
+    id: str
+    ended: Literal[True]
+
+
+async def lend_keys(asked: Asked) -> LentKeysTold:
     """Make a key for each agent that a runner elsewhere names.
 
     Raises:
         CallerError: what was sent cannot be understood, or the caller may not.
     """
-    asked.parameters()
     manager, caller = asked.manager, asked.caller
     body = await asked.exchange.body(MOST_WISH_BYTES)
     try:
@@ -45,13 +72,11 @@ async def lend_keys(asked: Asked) -> dict[str, Any]:
             f'{error}; expected {{"run": "...", "agents": ["..."], "expires_in_s": 3600}} with at most '
             f"{MOST_KEYS_AT_ONCE} agents, {MOST_NAME_CHARS} characters a name and {MOST_LENT_S:.0f} s"
         ) from error
-    if not 0 < wish.expires_in_s <= MOST_LENT_S:
-        raise CallerError(f"expires_in_s={wish.expires_in_s:g}: expected more than 0 and at most {MOST_LENT_S:.0f}")
     _check_names(wish)
     run = wish.run
     holders = [Holder(run, agent, scope_name(f"{run}/{agent}")) for agent in wish.agents]
     made = await manager.keys.lend(caller.key, holders, wish.expires_in_s)
-    keys = [
+    keys: list[LentKeyTold] = [
         {
             "id": key.stored.id,
             "name": key.stored.name,
@@ -76,14 +101,17 @@ def _check_names(wish: KeysWish) -> None:
         raise CallerError(f"agents: {doubled[:50]!r} stands there twice; expected each agent once, for it gets one key")
 
 
-async def end_key(asked: Asked) -> dict[str, Any]:
+async def end_key(asked: Asked) -> KeyEnded:
     """End a key that was made so.
 
     Raises:
         NothingThereError: none of the caller's is of this id, or it has ended.
     """
-    asked.parameters()
     key_id = asked.named["id"]
     if not await asked.manager.keys.take_back(key_id, asked.caller.key):
         raise NothingThereError(f"no fleet's key {key_id!r} of yours is in force; it may have ended already")
     return {"id": key_id, "ended": True}
+
+
+LEND_KEYS = Operation(lend_keys, LentKeysTold, "Keys for the agents of a run elsewhere", takes=KeysWish, makes=True)
+END_KEY = Operation(end_key, KeyEnded, "End one of them", fails=(404,))

@@ -6,17 +6,19 @@ name, as a refusal would, whosever it is. The arithmetic is `runtime.forecasting
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, TypedDict
 
 import msgspec
+from msgspec import Meta
 
 from headgate.core.accounts import Account
-from headgate.core.capacity import Capacity, closed, doubted
+from headgate.core.capacity import Capacity, Light, closed, doubted
 from headgate.core.errors import CallerError, UnknownModelError
 from headgate.core.scopes import Scopes, fit
 from headgate.core.wording import span_text
 from headgate.gateway.asked import Asked
 from headgate.gateway.callers import KeyScopes
+from headgate.gateway.operations import SCOPE, Instant, Operation, Parameter
 from headgate.gateway.parameters import rfc3339, scopes_wanted
 from headgate.ports import HashedKey
 from headgate.runtime.forecasting import ForecastView
@@ -30,13 +32,70 @@ MOST_PROJECTED = 200
 """Windows in one answer, the fullest first: one that nobody asked for yet takes up to 100 ms."""
 
 
-async def tell_forecast(asked: Asked) -> dict[str, Any]:
+class ForecastTold(TypedDict):
+    """What one window will have used at `projected_to`: between `low` and `high` in 80 of 100 cases."""
+
+    name: str
+    scope: str
+    models: str | None
+    dimension: str
+    per: str
+    amount: int
+    used: int
+    projected_to: Instant
+    resets_at: Instant | None
+    expected: int | None
+    low: int
+    high: int | None
+    runs_out_at: Instant | None
+    runs_out_earliest_at: Instant | None
+    assumed: str
+    experts: Annotated[dict[str, float], Meta(description="How much each method weighed.")]
+
+
+class ForecastsTold(TypedDict):
+    """The fullest windows, and how many more there are."""
+
+    at: Instant
+    forecasts: list[ForecastTold]
+    left_out: int
+
+
+class AgentsUnderLimit(TypedDict):
+    """How many more agents one limit allows."""
+
+    limit: str
+    agents: int
+
+
+class AccountCapacity(TypedDict):
+    """How many more agents can start now on one account; null where that is not known or nothing bounds them."""
+
+    account: str
+    agents: int | None
+    light: Light
+    binding: str | None
+    changes_at: Instant | None
+    by_limit: list[AgentsUnderLimit]
+    closed: Annotated[str | None, Meta(description="Why the account does not serve.")]
+    assumed: str
+
+
+class CapacityTold(TypedDict):
+    """How many more agents can start now, on each account that serves the model."""
+
+    model: str
+    key: str | None
+    capacity: list[AccountCapacity]
+
+
+async def tell_forecast(asked: Asked) -> ForecastsTold:
     """Answer `GET /api/v1/forecast`.
 
     Raises:
         CallerError: a parameter cannot be understood.
     """
-    is_wanted = scopes_wanted(asked.parameters("scope").get("scope", ""))
+    is_wanted = scopes_wanted(asked.words.get("scope", ""))
     chosen, left_out = windows_of(
         await asked.manager.limits(), lambda scope: is_wanted(scope) and asked.view.has_limit(scope)
     )
@@ -44,13 +103,13 @@ async def tell_forecast(asked: Asked) -> dict[str, Any]:
     return forecast_json(forecasts, left_out, asked.manager.clock.now_s())
 
 
-async def tell_capacity(asked: Asked) -> dict[str, Any]:
+async def tell_capacity(asked: Asked) -> CapacityTold:
     """Answer `GET /api/v1/capacity`: one row for each account that serves the model.
 
     Raises:
         CallerError: no model is named, or an account, a key or a model that is not there.
     """
-    words = asked.parameters("model", "account", "key")
+    words = asked.words
     if not words.get("model"):
         raise CallerError("capacity needs to know the model: ?model=claude-sonnet-4-5")
     bearer = asked.caller.key
@@ -71,7 +130,7 @@ def windows_of(views: Sequence[LimitView], is_wanted: Callable[[str], bool]) -> 
     return windows[:MOST_PROJECTED], len(windows[MOST_PROJECTED:])
 
 
-def forecast_json(forecasts: Sequence[ForecastView], left_out: int, now_s: float) -> dict[str, Any]:
+def forecast_json(forecasts: Sequence[ForecastView], left_out: int, now_s: float) -> ForecastsTold:
     """Give forecasts in the control API's shape."""
     return {
         "at": rfc3339(now_s),
@@ -176,7 +235,7 @@ def capacity_json(
     key: str | None,
     found: Sequence[tuple[Account, Capacity]],
     may_see: Callable[[str], bool] = lambda _scope: True,
-) -> dict[str, Any]:
+) -> CapacityTold:
     """Give capacities in the control API's shape."""
     return {
         "model": model,
@@ -199,3 +258,19 @@ def capacity_json(
             for account, told in found
         ],
     }
+
+
+TELL_FORECAST = Operation(
+    tell_forecast, ForecastsTold, "What windows will have used at their end, when they run out", (SCOPE,)
+)
+TELL_CAPACITY = Operation(
+    tell_capacity,
+    CapacityTold,
+    "How many more agents can start now",
+    (
+        Parameter("model", "The model that the agents call.", required=True, example="claude-sonnet-4-5"),
+        Parameter("account", "One account; without it every one that serves the model."),
+        Parameter("key", "The Headgate key that they call with; a key's bearer asks for its own."),
+    ),
+    fails=(404,),
+)

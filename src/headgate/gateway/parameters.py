@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from typing import overload
 from urllib.parse import parse_qs
 
 from headgate.core.errors import CallerError
@@ -15,6 +16,9 @@ from headgate.ports import Clock
 
 WILD = "*?[]!"
 """What makes a pattern of a scope that is asked for."""
+
+MOST_COUNTED = 999_999_999
+"""The largest number that a parameter may be: more than any run has rows."""
 
 _SPAN = re.compile(r"(\d{1,6})([smhdw])")
 _LATEST_S = 253_402_300_799.0  # the year 9999, the last that RFC 3339 can write
@@ -79,7 +83,7 @@ def count(found: Mapping[str, str], name: str, default: int, *, least: int = 0) 
         CallerError: it is none.
     """
     text = found.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 9):  # noqa: PLR2004 - more than any run has rows
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST_COUNTED))):
         raise CallerError(f"{name}={text[:50]!r}: expected a whole number")
     if int(text) < least:
         raise CallerError(f"{name}={text}: expected a whole number from {least}")
@@ -145,6 +149,14 @@ def span_s(text: str) -> int:
     if span is None:
         raise CallerError(f"{text[:50]!r} is no length of time: write 30s, 15m, 12h, 7d or 2w")
     return int(span[1]) * _SECONDS[span[2]]
+
+
+@overload
+def rfc3339(seconds: float) -> str: ...
+
+
+@overload
+def rfc3339(seconds: float | None) -> str | None: ...
 
 
 def rfc3339(seconds: float | None) -> str | None:

@@ -5,27 +5,30 @@ log says so.
 """
 
 import logging
-from typing import Any
+from typing import TypedDict
 
 from headgate.core.errors import CallerError, HeadgateError
 from headgate.gateway.asked import Asked
-from headgate.runtime.keys import NotAllowedError
+from headgate.gateway.operations import Operation
 
 log = logging.getLogger("headgate.gateway")
 
 RELOAD_PATH = "/api/v1/reload"
 
 
-async def reload(asked: Asked) -> dict[str, Any]:
+class Reloaded(TypedDict):
+    """What has changed, a line each."""
+
+    changed: list[str]
+
+
+async def reload(asked: Asked) -> Reloaded:
     """Answer `POST /api/v1/reload`.
 
     Raises:
-        CallerError: the configuration cannot be used, or not without a restart; or the caller is no administrator, or
-            the gateway was not started from a file. Nothing has changed then.
+        CallerError: the configuration cannot be used, or not without a restart; or the gateway was not
+            started from a file. Nothing has changed then.
     """
-    asked.parameters()
-    if not asked.caller.is_admin:
-        raise NotAllowedError("only an administrator may reload the configuration: use [server] admin_token")
     if asked.reload is None:
         raise CallerError("this gateway serves one run, with the configuration that it began with; start the run anew")
     try:
@@ -36,3 +39,8 @@ async def reload(asked: Asked) -> dict[str, Any]:
     # What is in force has changed while the gateway runs: whoever reads its log later has to see it.
     log.warning("%s", "\n  ".join([f"reloaded over the control API, {len(changed) or 'no'} changes", *changed]))
     return {"changed": list(changed)}
+
+
+RELOAD = Operation(
+    reload, Reloaded, "Read the configuration again and put it in force", only_admin="reload the configuration"
+)

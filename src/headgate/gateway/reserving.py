@@ -6,7 +6,7 @@ limit does not have. Only an administrator sets aside or gives back; a key's bea
 
 import secrets
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
@@ -17,8 +17,8 @@ from headgate.core.planning import Denied, Plan, Wanted, unfit_holder
 from headgate.core.scopes import MOST_NAME_CHARS
 from headgate.core.wording import level_text
 from headgate.gateway.asked import Asked, NothingThereError
+from headgate.gateway.operations import SCOPE, Instant, Operation
 from headgate.gateway.parameters import coming_s, rfc3339, scopes_wanted
-from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 from headgate.runtime.planning import PlanView, choose_limit
 
@@ -44,35 +44,82 @@ class ReservationWish(msgspec.Struct, forbid_unknown_fields=True, rename={"from_
     limit: Annotated[str, msgspec.Meta(max_length=_MOST_LEVEL_CHARS)] | None = None
     of: Annotated[str, msgspec.Meta(max_length=MOST_NAME_CHARS)] | None = None
     dimension: Annotated[str, msgspec.Meta(max_length=40)] | None = None
-    amount: int | None = None
+    amount: Annotated[int, msgspec.Meta(extra_json_schema={"minimum": 1, "maximum": MOST_AMOUNT})] | None = None
     usd: Decimal | None = None
+
+
+PlanTold = TypedDict(
+    "PlanTold",
+    {
+        "id": str,
+        "scope": str,
+        "limit": str,
+        "dimension": str,
+        "amount": int,
+        "from": Instant,
+        "until": Instant,
+    },
+)
+
+
+class ReservationMade(PlanTold):
+    """A reservation that is kept: that much is certain to fit from `certain_from` on."""
+
+    kind: str
+    at_once: int
+    certain_from: Instant
+
+
+class ReservationTold(PlanTold):
+    """A reservation; `short` says why it cannot be kept in full."""
+
+    kind: str | None
+    at_once: int
+    used: int
+    held: int
+    free: int
+    filling: int
+    short: str | None
+
+
+class ReservationsTold(TypedDict):
+    """The reservations that stand."""
+
+    reservations: list[ReservationTold]
+
+
+class ReservationCancelled(TypedDict):
+    """A reservation that was given back."""
+
+    id: str
+    scope: str
+    limit: str
+    cancelled: Literal[True]
 
 
 class NotHonouredError(CallerError):
     """The reservation cannot be honoured; the message says why, and what would be possible."""
 
 
-async def tell_reservations(asked: Asked) -> dict[str, Any]:
+async def tell_reservations(asked: Asked) -> ReservationsTold:
     """Answer `GET /api/v1/reservations`.
 
     Raises:
         CallerError: a parameter cannot be understood.
     """
-    is_wanted = scopes_wanted(asked.parameters("scope").get("scope", ""))
+    is_wanted = scopes_wanted(asked.words.get("scope", ""))
     views = await asked.manager.reservations()
     return reservations_json(
         [each for each in views if is_wanted(each.plan.scope) and asked.view.has_limit(each.plan.scope)]
     )
 
 
-async def make_reservation(asked: Asked) -> dict[str, Any]:
+async def make_reservation(asked: Asked) -> ReservationMade:
     """Answer `POST /api/v1/reservations`.
 
     Raises:
-        CallerError: what was sent cannot be understood, cannot be honoured, or is not the caller's to ask.
+        CallerError: what was sent cannot be understood, or cannot be honoured.
     """
-    asked.parameters()
-    _only_an_administrator(asked, "set capacity aside")
     body = await asked.exchange.body(MOST_WISH_BYTES)
     try:
         wish = msgspec.json.decode(body, type=ReservationWish)
@@ -84,19 +131,16 @@ async def make_reservation(asked: Asked) -> dict[str, Any]:
     return await reserve(asked.manager, wish)
 
 
-async def end_reservation(asked: Asked) -> dict[str, Any]:
+async def end_reservation(asked: Asked) -> ReservationCancelled:
     """Answer `DELETE /api/v1/reservations/ID`.
 
     Raises:
-        NotAllowedError: the caller is no administrator.
         NothingThereError: there is none of this id, or it is over.
     """
-    asked.parameters()
-    _only_an_administrator(asked, "cancel a reservation")
     return await cancel(asked.manager, asked.named["id"])
 
 
-async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
+async def reserve(manager: Manager, wish: ReservationWish) -> ReservationMade:
     """Set capacity aside; give the reservation in the control API's shape.
 
     Raises:
@@ -117,11 +161,15 @@ async def reserve(manager: Manager, wish: ReservationWish) -> dict[str, Any]:
     outcome = await manager.reserve(wanted, limit)
     if isinstance(outcome, Denied):
         raise NotHonouredError(outcome.reason)
-    said = {"kind": limit.kind, "at_once": outcome.at_once, "certain_from": rfc3339(outcome.certain_s)}
-    return {**_plan_json(outcome.plan, limit.dimension), **said}
+    return {
+        **_plan_json(outcome.plan, limit.dimension),
+        "kind": limit.kind,
+        "at_once": outcome.at_once,
+        "certain_from": rfc3339(outcome.certain_s),
+    }
 
 
-async def cancel(manager: Manager, plan_id: str) -> dict[str, Any]:
+async def cancel(manager: Manager, plan_id: str) -> ReservationCancelled:
     """Give back what is left of a reservation.
 
     Raises:
@@ -133,7 +181,7 @@ async def cancel(manager: Manager, plan_id: str) -> dict[str, Any]:
     return {"id": cancelled.id, "scope": cancelled.scope, "limit": cancelled.limit, "cancelled": True}
 
 
-def reservations_json(views: list[PlanView]) -> dict[str, Any]:
+def reservations_json(views: list[PlanView]) -> ReservationsTold:
     """Give reservations in the control API's shape."""
     return {
         "reservations": [
@@ -152,7 +200,7 @@ def reservations_json(views: list[PlanView]) -> dict[str, Any]:
     }
 
 
-def _plan_json(plan: Plan, dimension: str) -> dict[str, Any]:
+def _plan_json(plan: Plan, dimension: str) -> PlanTold:
     return {
         "id": plan.id,
         "scope": plan.scope,
@@ -186,6 +234,16 @@ def _units(wish: ReservationWish, limit: Limit) -> int:
     return int(units)
 
 
-def _only_an_administrator(asked: Asked, what: str) -> None:
-    if not asked.caller.is_admin:
-        raise NotAllowedError(f"only an administrator may {what}: use [server] admin_token")
+TELL_RESERVATIONS = Operation(tell_reservations, ReservationsTold, "Capacity set aside for a time", (SCOPE,))
+MAKE_RESERVATION = Operation(
+    make_reservation,
+    ReservationMade,
+    "Set capacity aside for a time",
+    takes=ReservationWish,
+    fails=(404,),
+    only_admin="set capacity aside",
+    makes=True,
+)
+END_RESERVATION = Operation(
+    end_reservation, ReservationCancelled, "Give it back", fails=(404,), only_admin="cancel a reservation"
+)

@@ -6,7 +6,7 @@ configuration is read again and says otherwise than before. The log tells of it.
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import msgspec
 
@@ -15,8 +15,8 @@ from headgate.adapters.config.scheduling import read_scheduling
 from headgate.adapters.config.tables import Problems
 from headgate.core.errors import CallerError
 from headgate.core.scheduling import POLICIES, Scheduling
-from headgate.gateway.callers import Caller
-from headgate.runtime.keys import NotAllowedError
+from headgate.gateway.asked import Asked
+from headgate.gateway.operations import Operation
 from headgate.runtime.manager import Manager
 
 log = logging.getLogger("headgate.gateway")
@@ -27,23 +27,74 @@ MOST_CHANGE_BYTES = 64 * 1024
 BOUNDS = {name: getattr(make(), "bound", "as the policy that it chooses") for name, make in POLICIES.items()}
 """Each policy with the bound on waiting that it keeps."""
 
+
+class LaneRuleTold(TypedDict):
+    """The policy of the lanes whose scope and models fit two patterns."""
+
+    scope: str
+    models: str
+    policy: str
+
+
+class SchedulingTold(TypedDict):
+    """The policies in force, in the words of the configuration."""
+
+    policy: str
+    share_by: list[str]
+    weights: dict[str, float]
+    warm_up: bool
+    lanes: list[LaneRuleTold]
+
+
+class LaneRuleWish(TypedDict, total=False):
+    """A lane's policy: without a scope or models it is of all."""
+
+    scope: str
+    models: str
+    policy: Required[str]
+
+
+class SchedulingWish(TypedDict, total=False):
+    """What to change; what is not said stays."""
+
+    policy: str
+    share_by: list[str]
+    weights: dict[str, float]
+    warm_up: bool
+    lanes: list[LaneRuleWish]
+
+
+class SchedulerTold(SchedulingTold):
+    """The policies in force, and all that there are, with the bound on waiting that each keeps."""
+
+    policies: dict[str, str]
+
+
 _SCHEDULER_WORDS = ("policy", "share_by", "weights", "warm_up")
-_WORDS = (*_SCHEDULER_WORDS, "lanes")
+_WORDS = tuple(SchedulingWish.__annotations__)
 
 
-def show_scheduling(manager: Manager) -> dict[str, Any]:
+async def tell_scheduling(asked: Asked) -> SchedulerTold:
+    """Answer `GET /api/v1/scheduler`."""
+    return show_scheduling(asked.manager)
+
+
+async def order_scheduling(asked: Asked) -> SchedulerTold:
+    """Answer `PUT /api/v1/scheduler`; raises as `change_scheduling`."""
+    return change_scheduling(asked.manager, await asked.exchange.body(MOST_CHANGE_BYTES))
+
+
+def show_scheduling(manager: Manager) -> SchedulerTold:
     """Give the configuration in force, and the policies that there are with the bound on waiting each keeps."""
     return {**_in_words(manager.scheduling), "policies": dict(BOUNDS)}
 
 
-def change_scheduling(manager: Manager, caller: Caller, body: bytes) -> dict[str, Any]:
+def change_scheduling(manager: Manager, body: bytes) -> SchedulerTold:
     """Put another configuration in force; what is not said stays.
 
     Raises:
-        CallerError: the caller may not, or something of it cannot be used: then nothing has changed.
+        CallerError: something of it cannot be used: then nothing has changed.
     """
-    if not caller.is_admin:
-        raise NotAllowedError("only an administrator may change the scheduler: use [server] admin_token")
     try:
         wish = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -62,14 +113,15 @@ def change_scheduling(manager: Manager, caller: Caller, body: bytes) -> dict[str
         document, [account.name for account in manager.accounts], new_weights="weights" in wish
     )
     problems.raise_any()
-    before, after = _in_words(manager.scheduling), _in_words(scheduling)
+    before: Mapping[str, Any] = {**_in_words(manager.scheduling)}
+    after: Mapping[str, Any] = {**_in_words(scheduling)}
     manager.set_scheduling(scheduling)
     changed = [f"{word} = {after[word]} instead of {before[word]}" for word in _WORDS if after[word] != before[word]]
     log.warning("the scheduler was changed over the control API: %s", "; ".join(changed) or "nothing differs")
     return show_scheduling(manager)
 
 
-def _in_words(scheduling: Scheduling) -> dict[str, Any]:
+def _in_words(scheduling: Scheduling) -> SchedulingTold:
     return {
         "policy": scheduling.policy,
         "share_by": list(scheduling.share_by),
@@ -77,3 +129,13 @@ def _in_words(scheduling: Scheduling) -> dict[str, Any]:
         "warm_up": scheduling.warm_up,
         "lanes": [{"scope": rule.scope, "models": rule.models, "policy": rule.policy} for rule in scheduling.lanes],
     }
+
+
+SHOW_SCHEDULING = Operation(tell_scheduling, SchedulerTold, "The policies in force")
+CHANGE_SCHEDULING = Operation(
+    order_scheduling,
+    SchedulerTold,
+    "Change them, until the process ends or the file is read again and says otherwise",
+    takes=SchedulingWish,
+    only_admin="change the scheduler",
+)

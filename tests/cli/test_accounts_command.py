@@ -91,11 +91,11 @@ def test_a_gateway_that_was_named_and_does_not_answer_is_an_error(folder):
 
 @pytest.mark.parametrize("has_other_accounts", [False, True])
 def test_what_a_gateway_tells_is_printed_if_it_is_ours(folder, capsys, monkeypatch, has_other_accounts):
-    async def ask(_url, _config):
+    async def ask(*_asked):
         accounts = [{**TOLD["accounts"][0], "account": "two"}] if has_other_accounts else TOLD["accounts"]
         return {**TOLD, "accounts": accounts}, ""
 
-    monkeypatch.setattr("headgate.cli.account_table._ask_gateway", ask)
+    monkeypatch.setattr("headgate.cli.account_table.ask_gateway", ask)
     show_accounts(None, None, as_json=False)
     said = capsys.readouterr()
     if has_other_accounts:

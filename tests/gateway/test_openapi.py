@@ -101,6 +101,7 @@ def test_every_operation_answers_as_the_document_says(with_stack):
             ("GET", "/api/v1/usage?group_by=model,key,run,day,rule", b"", 200),
             ("GET", "/api/v1/limits", b"", 200),
             ("GET", "/api/v1/queue", b"", 200),
+            ("GET", "/api/v1/status", b"", 200),
             ("GET", "/api/v1/accounts", b"", 200),
             ("GET", "/api/v1/forecast", b"", 200),
             ("GET", "/api/v1/capacity?model=claude-sonnet-4-5", b"", 200),

@@ -5,26 +5,21 @@ says what it could not know. It changes nothing.
 """
 
 import asyncio
-import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from headgate.adapters.config import Config
-from headgate.adapters.providers.http import HttpClient, Timeouts, parse_url
 from headgate.cli.questions import ask, print_json
+from headgate.cli.running_gateway import address_of, ask_gateway
 from headgate.cli.tables import print_table
 from headgate.cli.wording import limit_text, per_text, share_text
 from headgate.compose import read_config
-from headgate.core.errors import CallerError, ProviderError
+from headgate.core.errors import CallerError
 from headgate.gateway.accounts import ACCOUNTS_PATH, accounts_json
 from headgate.runtime.manager import Manager
 
-_TIMEOUTS = Timeouts(pool_s=2.0, connect_s=2.0, first_byte_s=10.0, idle_s=10.0)
-_MOST_ANSWER_BYTES = 16 * 1024 * 1024
-_OK = 200
 MOST_CHOICES = 10
 
 
@@ -38,9 +33,9 @@ def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: boo
     if gateway is None and config.server.port == 0:
         told, why_not = None, "the configuration leaves the gateway's port to the system; name it with --gateway URL"
     else:
-        told, why_not = asyncio.run(_ask_gateway(gateway or _address(config), config))
+        told, why_not = asyncio.run(ask_gateway(gateway or address_of(config), config, ACCOUNTS_PATH, "accounts"))
     if told is not None and gateway is None and not _is_ours(told, config):
-        told, why_not = None, f"the gateway at {_address(config)} has other accounts"
+        told, why_not = None, f"the gateway at {address_of(config)} has other accounts"
     if told is None and gateway is not None:
         raise CallerError(f"--gateway {gateway}: {why_not}")
     if told is None:
@@ -54,38 +49,6 @@ def show_accounts(config_path: Path | None, gateway: str | None, *, as_json: boo
         print_json(told)
     else:
         _show(told)
-
-
-async def _ask_gateway(url: str, config: Config) -> tuple[Mapping[str, Any] | None, str]:
-    """Give what a gateway says, or why it says nothing."""
-    try:
-        origin, _ = parse_url(url)
-    except ValueError as error:
-        raise CallerError(f"--gateway: {error}") from error
-    token = config.server.admin_token.reveal() if config.server.admin_token is not None else None
-    key = os.environ.get("HEADGATE_KEY") or token
-    headers = [] if key is None else [(b"x-api-key", key.encode())]
-    client = HttpClient()
-    try:
-        path = ACCOUNTS_PATH.encode()
-        async with client.send("GET", origin, path, headers=headers, timeouts=_TIMEOUTS) as reply:
-            status, body = reply.status, await reply.read(_MOST_ANSWER_BYTES)
-    except ProviderError as error:
-        return None, f"no gateway answers: {error}; one elsewhere is named with --gateway URL"
-    finally:
-        await client.close()
-    try:
-        shape = json.loads(body)
-    except ValueError:
-        shape = None
-    if status != _OK or not isinstance(shape, dict) or "accounts" not in shape:
-        return None, f"{url} answered {status}; put its admin token or a key into HEADGATE_KEY, or is it a Headgate?"
-    return shape, ""
-
-
-def _address(config: Config) -> str:
-    host = f"[{config.server.host}]" if ":" in config.server.host else config.server.host
-    return f"http://{host}:{config.server.port}"
 
 
 def _is_ours(told: Mapping[str, Any], config: Config) -> bool:

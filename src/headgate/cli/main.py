@@ -14,6 +14,7 @@ from headgate.cli.options import ConfigOption, JsonOption, number, said, whole
 from headgate.cli.reconciling import reconcile
 from headgate.cli.reserve import reserve_app
 from headgate.cli.simulating import simulate
+from headgate.cli.status import status
 from headgate.core.errors import CallerError, HeadgateError, LimitError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_LIMITED = 1, 2, 75
@@ -29,6 +30,7 @@ keys_app = typer.Typer(help="Keys that Headgate hands out: each with its own lim
 app.add_typer(keys_app, name="keys", no_args_is_help=True)
 app.add_typer(reserve_app, name="reserve", no_args_is_help=True)
 app.command()(accounts)
+app.command()(status)
 app.command()(reconcile)
 app.command()(simulate)
 

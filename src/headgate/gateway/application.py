@@ -113,7 +113,8 @@ class Gateway:
                 raise NoKeyError("this needs the admin token, or a Headgate key, which sees its own")
             if exchange.method not in methods:
                 raise WrongMethodError(exchange, methods[0])
-            await answer_control(exchange, self._manager, caller, self._settings.keys, self._settings.reload)
+            said = self._settings
+            await answer_control(exchange, self._manager, caller, said.keys, said.reload, said.hosts)
         elif exchange.path in {"/", "/healthz", "/readyz"}:
             await self._probe(exchange)
         elif exchange.path == "/metrics":

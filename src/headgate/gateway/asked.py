@@ -33,7 +33,8 @@ Hosts = Callable[[], Mapping[str, HostStats]]
 class Asked:
     """One question or order: `words` has its parameters, `named` the words of its path.
 
-    `keys` is what the configuration says of keys; `reload` reads it again, None where there is nothing to read.
+    `keys` is what the configuration says of keys; `reload` reads it again, None where there is nothing to read. `hosts`
+    tells how connections are used.
     """
 
     exchange: HttpExchange
@@ -44,6 +45,7 @@ class Asked:
     named: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
+    hosts: Hosts = dict
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import msgspec
 
 from headgate.core.scopes import fit
 from headgate.gateway.accounts import ACCOUNTS_PATH, TELL_ACCOUNTS
-from headgate.gateway.asked import Asked, Reload, View
+from headgate.gateway.asked import Asked, Hosts, Reload, View
 from headgate.gateway.budgets import BUDGETS_PATH, TELL_BUDGETS
 from headgate.gateway.callers import Caller, KeyScopes, own_scopes
 from headgate.gateway.events import EVENTS_PATH, TELL_EVENTS
@@ -29,6 +29,7 @@ from headgate.gateway.queue_now import QUEUE_PATH, TELL_QUEUE
 from headgate.gateway.reloading import RELOAD, RELOAD_PATH
 from headgate.gateway.reserving import END_RESERVATION, MAKE_RESERVATION, RESERVATIONS_PATH, TELL_RESERVATIONS
 from headgate.gateway.run_books import RUN_PATH, TELL_ATTEMPTS, TELL_LIMITS_MET
+from headgate.gateway.status import STATUS_PATH, TELL_STATUS
 from headgate.gateway.steering import CHANGE_SCHEDULING, SCHEDULER_PATH, SHOW_SCHEDULING
 from headgate.gateway.usage import TELL_USAGE, USAGE_PATH
 from headgate.runtime.keys import NotAllowedError
@@ -52,10 +53,12 @@ async def answer_control(
     caller: Caller,
     keys: Mapping[str, KeyScopes],
     reload_config: Reload | None = None,
+    hosts: Hosts = dict,
 ) -> None:
     """Answer a caller who was identified, at a path and with a method that `methods_of` has.
 
-    `keys` is what the configuration says of keys, by name; `reload_config` reads it again.
+    `keys` is what the configuration says of keys, by name; `reload_config` reads it again; `hosts` tells how
+    connections are used.
 
     Raises:
         CallerError: what was sent cannot be understood, or is not the caller's to ask.
@@ -68,7 +71,7 @@ async def answer_control(
     if operation.only_admin is not None and not caller.is_admin:
         raise NotAllowedError(f"only an administrator may {operation.only_admin}: use [server] admin_token")
     view = View(caller, fit(own_scopes(caller, keys)))
-    shape = await operation.handler(Asked(exchange, manager, caller, view, words, named, keys, reload_config))
+    shape = await operation.handler(Asked(exchange, manager, caller, view, words, named, keys, reload_config, hosts))
     await exchange.answer(operation.status, _HEADERS, msgspec.json.encode(shape))
 
 
@@ -86,6 +89,7 @@ _ROUTES = (
     Served(USAGE_PATH, {"GET": TELL_USAGE}),
     Served(LIMITS_PATH, {"GET": TELL_LIMITS}),
     Served(QUEUE_PATH, {"GET": TELL_QUEUE}),
+    Served(STATUS_PATH, {"GET": TELL_STATUS}),
     Served(ACCOUNTS_PATH, {"GET": TELL_ACCOUNTS}),
     Served(FORECAST_PATH, {"GET": TELL_FORECAST}),
     Served(CAPACITY_PATH, {"GET": TELL_CAPACITY}),

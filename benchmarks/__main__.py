@@ -22,7 +22,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 ROW_FILE = re.compile(r"(?P<row>[a-z]\d*)_\w+\.py")
-ROWS_BY_NAME = {"REPLAY": "replay"}
+ROWS_BY_NAME = {"FAULTS": "faults", "REPLAY": "replay", "SOAK": "soak"}
 
 
 @dataclass(frozen=True, slots=True)

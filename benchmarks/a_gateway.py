@@ -13,7 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -166,7 +166,9 @@ def provider(folder: Path) -> Iterator[tuple[ProcessTree, int]]:
         yield tree, int(tree.said())
 
 
-def measure(contender: Contender, scenario: Scenario, seconds: float, *, counts: bool = True) -> None:
+def measure(
+    contender: Contender, scenario: Scenario, seconds: float, *, counts: bool = True, most_calls: int = _MOST_CALLS
+) -> None:
     """Run a scenario once against a gateway; without `counts` only to warm it."""
     gateway = contender.gateway
     if gateway.tree.has_ended():
@@ -177,11 +179,12 @@ def measure(contender: Contender, scenario: Scenario, seconds: float, *, counts:
         [sys.executable, _FOLDER / "load_generator.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as generator:
         assert generator.stdin is not None
-        json.dump(asdict(scenario.load(gateway, seconds)), generator.stdin)
+        load = scenario.load(gateway, seconds)
+        json.dump(asdict(replace(load, most_calls=min(load.most_calls, most_calls))), generator.stdin)
         generator.stdin.close()
         generator.stdin = None
         try:
-            time.sleep(seconds / 2)
+            time.sleep(min(1.25, seconds / 2))
             memory_mib = gateway.tree.memory_mib()
             seen = Seen(**json.loads(generator.communicate(timeout=_LOAD_BOUND_S)[0]))
         finally:

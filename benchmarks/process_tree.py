@@ -77,6 +77,10 @@ class ProcessTree:
         pages = self._each(psutil.Process.memory_full_info)
         return sum(getattr(each, "pss", each.rss) for each in pages) / 2**20
 
+    def open_files(self) -> int:
+        """Give how many files and sockets all have open."""
+        return sum(self._each(psutil.Process.num_fds))
+
     def has_ended(self) -> bool:
         return self._child.poll() is not None
 

@@ -223,3 +223,36 @@ def test_an_unknown_fault_is_named_with_those_that_exist(client):
     answer = run(scenario())
     assert answer.status == 400
     assert all(kind in answer.json["error"]["message"] for kind in FAULT_KINDS)
+
+
+def test_an_error_comes_behind_a_200(client):
+    async def scenario():
+        caller = client()
+        fault = with_fault("error-200")
+        return await caller.message(headers=fault), await caller.message(stream=True, headers=fault)
+
+    plain, streamed = run(scenario())
+    assert (plain.status, streamed.status) == (200, 200)
+    assert plain.json["error"]["type"] == "api_error"
+    assert [event["type"] for event in streamed.events] == ["error"]
+
+
+def test_what_is_told_of_tokens_is_nonsense_and_the_books_are_right(client):
+    async def scenario():
+        caller = client()
+        fault = with_fault("wrong-usage")
+        answers = [await caller.message(headers=fault), await caller.message(stream=True, headers=fault)]
+        return answers, caller.provider.usage()["total"]
+
+    (plain, streamed), total = run(scenario())
+    assert plain.json["usage"]["output_tokens"] == -5
+    assert streamed.events[0]["message"]["usage"]["input_tokens"] == -5
+    assert total["output_tokens"] > 0
+
+
+def test_a_stream_breaks_off_within_an_event(serve, caplog):
+    served = serve()
+    with pytest.raises(http.client.IncompleteRead) as broken:
+        _post(served.port, fault="half-event", stream=True)
+    assert not broken.value.partial.endswith(b"\n\n")
+    assert served.provider.usage()["total"]["requests_failed"] == 1

@@ -6,6 +6,7 @@ used exactly what was produced until then. Whoever is let in was decided before.
 
 import asyncio
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ __all__ = ["Call", "generate"]
 # An answer in one piece drains its output about this often while it is produced.
 _DRAIN_EVERY_S = 0.25
 _DRAW_BITS = 0xFFFF
+_COUNTS = re.compile(rb'"(input_tokens|output_tokens|prompt_tokens|completion_tokens)":\d+')
 _JSON: Headers = [(b"content-type", b"application/json")]
 _EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
@@ -89,9 +91,16 @@ async def _document(call: Call, exchange: Exchange, pace: float) -> None:
             call.produce(tokens * step // steps)
     call.produce(tokens)
     body = call.dialect.document(call.reply)
+    if call.fault == "error-200":
+        call.entry.close("failed")
+        error = call.dialect.vendor.error(500, "Internal server error", call.reply.request_id)
+        await exchange.respond(200, [*_JSON, *call.headers()], error)
+        return
+    if call.fault == "wrong-usage":
+        body = _lying(body)
     if call.fault == "malformed-event":
         body = body[: len(body) // 2]
-    if call.fault == "disconnect-mid":
+    if call.fault in ("disconnect-mid", "half-event"):
         call.entry.close("failed")
         await exchange.start(200, [*_JSON, *call.headers(), (b"content-length", b"%d" % len(body))])
         await exchange.write(body[: len(body) // 2])
@@ -108,7 +117,13 @@ async def _stream(call: Call, exchange: Exchange, pace: float) -> None:
     begun_s = asyncio.get_running_loop().time()
     characters = 0
     await exchange.start(200, [*_EVENTS, *call.headers()])
+    if call.fault == "error-200":
+        call.entry.close("failed")
+        await exchange.end(call.dialect.failure(call.reply))
+        return
     unsent = call.dialect.opening(call.reply)
+    if call.fault == "wrong-usage":
+        unsent = _lying(unsent)
     for position, piece in enumerate(pieces):
         if position == middle and call.fault is not None:
             await exchange.write(unsent)
@@ -130,10 +145,16 @@ async def _stream(call: Call, exchange: Exchange, pace: float) -> None:
         if not last:
             await exchange.write(unsent)
             unsent = b""
-    unsent += call.dialect.closing(call.reply)
+    closing = call.dialect.closing(call.reply)
+    unsent += _lying(closing) if call.fault == "wrong-usage" else closing
     # Closed before the last bytes leave: a client that has them all must find the call done.
     call.entry.close("done")
     await exchange.end(unsent)
+
+
+def _lying(written: bytes) -> bytes:
+    """Give what is told with nonsense for every count of tokens."""
+    return _COUNTS.sub(rb'"\1":-5', written)
 
 
 async def _wait_until(when_s: float, exchange: Exchange) -> None:
@@ -143,8 +164,10 @@ async def _wait_until(when_s: float, exchange: Exchange) -> None:
 
 async def _cut_short(call: Call, exchange: Exchange) -> bool:
     """Do what the fault says in the middle of a stream; give whether that was its end."""
-    if call.fault == "disconnect-mid":
+    if call.fault in ("disconnect-mid", "half-event"):
         call.entry.close("failed")
+        if call.fault == "half-event":
+            await exchange.write(call.dialect.malformed()[:-2])
         await exchange.drop()
         return True
     if call.fault == "error-mid":

@@ -26,7 +26,10 @@ FAULT_KINDS = (
     "error-mid",
     "stall",
     "malformed-event",
+    "half-event",
+    "error-200",
     "missing-usage",
+    "wrong-usage",
     "skew",
 )
 

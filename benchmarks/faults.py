@@ -238,7 +238,8 @@ def run(options: Options) -> Result:
         f"{'lost rows':>11}{'held':>6}{'files':>7}{'MiB':>6}{'tokens':>10}"
     )
     found = {}
-    for name, inject in FAULTS.items():
+    chosen = list(FAULTS.items())[:: 2 if options.quick else 1]
+    for name, inject in chosen:
         found[name] = asyncio.run(_scene(name, inject, QUICK if options.quick else 1.0, options))
     lost = {
         "rows lost": sum(each["lost_rows"] for each in found.values()),
@@ -252,7 +253,7 @@ def run(options: Options) -> Result:
         None,
         dict.fromkeys(lost, 0),
         not any(lost.values()),
-        f"{len(FAULTS)} faults; a call is cut off only where its gateway was killed",
+        f"{len(chosen)} faults; a call is cut off only where its gateway was killed",
     )
 
 

@@ -40,7 +40,8 @@ class LimitView:
     `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
     `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
     that the provider was found to give, by `learned_from` (header, 429, latency, plan, start) since `learned_since_s`,
-    in another amount or state since `learned_changed_s`, and to `learned_models` where that is a part of the limit's; nothing is let through until `closed_until_s`.
+    another amount or state since `learned_changed_s`, and to `learned_models` where that is a part of the limit's;
+    nothing is let through until `closed_until_s`.
     `hold` says of a window what it holds of calls: "bound" or "likely".
     """
 

@@ -46,7 +46,7 @@ async def open_small_house(
 ) -> AsyncIterator[House]:
     provider = parts.pop("provider", None) or ScriptedProvider()
     levels, ledger = stores or (MemoryLevelStore(), MemoryLedgerStore())
-    clock = VirtualClock()
+    clock = VirtualClock(epoch_s=parts.pop("epoch_s", 1_750_000_000.0))
     manager = Manager(
         Parts(
             levels=levels,

@@ -38,11 +38,14 @@ def test_who_refuses_again_and_again_and_tells_no_wait_is_asked_ever_less(told_s
         async with open_small_house(provider=provider) as here:
             assert await carry(here) == 200
             sent_s = [at_s for at_s, _request in provider.sent]
-            floors_s = [0.05, 0.1, 0.2, 0.4, 0.8, 1.6]
+            # By the minute at least as long as a call takes at the rate that is guessed: 0.7 of 60 a minute.
+            one_s = 0.0 if facts else 60 / 42
+            floors_s = [max(one_s, floor_s) for floor_s in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)]
             waited_s = [later - at_s for at_s, later in pairwise(sent_s)]
             assert waited_s == pytest.approx(floors_s, rel=0.1, abs=0.02)
             await carry(here)
-            assert provider.sent[-1][0] - provider.sent[-2][0] == pytest.approx(0.05, abs=0.02), "begins anew"
+            waited_s = provider.sent[-1][0] - provider.sent[-2][0]
+            assert waited_s == pytest.approx(max(one_s, 0.05), rel=0.4, abs=0.02), "begins anew"
 
     run(main())
 
@@ -100,12 +103,32 @@ def test_a_told_limit_above_the_real_one_costs_a_few_429s_a_minute_as_one_that_i
             assert liar.refused <= 110, "twice what was on its way at once"
             refused, served = liar.refused, liar.served
             await asyncio.sleep(240)
-            assert liar.refused - refused <= 4 * (20 if wait == b"0" else 3)
+            assert liar.refused - refused <= 4 * 3, "it was 17 a minute where 0 s are told"
             assert liar.served - served >= 0.9 * 4 * 60
             (view,) = [view for view in await here.manager.limits() if view.dimension == "requests"]
             assert view.learned_from == "429"
             assert view.learned <= told
             await asyncio.gather(*agents)
+
+    run(main())
+
+
+@pytest.mark.parametrize(("refusals", "source"), [(2, "header"), (3, "429")])
+def test_two_429s_beside_headers_that_tell_room_cut_nothing_and_a_third_does(refusals, source):
+    async def main():
+        liar = Liar(1_000, 1_000, b"1")
+        async with liar.house() as here:
+            for _ in range(refusals):
+                liar.used, liar.at_s = (
+                    1_000.0,
+                    asyncio.get_running_loop().time(),
+                )  # another limit than the one that is told refuses one call
+                await carry(here, endpoint=ENDPOINTS["anthropic"], max_wait_s=600)
+                await asyncio.sleep(20)
+            assert liar.refused == refusals
+            (view,) = [view for view in await here.manager.limits() if view.dimension == "requests"]
+            assert view.learned_from == source
+            assert (view.learned == 1_000) == (source == "header")
 
     run(main())
 

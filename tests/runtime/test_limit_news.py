@@ -115,6 +115,29 @@ def test_what_is_learned_of_a_limit_is_told():
     run(main(), max_virtual_s=1e6)
 
 
+def test_of_a_learned_limit_that_moves_with_every_answer_only_what_is_noticeable_is_told():
+    """It was an event a second for each limit."""
+
+    def limits(amount: int, closed_until_s: int = 0) -> dict[str, Rate | Window]:
+        rate = Rate("x", "account:main", "requests", amount, 60, amount)
+        day = Window("y", "account:main", "requests", 9, Calendar("day"), closed_until_ns=closed_until_s)
+        return {"x": rate, "y": day}
+
+    async def main():
+        async with open_small_house() as here:
+            here.manager._rules.learn(limits(1_000))
+            with here.manager.feed.follow() as events:
+                for amount in range(1_000, 1_101):
+                    here.manager._rules.learn(limits(amount))
+                here.manager._rules.learn(limits(1_100, 5))
+                here.manager._rules.learn({})
+                told = [(await anext(events)).facts for _ in range(4)]
+        assert [(facts["before"], facts["amount"]) for facts in told[:2]] == [(1_000, 1_050), (9, 9)]
+        assert {(facts["limit"], facts["amount"]) for facts in told[2:]} == {("x", None), ("y", None)}
+
+    run(main(), max_virtual_s=1e6)
+
+
 def test_a_budget_that_was_raised_warns_at_its_new_thresholds(caplog):
     def daily(tokens: int) -> LimitRule:
         return LimitRule("key:*", replace(DAILY.template, amount=tokens))

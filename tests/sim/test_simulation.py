@@ -7,6 +7,7 @@ import pytest
 from sim_stage import ACCOUNT, calls, config, play, session, uncached
 
 from headgate.core.errors import CallerError
+from headgate.runtime.learning import Learning
 from headgate.sim.agents import agents_of, generated_agents
 from headgate.sim.figures import figures_of, jain, quantile
 from headgate.sim.provider import Fault, Outage, Terms, Truth
@@ -275,6 +276,22 @@ def test_quantiles_and_fairness():
     assert jain([1, 1, 1]) == 1
     assert jain([1, 0]) == 0.5
     assert jain([]) is None
+
+
+def test_a_month_between_two_calls_costs_nothing(tmp_path, monkeypatch):
+    """It took 12 s: what was learned was looked after every 10 s of it."""
+    looked = []
+    refresh = Learning.refresh
+
+    async def counted(self) -> None:
+        looked.append(self)
+        await refresh(self)
+
+    monkeypatch.setattr(Learning, "refresh", counted)
+    rounds = [Round(100, 2_000, at_s=0.0), Round(100, 2_000, at_s=30 * 86_400.0)]
+    played = play(calls(*rounds), config(tmp_path, "scope = 'account:main'\nrequests_per_minute = 60"))
+    assert played.tally.served == 2
+    assert 8 <= len(looked) <= 20, "while a call goes on (41 s) it is looked after as ever"
 
 
 @pytest.mark.parametrize(("hold", "served"), [("bound", 1_000), ("likely", 1_500)])

@@ -115,11 +115,14 @@ def learned_text(view: Mapping[str, Any]) -> str:
 
 
 def why_learned_text(view: Mapping[str, Any]) -> str:
-    """Write what taught that, since when (UTC), and until when nothing goes; nothing if nothing was learned."""
+    """Write what taught that, since when, changed when (UTC), closed until when; nothing if nothing was learned."""
     source = view.get("learned_from")
     if source is None:
         return ""
     since = f", since {view['learned_since'][11:16]}" if view.get("learned_since") else ""
+    changed = view.get("learned_changed")
+    if changed and changed[:16] != view["learned_since"][:16]:
+        since += f", changed {changed[11:16]}"
     closed = f", closed until {view['closed_until'][11:19]}" if view.get("closed_until") else ""
     return f"{_SOURCES.get(source, source)}{since}{closed}"
 

@@ -91,6 +91,17 @@ class Learned:
     depth: float = 1.0
     told: int = 0
 
+    def set_back(self, by_s: float) -> "Learned":
+        """Give it by a clock that was set back by so much."""
+        return replace(
+            self,
+            since_s=self.since_s - by_s,
+            heard_s=self.heard_s - by_s,
+            moved_s=self.moved_s - by_s,
+            cut_s=max(0.0, self.cut_s - by_s),
+            closed_until_s=max(0.0, self.closed_until_s - by_s),
+        )
+
     def is_old(self, now_s: float) -> bool:
         """Whether it says nothing any more: it is open again, or nothing has been heard of it for too long."""
         if not self.amount:

@@ -142,6 +142,18 @@ class Rate:
         """Give the level as it is now: what is to happen to it from now on may follow another pace."""
         return self._drained(level, now_ns)
 
+    def set_back(self, level: Level | None, now_ns: int, beyond_ns: int) -> Level | None:
+        """Let a level that is ahead of a clock that was set back drain from now on; None if it is so by less.
+
+        What it holds and what is still to drain stays: nothing is given anew, and what was closed fills from empty.
+        """
+        if level is None or level[0] - now_ns <= beyond_ns:
+            return None
+        _at_ns, backlog, held, lapse_ns, generation = level
+        if self.charged_at_start and generation > now_ns:  # the instant from which what was charged counts
+            generation = now_ns
+        return (now_ns, backlog, held, lapse_ns, generation)
+
     def freed(self, level: Level, now_ns: int) -> Level:
         """Give the level as it would be if all that is held came back unused now."""
         at_ns, backlog, _held, _lapse_ns, generation = self._drained(level, now_ns)

@@ -39,6 +39,7 @@ class LimitTold(TypedDict):
     learned: int | None
     learned_from: Annotated[str | None, Meta(description="header, 429, latency, plan or start")]
     learned_since: Instant | None
+    learned_changed: Instant | None
     learned_models: str | None
     closed_until: Instant | None
     hold: Annotated[str | None, Meta(description="bound or likely, of a window")]
@@ -105,6 +106,7 @@ def limits_json(views: Sequence[LimitView], closures: Sequence[Closure] = (), no
                 "learned": view.learned,
                 "learned_from": view.learned_from,
                 "learned_since": rfc3339(view.learned_since_s),
+                "learned_changed": rfc3339(view.learned_changed_s),
                 "learned_models": view.learned_models,
                 "closed_until": rfc3339(view.closed_until_s),
                 "hold": view.hold,

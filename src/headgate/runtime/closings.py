@@ -4,6 +4,7 @@ One rule: a 429 closes the dimension and period that it names and nothing else, 
 it says of a rate is the core's (`core/adaptive.py`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from headgate.core.learned_limits import SLOTS, rates_over
 from headgate.core.limits import Rate
 from headgate.core.meter import Measured
 from headgate.core.notices import DAY_S, MINUTE_S, Notices, RateNotice
-from headgate.core.retries import Failure, least_wait_s
+from headgate.core.retries import LEAST_TOLD_S, Failure, least_wait_s
 from headgate.runtime.learned import LearnedLimits
 from headgate.runtime.traffic import MOST_TRAFFICS, Closing, Sent, Traffic
 
@@ -25,7 +26,9 @@ UNTOLD_S = 1.0
 MOST_UNTOLD_S = 10.0
 
 AGAIN_S = 120.0
-"""A told rate that refuses twice in this time, and was not told to be spent, is another than the one that is told."""
+DOUBTS = 3
+"""A told rate that refuses again in this time, so many calls in all, and was not told to be spent, is another than the
+one that is told. Two may be chance: another limit than that, or a trouble of the provider's own."""
 
 UNTOLD_DAY_S = 600.0
 """How long a day's limit is closed by a 429 that says no time; then one call tries again."""
@@ -69,8 +72,8 @@ class Closings:
         self._limits = limits
         self._cuts: dict[Key, Cut] = {}
         self._unmeasured_since: dict[Key, float] = {}
-        self._doubted_s: dict[Key, float] = {}
-        """When a rate refused last although headers told that something was left of it."""
+        self._doubted: dict[Key, tuple[float, int]] = {}
+        """When a rate refused last although headers told that something was left of it, and how many calls by then."""
 
     def take_cuts(self, traffic: Traffic) -> list[Cut]:
         """Give the cuts of a traffic that are to be measured; each is given once."""
@@ -87,8 +90,11 @@ class Closings:
     ) -> list[Closing]:
         """Learn from a 429; give the levels to close. A window that it closes is in force at once."""
         least_s = least_wait_s(sent.traffic.count_refusal(sent.at_s, now_s))
-        if failure.retry_after_s is not None:
-            failure = replace(failure, retry_after_s=max(failure.retry_after_s, least_s))
+        told_s = failure.retry_after_s
+        if told_s is not None:
+            failure = replace(failure, retry_after_s=max(told_s, least_s))
+            if told_s < LEAST_TOLD_S:
+                told_s = None  # who tells 0 s tells nothing: it would be asked again, and refuse, ten times a minute
         windows = told.told_windows(notices, now_s)
         named = told.named_rates(rates, windows, failure) or self._met(sent)
         if not any(sent.asks(dimension) for dimension, _period_s in named):
@@ -102,7 +108,7 @@ class Closings:
                 closings += self._refused_for_the_day(sent, dimension, windows.get(dimension), failure, now_s, least_s)
             else:
                 notice = rates.get((dimension, period_s))
-                closings.append(self._refused(sent, dimension, notice, failure.retry_after_s, now_s))
+                closings.append(self._refused(sent, dimension, notice, told_s, least_s, now_s))
         return closings
 
     def grow(self, traffic: Traffic, now_s: float) -> None:
@@ -147,6 +153,7 @@ class Closings:
         dimension: Dimension,
         notice: RateNotice | None,
         retry_after_s: float | None,
+        least_s: float,
         now_s: float,
     ) -> Closing:
         """Learn from a 429 in one rate by the minute; give the level to close, what is to fit then, and when."""
@@ -165,6 +172,7 @@ class Closings:
             retry_after_s = UNTOLD_S
             if learned.source == "429":
                 retry_after_s = min(MOST_UNTOLD_S, units * MINUTE_S / learned.amount)
+        retry_after_s = max(retry_after_s, least_s)
         is_cut = learned.source == "429" and learned.moved_s == now_s
         learned = adaptive.closed(learned, now_s + retry_after_s, now_s)
         self._limits.keep(key, learned, bounds=True, admitted=found.recent)
@@ -178,20 +186,21 @@ class Closings:
         return closing
 
     def _is_untrue(self, key: Key, known: Learned, sent: Sent, notice: RateNotice | None, now_s: float) -> bool:
-        """Whether what headers tell of a rate is not what refuses: again soon, and with enough left as they say."""
+        """Whether what headers tell of a rate is not what refuses: again, and with enough left as they say."""
         if notice is not None and notice.remaining is not None:
             place = DIMENSIONS.index(key.dimension)
             most = max(sent.units(key.dimension), sent.asked.at_most[place] or 0)
             if notice.remaining < most + notice.rounded_to // 2:
-                self._doubted_s.pop(key, None)
+                self._doubted.pop(key, None)
                 return False
-        before_s = self._doubted_s.get(key)
-        if before_s is not None and sent.at_s <= before_s <= now_s:
-            return False  # it was on its way then, and proves nothing new
-        self._doubted_s[key] = now_s
-        if len(self._doubted_s) > MOST_TRAFFICS:
-            del self._doubted_s[next(iter(self._doubted_s))]
-        return before_s is not None and abs(now_s - max(before_s, known.closed_until_s)) <= AGAIN_S
+        before_s, refused = self._doubted.get(key, (-math.inf, 0))
+        is_new = not sent.at_s <= before_s <= now_s  # else it was on its way then, and proves no more than that one
+        is_again = abs(now_s - max(before_s, known.closed_until_s)) <= AGAIN_S
+        refused = refused + 1 if is_again and refused else 1
+        self._doubted[key] = now_s if is_new else before_s, refused
+        if len(self._doubted) > MOST_TRAFFICS:
+            del self._doubted[next(iter(self._doubted))]
+        return is_new and is_again and refused >= DOUBTS
 
     def _refused_for_the_day(
         self, sent: Sent, dimension: Dimension, ends_s: float | None, failure: Failure, now_s: float, least_s: float

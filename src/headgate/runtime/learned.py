@@ -40,6 +40,9 @@ MOST_PERIOD_S = 366 * DAY_S
 NOTICEABLE = 0.05
 """A change of an amount by less is not written."""
 
+LEAST_STEP_S = 10.0
+"""A clock that was set back by less is left alone."""
+
 GROWN = 0.02
 """A growing amount is not put in force for less."""
 
@@ -111,6 +114,11 @@ class LearnedLimits:
         log.warning(
             "%s %s: %s of %d s is spent until %.0f", key.scope, key.models or "*", key.what, key.period_s, until_s
         )
+
+    def set_back(self, by_s: float) -> None:
+        """Let what was learned be as old as it is, after the clock was set back by so much."""
+        for key, learned in self.known.items():
+            self.known[key] = learned.set_back(by_s)
 
     def forget(self, key: Key) -> None:
         """Know nothing of a key any more."""
@@ -207,6 +215,8 @@ class LearnedLimits:
             key, told = _key(name), _read(record)
             if key is None or told is None:
                 continue
+            if (ahead_s := told.moved_s - now_s) > LEAST_STEP_S:  # the clock was set back since
+                told = told.set_back(ahead_s)
             known = self.known.get(key)
             if told.is_old(now_s):
                 if known is None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from headgate.core import concurrency, told
 from headgate.core.accounts import Account
@@ -18,12 +18,13 @@ from headgate.core.concurrency import Concurrency
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.learned_limits import SLOTS
-from headgate.core.ledger import UsageGroup, UsageQuery
+from headgate.core.ledger import UsageQuery
 from headgate.core.limits import Level, Limit
 from headgate.core.meter import Meter
 from headgate.core.notices import MINUTE_S
 from headgate.core.retries import Failure, RetryBudget
 from headgate.ports import Answer, Clock, LevelStore, Record
+from headgate.runtime.clock_steps import ClockSteps, Counts
 from headgate.runtime.closings import Closings, Cut
 from headgate.runtime.hearing import Hearing
 from headgate.runtime.learned import LearnedLimits
@@ -47,14 +48,6 @@ MEASURED_AFTER_S = 0.5
 """How long after a 429 it is counted what was admitted before: others were refused with it, and are none."""
 
 _NOT_ADMITTED = ("failed", "refused")
-
-
-class Counts(Protocol):
-    """The part of a ledger that says what all processes were admitted."""
-
-    async def usage(self, query: UsageQuery) -> Sequence[UsageGroup]:
-        """Sum attempts."""
-        ...
 
 
 class Learning:
@@ -86,6 +79,7 @@ class Learning:
         self._hearing = Hearing(self.limits, seen, accounts, partial(self._restate, growth=False))
         self.limits.on_forget = self._hearing.forget
         self._closings = Closings(self.limits)
+        self._clock_steps = ClockSteps(store, clock, rules, self.limits, seen, nudge)
         self._traffics = Traffics()
         self._budgets: dict[str, RetryBudget] = {}
         self._tasks: set[asyncio.Task[bool]] = set()
@@ -174,6 +168,7 @@ class Learning:
 
     async def refresh(self) -> None:
         """Take up what other processes learned, let curves grow, and forget what is old."""
+        await self._clock_steps.look()
         await self.limits.take_up()
         self._start_slowly(self._clock.now_s())
         self.limits.drop_old()
@@ -186,16 +181,24 @@ class Learning:
         self._restate()
         self._begin()
 
+    async def look_at_clock(self) -> None:
+        """Set right what a clock that was set back has left ahead of it, if it was."""
+        await self._clock_steps.look()
+
     def configured(self) -> None:
         """Reckon anew with what is configured: that was changed."""
         self.limits.forget_ceilings()
         self._restate()
 
     async def take_up(self) -> None:
-        """Take up what was learned before, here or elsewhere, and start slowly what is closed; writes nothing."""
+        """Take up what was learned before, here or elsewhere, and start slowly what is closed.
+
+        Nothing is written, unless the clock was set back since.
+        """
         await self.limits.take_up()
         self._start_slowly(self._clock.now_s())
         self._restate()
+        await self._clock_steps.begin(self._ledger)
 
     async def look(self) -> None:
         """Take up what was learned, to show it: who only looks starts nothing."""

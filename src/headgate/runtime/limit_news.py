@@ -25,6 +25,9 @@ ALERT_PREFIX = "alert/"
 """Before the name of a level: the record of what was warned of, which is forgotten with levels of its kind."""
 
 LOOK_EVERY_S = 3.0
+NOTICEABLE = 0.05
+"""A learned amount that differs by less from the one that was told last is not told: it may move with every answer."""
+
 MOST_TO_LOOK_AT = 5_000
 """Windows looked at once; those beyond are when they are settled again."""
 
@@ -40,6 +43,7 @@ class LimitNews:
         self._feed = feed
         self._to_look_at: dict[str, Window | Rolling] = {}
         self._settled = asyncio.Event()
+        self._told: dict[str, Limit] = {}
 
     def settled(self, limits: Sequence[Limit]) -> None:
         """Look at these limits soon: a call that met them was settled."""
@@ -92,12 +96,17 @@ class LimitNews:
             await self._store.transact([each for name in names for each in (name, ALERT_PREFIX + name)], step)
 
     def learned(self, before: Mapping[str, Limit], after: Mapping[str, Limit]) -> None:
-        """Tell what was learned of limits: another amount, a new one, or one that is not in force any more."""
+        """Tell what was learned of limits: a new one, one that is not in force any more, a noticeably other amount."""
         if not self._feed.is_followed:
+            self._told.clear()
             return
+        self._told = {name: self._told.get(name, limit) for name, limit in before.items()}
         for name in before.keys() | after.keys():
-            old, new = before.get(name), after.get(name)
-            if old != new and (limit := new or old) is not None:
+            old, new = self._told.get(name), after.get(name)
+            limit = new or old
+            if limit is not None and not _is_alike(old, new):
+                if new is not None:
+                    self._told[name] = new
                 self._feed.tell(
                     "limit",
                     what="learned",
@@ -123,6 +132,15 @@ class LimitNews:
             amount=alert.amount,
             resets_at=None if alert.resets_ns is None else to_s(alert.resets_ns),
         )
+
+
+def _is_alike(old: Limit | None, new: Limit | None) -> bool:
+    """Whether two learned limits differ by nothing that is worth an event."""
+    if old is None or new is None or type(old) is not type(new):
+        return old is new
+    if isinstance(old, Window) and isinstance(new, Window) and old.closed_until_ns != new.closed_until_ns:
+        return False
+    return abs(new.amount - old.amount) < NOTICEABLE * old.amount or new.amount == old.amount
 
 
 def _alerts(

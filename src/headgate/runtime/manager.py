@@ -179,6 +179,7 @@ class Manager:
             providers=parts.providers,
             countings={account.name: account.counts for account in parts.accounts},
             resolve=lambda names: self._planned.resolve(names, self._rules.named),
+            look_at_clock=self._learning.look_at_clock,
         )
         self._reservations.revive = self._recovery.revive
         self._monitor = Monitor(parts.levels, self._admission, self._rules, self._learning.limits, parts.clock)

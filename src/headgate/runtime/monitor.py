@@ -40,7 +40,8 @@ class LimitView:
     `pending` is the part of `used` that was held for calls that were lost and that nobody has settled yet.
     `amount` is what is configured; where nothing is, what was learned (`configured` is False). `learned` is the amount
     that the provider was found to give, by `learned_from` (header, 429, latency, plan, start) since `learned_since_s`,
-    and to `learned_models` where that is a part of the limit's; nothing is let through until `closed_until_s`.
+    another amount or state since `learned_changed_s`, and to `learned_models` where that is a part of the limit's;
+    nothing is let through until `closed_until_s`.
     `hold` says of a window what it holds of calls: "bound" or "likely".
     """
 
@@ -62,6 +63,7 @@ class LimitView:
     learned: int | None = None
     learned_from: str | None = None
     learned_since_s: float | None = None
+    learned_changed_s: float | None = None
     learned_models: str | None = None
     closed_until_s: float | None = None
     hold: str | None = None
@@ -204,6 +206,7 @@ class Monitor:
             "learned": amount_at(learned, now_s) or None,
             "learned_from": learned.source,
             "learned_since_s": learned.since_s,
+            "learned_changed_s": learned.moved_s,
             "learned_models": key.models if key.models != (limit.models or "") else None,
             "closed_until_s": learned.closed_until_s if learned.closed_until_s > now_s else None,
         }

@@ -5,7 +5,7 @@ asked what really happened; every step may be done twice, by two processes at on
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -56,8 +56,10 @@ class Recovery:
         providers: Mapping[str, Provider],
         countings: Mapping[str, Counting],
         resolve: Resolve,
+        look_at_clock: Callable[[], Awaitable[None]],
     ) -> None:
         """Look after everything that is not `owner`'s own."""
+        self._look_at_clock = look_at_clock
         self._reservations = reservations
         self._ledger = ledger
         self._prices = prices
@@ -69,7 +71,11 @@ class Recovery:
         self._resolve = resolve
 
     async def revive(self) -> None:
-        """Renew what is held by processes that may live, before a clock that has jumped takes it from them."""
+        """Renew what is held by processes that may live, before a clock that has jumped takes it from them.
+
+        Where it was set back, what is ahead of it is set right.
+        """
+        await self._look_at_clock()
         await self._reservations.renew_all(self._dead(), self._resolve)
 
     async def sweep(self) -> Recovered:

@@ -124,7 +124,7 @@ class Reservations:
         behind the heads of other processes' lanes that came before `came_s`, and these behind it while it waits as the
         head of `claim_of`.
         """
-        if self._clock.now_s() > self._late_from_s:
+        if self._is_late:
             await self.catch_up()
         if not ahead and self.is_plain:
             outcome = await self._take(attempt, limits, asked, came_s, claim_of)
@@ -314,7 +314,7 @@ class Reservations:
         self._late_from_s = self._clock.now_s() + self._lease_s / 2
 
     async def catch_up(self) -> None:
-        """Return at once, unless this process is late to renew: its clock was set forward, or its machine slept.
+        """Return at once, unless this process is late to renew: its clock was set, or its machine slept.
 
         Leases that seem to have ended are renewed first then: they are their holders', who slept as well.
         """
@@ -326,7 +326,7 @@ class Reservations:
 
     @property
     def _is_late(self) -> bool:
-        return self._clock.now_s() > self._late_from_s
+        return not self._late_from_s - self._lease_s <= self._clock.now_s() <= self._late_from_s
 
     async def renew_all(self, is_dead: Callable[[str], bool], resolve: Resolve) -> None:
         """Renew every reservation that is not lost yet and whose owner is not dead, this process's own too."""

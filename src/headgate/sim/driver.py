@@ -175,6 +175,8 @@ class _Driver:
         self.sampler = Sampler(store, self.meters, self.tally)
         self.calls = Calls(self._parts(epoch_s, store, rules))
         self.processes = Processes(loop)
+        self.stirred = asyncio.Event()
+        """A call has come since nothing went on."""
 
     def _parts(self, epoch_s: float, store: MemoryLevelStore, rules: Rules) -> Parts:
         stage = self.stage
@@ -237,9 +239,15 @@ class _Driver:
             await asyncio.sleep(self.stage.step_s)
 
     async def _refresh(self) -> NoReturn:
-        """Let what was learned from 429s grow, as the manager's housekeeping does."""
+        """Let what was learned from 429s grow, as the manager's housekeeping does; not while nothing goes on.
+
+        A month without a call was 260,000 of them. What is too old then is forgotten with the next call, in good time.
+        """
         while True:
-            await asyncio.sleep(REFRESH_EVERY_S)
+            await asyncio.sleep(REFRESH_EVERY_S - self.loop.time() % REFRESH_EVERY_S)
+            if not self.tally.waiting and not self.tally.under_way:
+                self.stirred.clear()
+                await self.stirred.wait()
             await self.learning.refresh()
 
     def _begin(self, actors: Iterable[Actor]) -> Play[None]:
@@ -274,6 +282,8 @@ class _Driver:
                 began_s = time()
                 tally.programs_begun += 1
             try:
+                if not self.stirred.is_set():
+                    self.stirred.set()
                 uncached += yield from carry(asked, stand)
             except LimitError as refused:
                 tally.programs_given_up += 1

@@ -43,6 +43,7 @@ _COLORS = 10
 """Then they come again, with dashed lines."""
 
 _NAME_CHARACTERS = 34
+_TITLE_CHARACTERS = 70
 _HEAD_CHARACTERS = 180
 _MOST_IN_MINUTES_S = 6 * 3_600.0
 
@@ -146,8 +147,17 @@ def _hours_or_minutes(columns: Sequence[Simulated]) -> tuple[str, float]:
     return ("minutes", 60.0) if longest_s < _MOST_IN_MINUTES_S else ("hours", 3_600.0)
 
 
+def label_text(name: str) -> str:
+    """Give a name in at most two lines that fit beside bars; of a longer one its middle is left out."""
+    lines = wrap(name, _NAME_CHARACTERS, break_on_hyphens=False)
+    if len(lines) > 2:  # noqa: PLR2004 - lines that have room beside a bar
+        half = _NAME_CHARACTERS - 1
+        lines = [f"{name[:half].rstrip()}…", f"…{name[-half:].lstrip()}"]
+    return "\n".join(lines)
+
+
 def _begin(axis: Any, title: str) -> None:
-    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_title("\n".join(wrap(title, _TITLE_CHARACTERS)), loc="left", fontsize=10)
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=8)
     for side in ("top", "right"):
@@ -176,7 +186,7 @@ def _plot_waiting(axis: Any, columns: Sequence[Simulated]) -> None:
     for number, column in enumerate(columns):
         at = [at_s / unit_s for at_s in column.figures.series.at_s]
         axis.plot(at, curves[number], label=column.scenario.name, **_style(number, curves))
-    axis.set_ylim(0, None)
+    axis.set_ylim(0, None if any(map(any, curves)) else 1)
 
 
 def _plot_waits(axis: Any, comparison: Comparison, kind: str) -> None:
@@ -268,7 +278,7 @@ def _bars(
     place = longest = 0.0
     for name, of in parts:
         places.append(place + (len(columns) - 1) / 2)
-        names.append(name if len(name) <= _NAME_CHARACTERS else f"{name[: _NAME_CHARACTERS - 1]}…")
+        names.append(label_text(name))
         for number, column in enumerate(columns):
             length = of(column.figures)
             longest = max(longest, length or 0.0)

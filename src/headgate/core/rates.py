@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.instants import NS_PER_S
-from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div
+from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div, lane_named
 
 PARTS = 16
 """An answer that is charged as it goes by is charged so often while a full bucket drains: each part not charged yet is
@@ -45,6 +45,7 @@ class Rate:
     largest: int | None = None
     charged_at_start: bool = False
     place: int = field(init=False, repr=False, compare=False)
+    lane: str = field(init=False, repr=False, compare=False)
     period_ns: int = field(init=False, repr=False, compare=False)
     most_held: int = field(init=False, repr=False, compare=False)
     is_drawn: bool = field(init=False, repr=False, compare=False)
@@ -54,6 +55,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "lane", lane_named(self.scope, self.models))
         object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
         object.__setattr__(self, "most_held", FOREVER_NS if self.charged_at_start else self.largest or self.burst)
         object.__setattr__(self, "is_drawn", self.dimension == "output_tokens" and not self.charged_at_start)

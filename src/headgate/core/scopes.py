@@ -199,4 +199,4 @@ def level_name(scope: str, limit: Limit) -> str:
 
 def lane_of(limit: Limit) -> str:
     """Name the lane in which calls wait for a limit: its scope and class of models, whatever the dimension."""
-    return f"{limit.scope} {limit.models or '*'}"
+    return limit.lane

@@ -16,7 +16,6 @@ from headgate.core.errors import HeadgateError, LimitError, ShuttingDownError, S
 from headgate.core.limits import Limit
 from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.scheduling import Scheduling
-from headgate.core.scopes import lane_of
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.backfill import Backfill
 from headgate.runtime.feed import Feed, Kind
@@ -149,7 +148,7 @@ class Admission:
         if limits is None:
             self.lanes.nudge(None)
             return
-        names = dict.fromkeys(lane_of(limit) for limit in limits)  # in their order: who is first asks first
+        names: dict[str, None] = {limit.lane: None for limit in limits}  # in their order: who is first asks first
         if self.moves.lanes:  # before these: who comes from another lane may have come earlier
             self.moves.nudge({limit.scope for limit in limits}, but=names)
         if but is not None:
@@ -305,7 +304,7 @@ class Admission:
         wait = await self._try(head)
         if wait is None:
             return
-        if lane_of(wait.limit) != lane.name:
+        if wait.limit.lane != lane.name:
             lane.leave(head)
             self._enter(head)
             return

@@ -14,6 +14,7 @@ from headgate.core.bounds import OVERHEAD_TOKENS, Most, PromptBound, Unbounded, 
 from headgate.core.errors import UnboundedError
 from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind
 from headgate.core.limits import Limit
+from headgate.core.records import made_quickly
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
 from headgate.core.usage import CHARGES, Counting, Dialect, Usage, tokens_at_start, usage_of
@@ -175,6 +176,7 @@ def held_micro_usd(limits: Iterable[Limit], asked: Demand) -> int | None:
     return (asked.likely if holds_likely and asked.likely is not None else asked.at_most).micro_usd
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a call asks of the limits it meets, whenever it is asked: what it will use is estimated anew each time.

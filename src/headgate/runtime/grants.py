@@ -13,6 +13,7 @@ from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
 from headgate.core.model_rules import Effort, ModelChoice
 from headgate.core.pool import Choice
+from headgate.core.records import made_quickly
 from headgate.core.retries import Failure
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes
@@ -28,6 +29,7 @@ DEFAULT_MAX_WAIT_S = 600.0
 """How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call as its caller describes it.

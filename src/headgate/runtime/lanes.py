@@ -19,6 +19,7 @@ from headgate.core.levels import Level
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.ordering import Line
 from headgate.core.quota import Wait, wait_under
+from headgate.core.records import made_quickly
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
@@ -38,6 +39,7 @@ Again = Callable[[float, Sequence[Limit]], tuple[Demand, Standing]]
 """An instant and the limits that a call meets in, what it asks of them by then and how it stands out."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait.

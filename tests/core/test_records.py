@@ -35,7 +35,7 @@ def test_it_reads_compares_and_copies_as_the_plain_one() -> None:
     assert quick == Quick("a", 2, None, ["x"], 7.0)
     assert quick != Quick("a", 3, marks=["x"])
     assert replace(quick, amount=5) == Quick("a", 5, marks=["x"])
-    assert copy.copy(quick) == pickle.loads(pickle.dumps(quick)) == quick  # noqa: S301 - what was just written
+    assert copy.copy(quick) == pickle.loads(pickle.dumps(quick)) == quick
 
 
 def test_it_cannot_be_changed() -> None:

@@ -82,6 +82,10 @@ class CallSize(NamedTuple):
     kind: str | None = None
 
 
+size_made = partial(tuple.__new__, CallSize)
+"""All eight in a tuple in, a size out, as `amounts.amounts_of`."""
+
+
 class Estimate(NamedTuple):
     """Tokens a call will probably use, and the most it can.
 

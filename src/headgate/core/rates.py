@@ -86,10 +86,8 @@ class Rate:
 
     def part_of_stream(self, tokens_per_s: int) -> int:
         """Give how much of an answer goes by between two charges, at its pace: what is not charged yet stays held."""
-        return ceil_div(
-            tokens_per_s * max(self.burst * self.period_ns, PARTS * LEAST_PART_NS * self.amount),
-            PARTS * self.amount * NS_PER_S,
-        )
+        drains, least = self.burst * self.period_ns, PARTS * LEAST_PART_NS * self.amount
+        return -(-tokens_per_s * (drains if drains > least else least) // (PARTS * self.amount * NS_PER_S))  # noqa: FURB136 - as in `hold`
 
     def ahead_of_stream(self, tokens_per_s: int) -> int:
         """Give what to hold of an answer of that pace which is charged as it goes by: what comes next, not all of it.
@@ -98,9 +96,8 @@ class Rate:
         of paces r hold r x D each, D = burst / amount, in what a backlog leaves of the burst. Within D they write what
         they hold; in any longer t, sum(r) x t <= (1 - backlog / burst) x amount x t, which is less than what drains.
         """
-        return ceil_div(tokens_per_s * self.burst * self.period_ns, self.amount * NS_PER_S) + self.part_of_stream(
-            tokens_per_s
-        )
+        ahead = -(-tokens_per_s * self.burst * self.period_ns // (self.amount * NS_PER_S))
+        return ahead + self.part_of_stream(tokens_per_s)
 
     def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
         """Replace a hold by what was used; more than the hold becomes debt."""

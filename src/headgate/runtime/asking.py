@@ -12,7 +12,7 @@ from typing import Protocol
 from headgate.core.amounts import Amounts, Demand, amounts_of, demand_made
 from headgate.core.bounds import OVERHEAD_TOKENS, Most, PromptBound, Unbounded, meets_budget, most_used
 from headgate.core.errors import UnboundedError
-from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind
+from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind, size_made
 from headgate.core.limits import Limit
 from headgate.core.records import made_quickly
 from headgate.core.scheduling import Standing
@@ -82,16 +82,8 @@ class Sized(Asker, Protocol):
 def size_of(call: Sized) -> CallSize:
     """Give what the estimator has to know of a call."""
     scopes = call.scopes
-    return CallSize(
-        call.model,
-        call.text_bytes,
-        call.media,
-        call.max_output_tokens,
-        scopes.session,
-        scopes.agent,
-        call.endpoint,
-        agent_kind(scopes),
-    )
+    of_text = call.model, call.text_bytes, call.media, call.max_output_tokens
+    return size_made((*of_text, scopes.session, scopes.agent, call.endpoint, agent_kind(scopes)))
 
 
 def estimate_of(call: Sized, estimator: Estimator, now_s: float) -> Estimate:

@@ -14,7 +14,6 @@ from headgate.core.bounds import Reach
 from headgate.core.jobs import Event, Job
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
 from headgate.core.notices import Notices
-from headgate.core.records import made_quickly
 from headgate.core.retries import Failure
 from headgate.core.usage import Usage
 
@@ -217,7 +216,6 @@ class Passage:
     sent: bool = True
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class Request:
     """A call on its way to a provider: the bytes a client sent, and what must be known of them.

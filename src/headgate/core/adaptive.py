@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.meter import Measured
 from headgate.core.notices import DAY_S, MINUTE_S
-from headgate.core.records import made_quickly
 
 Source = Literal["header", "429", "latency", "plan", "start"]
 """What taught it; `start` bounds calls at once while something that was closed opens again."""
@@ -69,7 +68,6 @@ class Key(NamedTuple):
         return next((each for each in DIMENSIONS if each == self.what), "requests")
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class Learned:
     """What is known of one limit.

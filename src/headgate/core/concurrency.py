@@ -7,8 +7,6 @@ of its size: a long answer, or one that comes whole, is not slow.
 import math
 from dataclasses import dataclass, replace
 
-from headgate.core.records import made_quickly
-
 _TOLERATED = 2.0
 """How much slower than usual answers may begin: a queue at the provider is more."""
 _SLOW = 3.0
@@ -51,7 +49,6 @@ class Speed:
         return self.slowness
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class Concurrency:
     """The calls that may be under way at once, as Netflix' concurrency-limits has it ("Gradient2").

@@ -7,7 +7,6 @@ keys. How rows are kept is an adapter's affair.
 from dataclasses import dataclass
 from typing import Literal
 
-from headgate.core.records import made_quickly
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Usage
 
@@ -32,7 +31,6 @@ GroupBy = Literal[
 ]
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One row of the ledger. Times are seconds since the epoch, None where the attempt did not get so far.

@@ -10,7 +10,6 @@ from typing import Literal
 
 from headgate.core.amounts import Dimension
 from headgate.core.limits import Limit, Window
-from headgate.core.records import made_quickly
 from headgate.core.spans import OpenedByUse
 
 MINUTE_S = 60
@@ -20,7 +19,6 @@ DAY_S = 24 * HOUR_S
 PlanStatus = Literal["allowed", "warning", "rejected"]
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class RateNotice:
     """One of a provider's rates: what it grants per period, what is left of it, and when it is full again.

@@ -10,13 +10,11 @@ from fnmatch import fnmatchcase
 from headgate.core.amounts import Amounts
 from headgate.core.choosing import POLICIES
 from headgate.core.policies import MOST_PRIORITY
-from headgate.core.records import made_quickly
 from headgate.core.scopes import ScopeKind, Scopes
 
 __all__ = ["MOST_PRIORITY", "ORDINARY", "POLICIES", "LaneRule", "Scheduling", "Standing"]
 
 
-@made_quickly
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What a call's place depends on, beside its arrival and its cost.

@@ -14,11 +14,11 @@ from headgate.core.bounds import OVERHEAD_TOKENS, Most, PromptBound, Unbounded, 
 from headgate.core.errors import UnboundedError
 from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind, size_made
 from headgate.core.limits import Limit
-from headgate.core.records import made_quickly
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
 from headgate.core.usage import CHARGES, Counting, Dialect, Usage, tokens_at_start, usage_of
 from headgate.ports import Prices
+from headgate.runtime.records import made_quickly
 
 
 class Asker(Protocol):

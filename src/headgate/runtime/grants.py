@@ -13,13 +13,13 @@ from headgate.core.ledger import Attempt, AttemptState
 from headgate.core.limits import Limit
 from headgate.core.model_rules import Effort, ModelChoice
 from headgate.core.pool import Choice
-from headgate.core.records import made_quickly
 from headgate.core.retries import Failure
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Counting, Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
+from headgate.runtime.records import made_quickly
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.traffic import Sent

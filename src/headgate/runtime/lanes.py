@@ -19,12 +19,12 @@ from headgate.core.levels import Level
 from headgate.core.limits import Gauge, Limit, Rate
 from headgate.core.ordering import Line
 from headgate.core.quota import Wait, wait_under
-from headgate.core.records import made_quickly
 from headgate.core.scheduling import ORDINARY, Scheduling, Standing
 from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
 from headgate.runtime.alike import Alike, Asks
 from headgate.runtime.hold_times import HoldTimes
+from headgate.runtime.records import made_quickly
 from headgate.runtime.turns import Turns
 
 GUESSED_HOLD_S = 10.0

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, dataclass, field, replace
 
 import pytest
 
-from headgate.core.records import made_quickly
+from headgate.runtime.records import made_quickly
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,13 @@ The estimators keep bounded samples and are deterministic: the same history give
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from functools import partial
 from math import ceil, floor
 from typing import NamedTuple, TypeVar
 
 from headgate.core.quantiles import LongestSeen, RollingQuantile
 from headgate.core.scopes import Scopes
-from headgate.core.usage import Usage
+from headgate.core.usage import Usage, usage_of
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -81,6 +82,10 @@ class CallSize(NamedTuple):
     kind: str | None = None
 
 
+size_made = partial(tuple.__new__, CallSize)
+"""All eight in a tuple in, a size out, as `amounts.amounts_of`."""
+
+
 class Estimate(NamedTuple):
     """Tokens a call will probably use, and the most it can.
 
@@ -126,10 +131,13 @@ class Estimate(NamedTuple):
         return self._usage(self.cold_cached_tokens)
 
     def _usage(self, cached_tokens: int) -> Usage:
-        cached_tokens = min(cached_tokens, self.input_tokens)
-        # At least one: what is not held could not be settled either.
-        uncached = max(1, self.input_tokens - cached_tokens)
-        return Usage(uncached, cached_tokens, output_tokens=self.output_tokens, reported=False)
+        input_tokens = self.input_tokens
+        if cached_tokens >= input_tokens:  # at least one is not: what is not held could not be settled either
+            return usage_of((1, input_tokens, 0, 0, self.output_tokens, 0, False))
+        return usage_of((input_tokens - cached_tokens, cached_tokens, 0, 0, self.output_tokens, 0, False))
+
+
+_estimate = partial(tuple.__new__, Estimate)
 
 
 class _Anchor(NamedTuple):
@@ -178,26 +186,15 @@ class Estimator:
 
         Output is what 95 % of the calls of its key stay under, never above the stated bound.
         """
-        expected, at_most = self._input(size)
+        anchor = self._anchor(size)
+        expected, at_most = self._input(size, anchor)
         bound = size.max_output_tokens if size.max_output_tokens is not None else UNSTATED_OUTPUT_TOKENS
-        cached, cold_cached, warm_until_s = self._cached(size, expected, now_s)
+        cached, cold_cached, warm_until_s = self._cached(size.model, anchor, expected, now_s)
         output = min(bound, self._output(size))
         pace, likely = self._pace(size.model), self._likely(size) if self._longest else None
-        anchor = self._anchor(size)
         written, _left, written_until_s = anchor.cached(now_s) if anchor is not None else (0, 0, now_s)
-        return Estimate(
-            expected,
-            at_most,
-            output,
-            bound,
-            cached,
-            cold_cached,
-            warm_until_s,
-            pace,
-            likely,
-            min(expected, written),
-            written_until_s,
-        )
+        of_cache = cached, cold_cached, warm_until_s, pace, likely, min(expected, written), written_until_s
+        return _estimate((expected, at_most, output, bound, *of_cache))
 
     def observe(
         self,
@@ -291,12 +288,11 @@ class Estimator:
             return 0
         return ceil(paces.value(0.95) or FEW_PACES * max(paces))
 
-    def _input(self, size: CallSize) -> tuple[int, int]:
+    def _input(self, size: CallSize, anchor: _Anchor | None) -> tuple[int, int]:
         media_tokens = size.media * MEDIA_TOKENS
         ratios = self._ratios.get(size.model)
         ratio = (ratios.value(0.95) if ratios else None) or PRIOR_TOKENS_PER_BYTE
         most = max(MOST_TOKENS_PER_BYTE, ratio)
-        anchor = self._anchor(size)
         if anchor is not None:
             new_bytes = size.text_bytes - anchor.text_bytes
             anchored = anchor.prompt_tokens + ceil(new_bytes * most)
@@ -311,14 +307,17 @@ class Estimator:
             ceil(size.text_bytes * most) + OVERHEAD_TOKENS + media_tokens,
         )
 
-    def _cached(self, size: CallSize, expected_tokens: int, now_s: float) -> tuple[int, int, float | None]:
+    def _cached(
+        self, model: str, anchor: _Anchor | None, expected_tokens: int, now_s: float
+    ) -> tuple[int, int, float | None]:
         """Predict what is read from the cache: what was there, less the share that predictions have missed."""
-        anchor, misses = self._anchor(size), self._missed.get(size.model)
+        misses = self._missed.get(model)
         missed = misses.value(CACHE_KEPT) if misses is not None else None
         if anchor is None or missed is None:
             return 0, 0, None
         cached, left, until_s = anchor.cached(now_s)
-        cached, left = (min(expected_tokens, floor(tokens * (1 - missed))) for tokens in (cached, left))
+        cached = min(expected_tokens, floor(cached * (1 - missed)))
+        left = min(expected_tokens, floor(left * (1 - missed)))
         return (cached, left, until_s) if cached else (0, 0, None)
 
     def _anchor(self, size: CallSize) -> _Anchor | None:
@@ -381,7 +380,10 @@ def _rare_keys(size: CallSize) -> Iterator[_OutputKey]:
 
 def _of(table: OrderedDict[_K, RollingQuantile], key: _K, most: int) -> RollingQuantile:
     found = table.get(key)
-    return _put(table, key, RollingQuantile() if found is None else found, most)
+    if found is None:
+        return _put(table, key, RollingQuantile(), most)
+    table.move_to_end(key)
+    return found
 
 
 def _put(table: OrderedDict[_K, _V], key: _K, value: _V, most: int) -> _V:

@@ -49,6 +49,11 @@ class Reading(NamedTuple):
     resets_ns: int | None
 
 
+def lane_named(scope: str, models: str | None) -> str:
+    """Name the lane in which calls wait for a scope's limits on a class of models (None: all), of any dimension."""
+    return f"{scope} {models or '*'}"
+
+
 def ceil_div(dividend: int, divisor: int) -> int:
     """Divide whole numbers, rounded up."""
     return -(-dividend // divisor)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from headgate.core.amounts import DIMENSIONS, Dimension
-from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short
+from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, lane_named
 from headgate.core.rates import Rate
 from headgate.core.windows import SAME_END_NS, Rolling, Window
 
@@ -44,12 +44,14 @@ class Gauge:
     amount: int
     models: str | None = None
     place: int = field(init=False, repr=False, compare=False)
+    lane: str = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "gauge"
     holds_likely: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "lane", lane_named(self.scope, self.models))
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Take `units`, or say when the last holder's lease ends."""

@@ -170,7 +170,8 @@ class Line:
         return why if self._adaptive is None else f"{why} ({self._rule.name}, because {self._adaptive.why})"
 
     def _pick(self, now_s: float) -> tuple[Entry, Why] | None:
-        self._cool(now_s)
+        if self._warm:
+            self._cool(now_s)
         self._picked = self._choose(now_s)
         return self._picked
 

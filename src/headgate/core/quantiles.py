@@ -47,10 +47,9 @@ class RollingQuantile:
         The rank is (n + 1) x share, rounded up, as in split-conformal prediction: with too few observations for the
         share there is no such value.
         """
-        rank = ceil((len(self._sorted) + 1) * share)
-        if rank > len(self._sorted):
-            return None
-        return self._sorted[max(rank, 1) - 1]
+        seen = self._sorted
+        rank = ceil((len(seen) + 1) * share)
+        return None if rank > len(seen) else seen[rank - 1 if rank > 1 else 0]
 
 
 class LongestSeen:

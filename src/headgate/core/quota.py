@@ -60,6 +60,9 @@ class Wait(NamedTuple):
     aside: int = 0
 
 
+_wait = partial(tuple.__new__, Wait)
+
+
 class Refused(NamedTuple):
     """The call can never be admitted under `limit`: it asks `asked` (None: unknown) where at most `free` can be had."""
 
@@ -125,7 +128,7 @@ def admit(  # noqa: C901 - one loop over the limits, on the way of every call
 
 def wait_for(limit: Limit, until_ns: int, earliest_ns: int) -> Wait:
     """Give the wait for a limit that binds until an instant."""
-    return Wait(_instant_s(until_ns), _instant_s(earliest_ns), limit)
+    return _wait((_instant_s(until_ns), _instant_s(earliest_ns), limit, 0))
 
 
 def wait_under(limit: Limit, level: Level | None, asked: Demand, now_s: float) -> Wait | None:
@@ -221,14 +224,20 @@ def draw(
     A call that `asked` with a pace goes on holding as much, for what comes next, until less than that is to come.
     """
     now_ns = to_ns(now_s)
-    by_name = {limit.name: limit for limit in limits}
+    by_name: dict[str, Limit] | None = None
+    in_order = iter(limits)
     changed: dict[str, Level] = {}
     kept: list[Hold] = []
     kept_charged: list[int] = []
-    for (name, units, token), before in zip(reserved.holds, reserved.charged or repeat(0), strict=False):
-        limit = by_name.get(name)
+    at_ns, expires_ns, holds, lapsed, charged = reserved
+    for (name, units, token), before in zip(holds, charged or _NEVER, strict=False):
+        limit = next(in_order, None)
+        if limit is None or limit.name != name:  # as in `settle`
+            if by_name is None:
+                by_name = {limit.name: limit for limit in limits}
+            limit = by_name.get(name)
         more, left = 0, units
-        if isinstance(limit, Rate) and not limit.charged_at_start and not reserved.lapsed:
+        if isinstance(limit, Rate) and not limit.charged_at_start and not lapsed:
             used = so_far[limit.place] or 0
             if used > before:
                 more = used - before
@@ -240,7 +249,6 @@ def draw(
             changed[name] = limit.settle(levels.get(name), units - left, more, token, now_ns, lapsed=False)
         kept.append((name, left, token))
         kept_charged.append(before + more)
-    at_ns, expires_ns, _holds, lapsed, _charged = reserved
     return changed, _reservation((at_ns, expires_ns, tuple(kept), lapsed, tuple(kept_charged)))
 
 

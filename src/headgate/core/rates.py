@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.instants import NS_PER_S
-from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div
+from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, ceil_div, lane_named
 
 PARTS = 16
 """An answer that is charged as it goes by is charged so often while a full bucket drains: each part not charged yet is
@@ -45,6 +45,7 @@ class Rate:
     largest: int | None = None
     charged_at_start: bool = False
     place: int = field(init=False, repr=False, compare=False)
+    lane: str = field(init=False, repr=False, compare=False)
     period_ns: int = field(init=False, repr=False, compare=False)
     most_held: int = field(init=False, repr=False, compare=False)
     is_drawn: bool = field(init=False, repr=False, compare=False)
@@ -54,6 +55,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "lane", lane_named(self.scope, self.models))
         object.__setattr__(self, "period_ns", self.period_s * NS_PER_S)
         object.__setattr__(self, "most_held", FOREVER_NS if self.charged_at_start else self.largest or self.burst)
         object.__setattr__(self, "is_drawn", self.dimension == "output_tokens" and not self.charged_at_start)
@@ -84,10 +86,8 @@ class Rate:
 
     def part_of_stream(self, tokens_per_s: int) -> int:
         """Give how much of an answer goes by between two charges, at its pace: what is not charged yet stays held."""
-        return ceil_div(
-            tokens_per_s * max(self.burst * self.period_ns, PARTS * LEAST_PART_NS * self.amount),
-            PARTS * self.amount * NS_PER_S,
-        )
+        drains, least = self.burst * self.period_ns, PARTS * LEAST_PART_NS * self.amount
+        return -(-tokens_per_s * (drains if drains > least else least) // (PARTS * self.amount * NS_PER_S))  # noqa: FURB136 - as in `hold`
 
     def ahead_of_stream(self, tokens_per_s: int) -> int:
         """Give what to hold of an answer of that pace which is charged as it goes by: what comes next, not all of it.
@@ -96,9 +96,8 @@ class Rate:
         of paces r hold r x D each, D = burst / amount, in what a backlog leaves of the burst. Within D they write what
         they hold; in any longer t, sum(r) x t <= (1 - backlog / burst) x amount x t, which is less than what drains.
         """
-        return ceil_div(tokens_per_s * self.burst * self.period_ns, self.amount * NS_PER_S) + self.part_of_stream(
-            tokens_per_s
-        )
+        ahead = -(-tokens_per_s * self.burst * self.period_ns // (self.amount * NS_PER_S))
+        return ahead + self.part_of_stream(tokens_per_s)
 
     def settle(self, level: Level | None, held: int, actual: int, token: int, now_ns: int, *, lapsed: bool) -> Level:
         """Replace a hold by what was used; more than the hold becomes debt."""

@@ -122,7 +122,8 @@ class RetryBudget(NamedTuple):
 
     def earned(self) -> "RetryBudget":
         """Count a first attempt."""
-        return RetryBudget(min(MOST_RETRIES_SAVED, self.left + RETRY_SHARE), self.at_s)
+        left = self.left + RETRY_SHARE
+        return self if self.left == MOST_RETRIES_SAVED else RetryBudget(min(MOST_RETRIES_SAVED, left), self.at_s)
 
     def spent(self, now_s: float) -> "RetryBudget | None":
         """Count a retry; None when there is nothing left for it."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal, NamedTuple, get_args
 
 from headgate.core.limits import Gauge, Limit, Rate, Rolling, Window
@@ -34,6 +34,10 @@ class Scopes(NamedTuple):
     parent: str | None = None
     tags: tuple[tuple[str, str], ...] = ()
     claimed: tuple[str, ...] = ()
+
+    def at(self, account: str) -> "Scopes":
+        """Give those of a call that goes to an account."""
+        return _scopes((account, *self[1:]))
 
     @property
     def bearer(self) -> str | None:
@@ -65,6 +69,8 @@ class Scopes(NamedTuple):
         owners = dict.fromkeys(self.claimed, bearer) | {kind: within for kind in _OF_A_RUN if kind in self.claimed}
         return tuple(f"{word}{_OF}{owners[kind]}" if kind in owners else word for kind, word in named)
 
+
+_scopes = partial(tuple.__new__, Scopes)
 
 NO_SCOPES = Scopes()
 
@@ -199,4 +205,4 @@ def level_name(scope: str, limit: Limit) -> str:
 
 def lane_of(limit: Limit) -> str:
     """Name the lane in which calls wait for a limit: its scope and class of models, whatever the dimension."""
-    return f"{limit.scope} {limit.models or '*'}"
+    return limit.lane

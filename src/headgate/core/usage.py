@@ -5,9 +5,10 @@ small function here, with its source. Prices are an adapter's affair.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
-from headgate.core.amounts import Amounts
+from headgate.core.amounts import Amounts, amounts_of
 
 Dialect = Literal["anthropic", "openai"]
 
@@ -36,14 +37,18 @@ class Usage(NamedTuple):
 
 NO_USAGE = Usage()
 
+usage_of = partial(tuple.__new__, Usage)
+"""All seven in a tuple in, a usage out, as `amounts_of`."""
+
 
 def charge_anthropic(usage: Usage, cost_micro_usd: int | None) -> Amounts:
     """Give what a call counts against Anthropic's limits: uncached input, and output as it is really produced.
 
     Source: Anthropic, "Rate limits" (wire.md section 2, November 2026): cache reads are not counted.
     """
-    uncached = usage.input_tokens + usage.cache_write_5m_tokens + usage.cache_write_1h_tokens
-    return Amounts(1, uncached, usage.output_tokens, uncached + usage.output_tokens, cost_micro_usd)
+    uncached, _read, written_5m, written_1h, output, _reasoning, _reported = usage
+    uncached += written_5m + written_1h
+    return amounts_of((1, uncached, output, uncached + output, cost_micro_usd, 0))
 
 
 def charge_openai(usage: Usage, cost_micro_usd: int | None) -> Amounts:
@@ -52,8 +57,8 @@ def charge_openai(usage: Usage, cost_micro_usd: int | None) -> Amounts:
     The provider reserves max(max_tokens, estimate) at the start and gives nothing back (wire.md section 3), so the
     `tokens` of the demand are what is charged; the caller keeps the larger of that and this.
     """
-    prompt = usage.prompt_tokens
-    return Amounts(1, prompt, usage.output_tokens, prompt + usage.output_tokens, cost_micro_usd)
+    prompt, output = usage.prompt_tokens, usage.output_tokens
+    return amounts_of((1, prompt, output, prompt + output, cost_micro_usd, 0))
 
 
 def charge_gemini(usage: Usage, cost_micro_usd: int | None) -> Amounts:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from headgate.core.amounts import DIMENSIONS, Dimension
 from headgate.core.instants import NS_PER_S
-from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short
+from headgate.core.levels import FOREVER_NS, Booked, Kind, Level, Never, Reading, Short, lane_named
 from headgate.core.spans import Span
 
 SAME_END_NS = NS_PER_S
@@ -36,11 +36,13 @@ class Window:
     closed_until_ns: int = 0
     holds_likely: bool = False
     place: int = field(init=False, repr=False, compare=False)
+    lane: str = field(init=False, repr=False, compare=False)
 
     kind: ClassVar[Kind] = "window"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "lane", lane_named(self.scope, self.models))
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:
         """Hold `units` in the current window, or say when the next one begins."""
@@ -132,12 +134,14 @@ class Rolling:
     models: str | None = None
     holds_likely: bool = False
     place: int = field(init=False, repr=False, compare=False)
+    lane: str = field(init=False, repr=False, compare=False)
 
     SLICES: ClassVar[int] = 60
     kind: ClassVar[Kind] = "window"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "place", DIMENSIONS.index(self.dimension))
+        object.__setattr__(self, "lane", lane_named(self.scope, self.models))
 
     def hold(self, level: Level | None, units: int, now_ns: int, expires_ns: int) -> Booked | Short | Never:  # noqa: ARG002 - one face for all limits
         """Hold `units` in the newest slice, or say when enough old slices have left."""

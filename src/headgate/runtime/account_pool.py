@@ -21,6 +21,9 @@ from headgate.runtime.health import Health
 from headgate.runtime.sight import Prospect, Sight
 
 MOST_SESSIONS = 50_000
+MOST_MODELS = 1_000
+"""Models of which it is remembered who serves them."""
+
 MOST_CHOICES = 200
 """Choices that are remembered, to be asked why."""
 
@@ -102,6 +105,7 @@ class AccountPool:
         """Choose among `accounts`."""
         self._accounts = tuple(accounts)
         self._counting = {account.name: account.counts for account in self._accounts}
+        self._able: dict[tuple[Dialect, str], list[Account]] = {}
         self._sight = sight
         self._clock = clock
         self._homes: OrderedDict[tuple[str, str | None, str], str] = OrderedDict()
@@ -114,7 +118,11 @@ class AccountPool:
         Raises:
             UnknownModelError: no account serves the model.
         """
-        able = accounts_for(self._accounts, dialect, model)
+        able = self._able.get((dialect, model))  # every call asks
+        if able is None:
+            if len(self._able) >= MOST_MODELS:
+                self._able.clear()
+            able = self._able[dialect, model] = accounts_for(self._accounts, dialect, model)
         return able[0].name if len(able) == 1 else None
 
     def counting(self, account: str, dialect: Dialect) -> Counting:

@@ -16,9 +16,9 @@ from headgate.core.errors import HeadgateError, LimitError, ShuttingDownError, S
 from headgate.core.limits import Limit
 from headgate.core.quota import Admitted, Behind, Refused, Wait
 from headgate.core.scheduling import Scheduling
-from headgate.core.scopes import lane_of
 from headgate.ports import Clock, LevelStore
 from headgate.runtime.backfill import Backfill
+from headgate.runtime.deadlines import Deadlines
 from headgate.runtime.feed import Feed, Kind
 from headgate.runtime.giving_back import GivingBack
 from headgate.runtime.lane_table import LaneTable
@@ -61,6 +61,7 @@ class Admission:
         self._order = 0
         self._waiting = 0
         self._draining = False
+        self._deadlines = Deadlines(self._time_out)
         self._listening = Listening(store, clock, lambda: self._waiting, self._heard)
         self.giving_back = GivingBack(self.settle)
         self._backfill = Backfill(self.lanes, reservations.planned, self._try_behind, clock)
@@ -149,7 +150,7 @@ class Admission:
         if limits is None:
             self.lanes.nudge(None)
             return
-        names = dict.fromkeys(lane_of(limit) for limit in limits)  # in their order: who is first asks first
+        names: dict[str, None] = {limit.lane: None for limit in limits}  # in their order: who is first asks first
         if self.moves.lanes:  # before these: who comes from another lane may have come earlier
             self.moves.nudge({limit.scope for limit in limits}, but=names)
         if but is not None:
@@ -235,16 +236,14 @@ class Admission:
                 limit=wait.limit.name,
                 retry_after_s=1.0,
             )
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(ticket, order, wait, loop.create_future())
+        waiting = Waiting(ticket, order, wait, asyncio.get_running_loop().create_future())
         self._waiting += 1
         self._tell("waiting", ticket, limit=wait.limit.name)
-        timer = None
+        deadline = None
         try:
             self._enter(waiting)
             if not waiting.admitted.done():
-                left_s = max(0.0, ticket.deadline_s - self._clock.now_s())
-                timer = loop.call_later(left_s, self._time_out, waiting)
+                deadline = self._deadlines.add(waiting, max(0.0, ticket.deadline_s - self._clock.now_s()))
             asked = await waiting.admitted
         except asyncio.CancelledError:
             # Admitted in the same moment as it was cancelled: give back what it will never use.
@@ -254,8 +253,8 @@ class Admission:
         else:
             return waiting.ticket.asking(asked)
         finally:
-            if timer is not None:
-                timer.cancel()
+            if deadline is not None:
+                self._deadlines.remove(deadline)
             # The lane in which it was let go went on with the next one; in others some may have waited behind it.
             self.nudge(waiting.ticket.limits, but=None if self._leave(waiting) else waiting.lane)
             self._waiting -= 1
@@ -305,7 +304,7 @@ class Admission:
         wait = await self._try(head)
         if wait is None:
             return
-        if lane_of(wait.limit) != lane.name:
+        if wait.limit.lane != lane.name:
             lane.leave(head)
             self._enter(head)
             return

@@ -9,15 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from headgate.core.amounts import Amounts, Demand
+from headgate.core.amounts import Amounts, Demand, amounts_of, demand_made
 from headgate.core.bounds import OVERHEAD_TOKENS, Most, PromptBound, Unbounded, meets_budget, most_used
 from headgate.core.errors import UnboundedError
-from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind
+from headgate.core.estimates import CallSize, Estimate, Estimator, agent_kind, size_made
 from headgate.core.limits import Limit
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
-from headgate.core.usage import CHARGES, Counting, Dialect, Usage, tokens_at_start
+from headgate.core.usage import CHARGES, Counting, Dialect, Usage, tokens_at_start, usage_of
 from headgate.ports import Prices
+from headgate.runtime.records import made_quickly
 
 
 class Asker(Protocol):
@@ -81,16 +82,8 @@ class Sized(Asker, Protocol):
 def size_of(call: Sized) -> CallSize:
     """Give what the estimator has to know of a call."""
     scopes = call.scopes
-    return CallSize(
-        call.model,
-        call.text_bytes,
-        call.media,
-        call.max_output_tokens,
-        scopes.session,
-        scopes.agent,
-        call.endpoint,
-        agent_kind(scopes),
-    )
+    of_text = call.model, call.text_bytes, call.media, call.max_output_tokens
+    return size_made((*of_text, scopes.session, scopes.agent, call.endpoint, agent_kind(scopes)))
 
 
 def estimate_of(call: Sized, estimator: Estimator, now_s: float) -> Estimate:
@@ -145,10 +138,11 @@ def demand_of(
     counting = counting or call.dialect
     charge = CHARGES[counting]
     expected = _expected(call, estimate.warm_usage, prices, now_s, counting)
-    most_usage = Usage(estimate.input_at_most, output_tokens=estimate.output_at_most)
-    most = most or Most(estimate.input_at_most, estimate.output_at_most, 0)
+    input_at_most, output_at_most = estimate.input_at_most, estimate.output_at_most
+    most_usage = usage_of((input_at_most, 0, 0, 0, output_at_most, 0, True))
+    most = most or Most(input_at_most, output_at_most, 0)
     at_most = charge(most_usage, _most_micro_usd(call, most, prices, now_s))
-    asked = Demand(expected, Amounts(*at_most[:-1], 1))
+    asked = demand_made((expected, amounts_of((*at_most[:-1], 1)), 0, None))
     if estimate.output_likely is None:
         return asked
     likely = _likely(estimate, most)
@@ -174,6 +168,7 @@ def held_micro_usd(limits: Iterable[Limit], asked: Demand) -> int | None:
     return (asked.likely if holds_likely and asked.likely is not None else asked.at_most).micro_usd
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a call asks of the limits it meets, whenever it is asked: what it will use is estimated anew each time.
@@ -200,8 +195,8 @@ class Question:
         if estimate is None:
             estimate = estimate_of(call, self.estimator, now_s)
         asked = demand_of(call, estimate, prices, now_s, most_of(call, limits, prices, now_s), self.counting)
-        if self.is_drawn:
-            asked = asked._replace(output_tokens_per_s=estimate.output_tokens_per_s)
+        if self.is_drawn and (pace := estimate.output_tokens_per_s):
+            asked = demand_made((asked.expected, asked.at_most, pace, asked.likely))
         stated = _of_program(self.stated, estimate, asked.expected)
         if self.is_warm:
             return asked, standing_of(call, stated, estimate, prices, now_s)
@@ -224,7 +219,10 @@ def standing_of(call: Asker, stated: Standing, estimate: Estimate, prices: Price
     if estimate.warm_until_s is None:
         return stated
     cold = _expected(call, estimate.cold_usage, prices, now_s, call.dialect)
-    return replace(stated, warm_until_s=estimate.warm_until_s, cold=cold)
+    # `replace` takes three times as long.
+    return Standing(
+        stated.priority, stated.interactive, stated.program_tokens, stated.program_cost, estimate.warm_until_s, cold
+    )
 
 
 def likely_of(call: Asker, estimate: Estimate, prices: Prices, now_s: float) -> Amounts:
@@ -241,27 +239,27 @@ def _expected(call: Asker, usage: Usage, prices: Prices, now_s: float, counting:
     likely = CHARGES[counting](usage, prices.cost(call.model, usage, now_s).micro_usd)
     requests, uncached, output, _tokens, cost, _slots = likely
     tokens = tokens_at_start(counting, likely, usage.prompt_tokens, call.max_output_tokens)
-    return Amounts(requests, uncached, output, tokens, cost, 1)
+    return amounts_of((requests, uncached, output, tokens, cost, 1))
 
 
 def _most_micro_usd(call: Asker, most: Most, prices: Prices, now_s: float) -> int | None:
     # Newer OpenAI models write their prompt cache unasked, at the price of Anthropic's for 5 minutes.
     cache_write = "5m" if call.dialect == "openai" else call.cache_write
     costs = [
-        prices.cost(call.model, usage._replace(output_tokens=most.output_tokens), now_s).micro_usd
-        for usage in _dearest(cache_write, most.input_tokens)
+        prices.cost(call.model, usage, now_s).micro_usd
+        for usage in _dearest(cache_write, most.input_tokens, most.output_tokens)
     ]
     known = [cost for cost in costs if cost is not None]
     return max(known) if known else None
 
 
-def _dearest(cache_write: str | None, tokens: int) -> tuple[Usage, ...]:
-    """Give the ways in which a prompt may be charged: as plain input, or as the cache write that was asked for."""
-    plain = Usage(tokens)
+def _dearest(cache_write: str | None, tokens: int, output_tokens: int) -> tuple[Usage, ...]:
+    """Give the ways in which a call may be charged: its prompt as plain input, or as the cache write it asked for."""
+    plain = usage_of((tokens, 0, 0, 0, output_tokens, 0, True))
     match cache_write:
         case "1h":
-            return plain, Usage(cache_write_1h_tokens=tokens)
+            return plain, usage_of((0, 0, 0, tokens, output_tokens, 0, True))
         case "5m":
-            return plain, Usage(cache_write_5m_tokens=tokens)
+            return plain, usage_of((0, 0, tokens, 0, output_tokens, 0, True))
         case _:
             return (plain,)

@@ -39,6 +39,11 @@ MOST_ANEW = 4
 """How often a call begins to wait anew because a limit was learned meanwhile."""
 
 
+# Named here, or else made anew for each call.
+_Question = Callable[[], bool]
+_Answer = Awaitable[bool]
+
+
 class Calls:
     """Carries calls from estimate to record, for one process."""
 
@@ -355,7 +360,7 @@ class Calls:
         """
         is_begun = is_over = False
 
-        def begin(is_held: Callable[[], bool]) -> Awaitable[bool]:
+        def begin(is_held: _Question) -> _Answer:
             def is_to_begin() -> bool:
                 nonlocal is_begun
                 is_begun = is_held() and not is_over and self._meets_no_more(ticket)

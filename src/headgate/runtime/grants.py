@@ -19,6 +19,7 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Counting, Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
+from headgate.runtime.records import made_quickly
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.traffic import Sent
@@ -28,6 +29,7 @@ DEFAULT_MAX_WAIT_S = 600.0
 """How long a call waits in its lane when nobody says less: the time-out of the official SDKs (wire.md section 1)."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Call:
     """A call as its caller describes it.

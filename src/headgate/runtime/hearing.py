@@ -21,7 +21,7 @@ SAMPLE_EVERY_S = 0.1
 
 _GUESSED: tuple[Dimension, ...] = ("input_tokens", "output_tokens", "tokens")
 """What calls on their way may use more of than they hold."""
-_GUESSED_PLACES = tuple((dimension, DIMENSIONS.index(dimension)) for dimension in _GUESSED)
+_GUESSED_PLACES = tuple(DIMENSIONS.index(dimension) for dimension in _GUESSED)
 
 _NOT_SAMPLED: Mapping[Key, int] = {}
 
@@ -44,7 +44,7 @@ class Hearing:
         self.correcting: set[Key] = set()
         """Keys whose levels are being corrected: what is read of them is old."""
         self._gaps: dict[tuple[Key, str], told.Gap] = {}
-        self._unheld: dict[tuple[str, Dimension], int] = {}
+        self._unheld: dict[str, list[int]] = {}
 
     def began(self, traffic: Traffic, asked: Demand, now_s: float) -> Mapping[Key, int]:
         """Count what a call may use beyond its hold; give what is used of its learned rates, of one call in a while.
@@ -136,7 +136,7 @@ class Hearing:
         reading = watched.read(self._seen.get(watched.name), to_ns(now_s))
         in_use = reading.used + reading.held
         # Our own calls on their way may have used more than they hold, and it is charged when they tell.
-        unheld = self._unheld.get((sent.traffic.account, notice.dimension), 0)
+        unheld = self._unheld_of(sent.traffic.account)[DIMENSIONS.index(notice.dimension)]
         if certain - unheld > in_use:
             if not bounds:  # others spend what is configured for more than this traffic
                 known = learned or Learned(watched.amount, "header", now_s, now_s, now_s)
@@ -173,12 +173,18 @@ class Hearing:
         )
 
     def _count_unheld(self, account: str, asked: Demand, sign: int) -> None:
+        unheld = self._unheld_of(account)
         expected, at_most = asked.expected, asked.at_most
-        for dimension, place in _GUESSED_PLACES:
+        for place in _GUESSED_PLACES:
             more = (at_most[place] or 0) - (expected[place] or 0)
             if more > 0:
-                key = (account, dimension)
-                self._unheld[key] = self._unheld.get(key, 0) + sign * more
+                unheld[place] += sign * more
+
+    def _unheld_of(self, account: str) -> list[int]:
+        found = self._unheld.get(account)
+        if found is None:
+            found = self._unheld[account] = [0] * len(DIMENSIONS)
+        return found
 
     # -- windows -----------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from headgate.core.limits import Gauge, Limit
-from headgate.core.scopes import lane_of
 
 FORGETS_AFTER = 50
 """The mean is plain for so many calls, and then the newest counts a fiftieth: models and work change."""
@@ -26,8 +25,10 @@ class HoldTimes:
 
     def began(self, attempt: str, limits: Sequence[Limit], now_s: float) -> None:
         """Note that an attempt holds its slots from now on."""
-        if any(type(limit) is Gauge for limit in limits):
-            self._began_s[attempt] = now_s
+        for limit in limits:
+            if type(limit) is Gauge:
+                self._began_s[attempt] = now_s
+                return
 
     def ended(self, attempt: str, limits: Sequence[Limit], now_s: float, *, counts: bool) -> float | None:
         """Give how long an attempt held its slots, which counts if it was sent; None if it held none."""
@@ -36,7 +37,7 @@ class HoldTimes:
             return None
         held_s = max(0.0, now_s - began_s)
         if counts:
-            for name in {lane_of(limit) for limit in limits if type(limit) is Gauge}:
+            for name in {limit.lane for limit in limits if type(limit) is Gauge}:
                 mean_s, calls = self._means.get(name, (0.0, 0))
                 calls = min(FORGETS_AFTER, calls + 1)
                 self._means[name] = (mean_s + (held_s - mean_s) / calls, calls)

@@ -12,7 +12,6 @@ from headgate.core.levels import Level
 from headgate.core.limits import Gauge, Limit
 from headgate.core.quota import Wait
 from headgate.core.scheduling import Scheduling
-from headgate.core.scopes import lane_of
 from headgate.core.shares import Waiter
 from headgate.ports import Clock
 from headgate.runtime.hold_times import HoldTimes
@@ -47,7 +46,7 @@ class LaneTable:
 
     def enter(self, waiting: Waiting) -> Lane:
         """Put a call into the lane of the limit that it waits for."""
-        name = lane_of(waiting.wait.limit)
+        name = waiting.wait.limit.lane
         lane = self._lanes.get(name)
         if lane is None:
             lane = self._open(waiting.wait.limit)
@@ -135,7 +134,7 @@ class LaneTable:
         """Give how long it takes until one of those ends that hold slots, 0 where a limit is none of slots."""
         if type(limit) is not Gauge:
             return 0.0
-        hold_s = self._held.mean_s(lane_of(limit))
+        hold_s = self._held.mean_s(limit.lane)
         hold_s = unknown_hold_s if hold_s is None else hold_s
         return None if hold_s is None else hold_s / limit.amount
 
@@ -148,7 +147,7 @@ class LaneTable:
         if self._in_turns:
             for limit in ticket.limits:
                 policy = self.scheduling.policy_of(limit.scope, limit.models or "*")
-                if policy == _TURNS and lane_of(limit) not in self._lanes:
+                if policy == _TURNS and limit.lane not in self._lanes:
                     self._open(limit)
         self._held.began(ticket.attempt, ticket.limits, now_s)
         if self._lanes and (lanes := self._met(ticket.limits)):
@@ -164,15 +163,22 @@ class LaneTable:
                 lane.line.settled(place, cost_s, lane.cost_s(limits, used, held_s))
 
     def _open(self, limit: Limit) -> Lane:
-        lane = self._lanes[lane_of(limit)] = Lane(limit, self.scheduling, self._held, self._plans_of, self._serial())
+        lane = self._lanes[limit.lane] = Lane(limit, self.scheduling, self._held, self._plans_of, self._serial())
         if len(self._lanes) > MOST_LANES:
             for each in [each for each in self if each.pump is None and each is not lane][: MOST_LANES // 10]:
                 del self._lanes[each.name]
         return lane
 
     def _met(self, limits: Sequence[Limit]) -> list[Lane]:
-        names = dict.fromkeys(lane_of(limit) for limit in limits)
-        return [self._lanes[name] for name in names if name in self._lanes]
+        lanes = self._lanes
+        if not lanes:
+            return []
+        found: dict[str, Lane] = {}
+        for limit in limits:
+            name = limit.lane
+            if name in lanes and name not in found:
+                found[name] = lanes[name]
+        return list(found.values())
 
 
 def _has_turns(scheduling: Scheduling) -> bool:

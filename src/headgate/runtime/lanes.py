@@ -24,6 +24,7 @@ from headgate.core.scopes import Scopes, lane_of
 from headgate.core.shares import Waiter
 from headgate.runtime.alike import Alike, Asks
 from headgate.runtime.hold_times import HoldTimes
+from headgate.runtime.records import made_quickly
 from headgate.runtime.turns import Turns
 
 GUESSED_HOLD_S = 10.0
@@ -38,6 +39,7 @@ Again = Callable[[float, Sequence[Limit]], tuple[Demand, Standing]]
 """An instant and the limits that a call meets in, what it asks of them by then and how it stands out."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Ticket:
     """An attempt that wants to go: what it meets and asks, whose it is, and until when it would wait.

@@ -13,7 +13,7 @@ from typing import Any
 from headgate.core import concurrency, told
 from headgate.core.accounts import Account
 from headgate.core.adaptive import Learned, Source, model_class
-from headgate.core.amounts import NOTHING, Demand
+from headgate.core.amounts import Demand, amounts_of
 from headgate.core.concurrency import Concurrency
 from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
@@ -102,7 +102,7 @@ class Learning:
         traffic = self._traffics.of(account, model)
         traffic.in_flight += 1
         if first:
-            self._budgets[account] = self._budgets.get(account, RetryBudget()).earned()
+            self._budgets[account] = (self._budgets.get(account) or RetryBudget()).earned()
         return Sent(traffic, limits, asked, now_s, is_streamed, self._hearing.began(traffic, asked, now_s))
 
     def ended(self, sent: Sent, output_tokens: int) -> None:
@@ -110,7 +110,7 @@ class Learning:
         sent.traffic.in_flight -= 1
         self._hearing.ended(sent.traffic, sent.asked)
         if output_tokens:
-            sent.traffic.meter.add(NOTHING._replace(output_tokens=output_tokens), self._clock.now_s())
+            sent.traffic.meter.add(amounts_of((0, 0, output_tokens, 0, 0, 0)), self._clock.now_s())
 
     def heard(self, sent: Sent, answer: Answer) -> None:
         """Take up what the head of an answer tells; of one that was refused, `refused` takes up the rest."""
@@ -118,7 +118,8 @@ class Learning:
         now_s, traffic = self._clock.now_s(), sent.traffic
         if answer.failure is None:
             traffic.refusals = 0
-            traffic.meter.add(sent.asked.expected._replace(output_tokens=0), now_s)
+            requests, input_tokens, _output, tokens, cost, slots = sent.asked.expected
+            traffic.meter.add(amounts_of((requests, input_tokens, 0, tokens, cost, slots)), now_s)
             self._follow_speed(sent, now_s)
             if not sent.used and abs(now_s - traffic.looked_s) < LOOK_EVERY_S:
                 return

@@ -142,13 +142,16 @@ class PlannedReservations:
 
     def next_change_s(self) -> float:
         """Give the next instant at which a reservation opens or is over; infinite if there is none."""
+        if not self.standing:  # asked at each try of a lane's head
+            return math.inf
         now_s = self._clock.now_s()
         instants = (at_s for each in self.standing for at_s in (each.from_s, each.until_s) if at_s > now_s)
         return min(instants, default=math.inf)
 
     def changes_at(self, instant_s: float) -> bool:
         """Whether a reservation opens or is over at an instant."""
-        return any(instant_s in (each.from_s, each.until_s) for each in self.standing)
+        standing = self.standing
+        return bool(standing) and any(instant_s in (each.from_s, each.until_s) for each in standing)
 
     def is_planned(self, wait: Wait) -> bool:
         """Whether a wait ends when a reservation or a maintenance window does."""

@@ -6,7 +6,7 @@ Waiting is `admission`'s affair; the arithmetic is the core's.
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from operator import attrgetter
@@ -21,6 +21,7 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.ports import Clock, LevelStore, Record
 from headgate.runtime.lanes import Waiting
 from headgate.runtime.planning import PLANS, Maintenance, Meeting, Outcome, PlannedReservations, serial_of
+from headgate.runtime.taking import Taking, let_be
 
 HOLD_PREFIX = "hold/"
 
@@ -41,6 +42,12 @@ AsNow = Callable[[Sequence[Limit]], Sequence[Limit]]
 """Limits as they were once in, as they are now out."""
 
 _Change = Callable[[Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]]
+
+# What steps are annotated with is made anew for each call where it is not named here, at the cost of a dictionary.
+_Records = Mapping[str, Record]
+_Changes = Mapping[str, Record | None]
+_Tried = tuple[_Changes, Outcome | None]
+_Whether = tuple[_Changes, bool]
 
 
 class Held(NamedTuple):
@@ -173,7 +180,7 @@ class Reservations:
         """
         is_plain = self.is_plain and not self._is_late
         if begin is not None and is_plain and not ahead:
-            taking = _Taking()
+            taking = Taking()
             taking.kept = self._take(attempt, limits, asked, came_s, taking=taking)
             beginning = begin(taking.is_held)
             try:
@@ -191,7 +198,7 @@ class Reservations:
         asked: Demand,
         came_s: float,
         claim_of: str | None = None,
-        taking: "_Taking | None" = None,
+        taking: "Taking | None" = None,
     ) -> Awaitable[Outcome | None]:
         """Admit under the limits alone; None if there are planned reservations that this process does not know."""
         hold_name = self._hold_prefix + attempt
@@ -202,13 +209,13 @@ class Reservations:
 
         known = self._planned.serial
 
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], Outcome | None]:
+        def step(records: _Records) -> _Tried:
             outcome: Outcome | None
             if PLANS in records and serial_of(records) != known:
                 outcome = None
             else:
                 outcome = quota.admit(limits, records, asked, now_s(), lease_s=lease_s)
-            changes: Mapping[str, Record | None] = _UNCHANGED
+            changes: _Changes = _UNCHANGED
             if outcome is not None and (claim_of is not None or CLAIMS in records):
                 outcome, changes = self._mind_claims(records, outcome, limits, asked, came_s, claim_of)
             if taking is not None:
@@ -282,7 +289,7 @@ class Reservations:
             limits = self._planned.with_parts(limits)
 
         # As `_change` does, in one step less: this is on the way of every call.
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
+        def step(records: _Records) -> _Whether:
             record = records.get(hold_name)
             if record is None:
                 return _UNCHANGED, False
@@ -299,10 +306,21 @@ class Reservations:
         """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
         limits = self._planned.with_parts(self._in_force(limits))
 
-        def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
-            return quota.draw(limits, levels, reserved, so_far, self._clock.now_s(), asked=asked)
+        hold_name, now_s = self._hold_prefix + attempt, self._clock.now_s
 
-        return await self._change(self._hold_prefix + attempt, limits, change)
+        # As `_change` does, in some calls less: a stream does it often.
+        def step(records: _Records) -> _Whether:
+            record = records.get(hold_name)
+            if record is None:
+                return _UNCHANGED, False
+            levels, rest = quota.draw(limits, records, record, so_far, now_s(), asked=asked)  # type: ignore[arg-type]  # as taken
+            if self._watches:
+                self._see(levels)
+            self._left_by(levels)
+            levels[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
+            return levels, True
+
+        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
@@ -406,7 +424,7 @@ class Reservations:
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
     async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:
-        def step(records: Mapping[str, Record]) -> tuple[Mapping[str, Record | None], bool]:
+        def step(records: _Records) -> _Whether:
             record = records.get(hold_name)
             if record is None:
                 return _UNCHANGED, False
@@ -417,33 +435,6 @@ class Reservations:
             return {**levels, hold_name: rest}, True
 
         return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
-
-
-class _Taking:
-    """A hold that is being taken: `kept` gives what came of it."""
-
-    __slots__ = ("is_admitted", "kept")
-
-    kept: Awaitable[Outcome | None]
-
-    def __init__(self) -> None:
-        self.is_admitted = False
-
-    def is_held(self) -> bool:
-        """Whether it is taken, as far as is known: by the transaction that runs, or for good."""
-        kept = self.kept
-        if not self.is_admitted or not isinstance(kept, asyncio.Future) or not kept.done():
-            return self.is_admitted
-        return not kept.cancelled() and kept.exception() is None
-
-
-def let_be(asked: Awaitable[object]) -> None:
-    """Wait no more for what was asked of the store, whatever comes of it."""
-    if isinstance(asked, asyncio.Future):
-        if not asked.cancel() and not asked.cancelled():
-            asked.exception()  # seen, so that nobody warns of it
-    elif isinstance(asked, Coroutine):
-        asked.close()
 
 
 def _unchanged(limits: Sequence[Limit]) -> Sequence[Limit]:

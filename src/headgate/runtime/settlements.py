@@ -16,7 +16,7 @@ from headgate.core.usage import CHARGES, NO_USAGE, Usage, keeps_reserved
 from headgate.ports import Clock, Cost, LedgerStore, Prices
 from headgate.runtime.admission import Admission
 from headgate.runtime.grants import Grant
-from headgate.runtime.reservations import let_be
+from headgate.runtime.taking import let_be
 from headgate.runtime.used import cost_of, used
 
 

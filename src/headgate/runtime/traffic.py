@@ -17,12 +17,15 @@ from headgate.core.quota import units_of
 
 MOST_TRAFFICS = 1_000
 
+MOST_KEYS = 100
+"""Names of what is learned that a traffic remembers."""
+
 
 class Traffic:
     """One process's calls to one account and class of models."""
 
     __slots__ = (
-        *("account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
+        *("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
         *("refusals", "refused_s", "sampled_s", "speed"),
     )
 
@@ -43,10 +46,16 @@ class Traffic:
         self.refused_s = 0.0
         self.speed = Speed()
         self.concurrency: Concurrency | None = None
+        self._keys: dict[tuple[str, int], Key] = {}
 
     def key(self, what: str, period_s: int = MINUTE_S) -> Key:
         """Name what is learned here."""
-        return Key(self.account, self.models, what, period_s)
+        found = self._keys.get((what, period_s))  # of every answer some are named
+        if found is None:
+            if len(self._keys) >= MOST_KEYS:
+                self._keys.clear()
+            found = self._keys[what, period_s] = Key(self.account, self.models, what, period_s)
+        return found
 
     def begun_of(self, dimension: Dimension) -> int:
         """Give what all calls asked of a dimension until now."""

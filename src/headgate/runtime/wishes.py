@@ -74,7 +74,7 @@ class Wishes:
             UnboundedError: it meets a budget of money there, and nothing bounds the call.
         """
         call, now_s = wish.call, self.clock.now_s()
-        scopes = wish.scopes._replace(account=account)
+        scopes = wish.scopes if wish.scopes.account == account else wish.scopes.at(account)
         limits = self.limits_for(scopes, call.model)
         counting = self.pool.counting(account, call.dialect)
         ask = Question(call, self.estimator, self.prices, call.standing, is_warm, wish.is_drawn, counting).ask

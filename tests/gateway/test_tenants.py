@@ -8,6 +8,9 @@ import pytest
 from standing_keys import CALL, a_standing_key, bearing
 from told_shapes import told
 
+from headgate.adapters.providers.http import parse_url
+from headgate.cli.serving import gateway_of
+from headgate.core.errors import ConfigError
 from headgate.gateway.control import _ROUTES
 
 OTHER = b"zebra"
@@ -179,6 +182,31 @@ def test_metrics_are_an_administrators(with_stack):
         key = await a_standing_key(stack, "ci")
         statuses = [(await stack.send("GET", "/metrics", headers=each))[0] for each in ([], bearing(key.secret), ADMIN)]
         assert statuses == [401, 403, 200]
+
+    environ = {"ADMIN": ADMIN[0][1].decode()}
+    with_stack(test, server='admin_token = "env:ADMIN"', environ=environ)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_gateway_that_other_machines_reach_has_a_token_or_does_not_begin(with_stack, host):
+    async def test(stack):
+        with pytest.raises(ConfigError, match="needs an admin token"):
+            async with gateway_of(stack.house, host, 0):
+                pass
+
+    with_stack(test)
+
+
+def test_beyond_loopback_nobody_is_let_in_before_the_first_key_either(with_stack):
+    places = [("GET", "/metrics"), ("POST", "/v1/messages"), *((method, path) for method, path, _ in EVERY)]
+
+    async def test(stack):
+        async with gateway_of(stack.house, "127.0.0.1", 0, open_to_all=False) as server:
+            origin, _ = parse_url(f"http://127.0.0.1:{server.address[1]}")
+            for method, path in places:
+                for headers in ([], [(b"x-api-key", b"any")], [(b"authorization", b"Bearer ")]):
+                    async with stack.http.send(method, origin, path.encode(), headers=headers, body=CALL) as reply:
+                        assert reply.status == 401, (method, path)
 
     environ = {"ADMIN": ADMIN[0][1].decode()}
     with_stack(test, server='admin_token = "env:ADMIN"', environ=environ)

@@ -18,7 +18,7 @@ BENCH := $(VENV)/.headgate-bench-installed
 AGAIN := $(shell test -x "$(VENV)/bin/python" || echo FORCE)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench clients clean FORCE
+.PHONY: help run test lint types bench clients fuzz clean FORCE
 
 help:
 	@echo "make run      a fleet of agents works through the gateway under limits, and ends with a report"
@@ -27,6 +27,7 @@ help:
 	@echo "make types    strict type check"
 	@echo "make bench    Headgate beside its rivals, with figures"
 	@echo "make clients  real agents and client libraries, for tests that are skipped without them"
+	@echo "make fuzz     bytes that nobody meant, against all that reads some, for minutes"
 	@echo "make clean    removes the environment and all caches; recorded runs stay"
 
 run: $(DEV)
@@ -47,6 +48,17 @@ clients: $(DEV)
 	$(VENV)/bin/python -m venv .clients/py
 	.clients/py/bin/python -m pip install --quiet --requirement tests/clients/requirements.txt
 	npm install --no-fund --no-audit --prefix .clients $$($(VENV)/bin/python tests/clients/pinned.py)
+
+# What it installs is of no use to anybody else: an environment of its own. What does not install here is skipped, loudly.
+FUZZ_INPUTS ?= 100000
+fuzz: $(DEV)
+	$(VENV)/bin/python -m venv .fuzz
+	.fuzz/bin/python -m pip install --quiet $(addprefix -c ,$(CONSTRAINTS)) --editable .
+	-.fuzz/bin/python -m pip install --quiet --requirement fuzz/requirements.txt
+	nice .fuzz/bin/python -m fuzz --inputs $(FUZZ_INPUTS) $(ARGS)
+	for target in events meter decoder body headers parameters; do \
+	  nice .fuzz/bin/python -m fuzz $$target --atheris --inputs $(FUZZ_INPUTS) || exit 1; done
+	nice .fuzz/bin/python -m fuzz.control_api
 
 bench: $(BENCH)
 	$(VENV)/bin/python -m benchmarks all --data $(BENCH_DATA) $(ARGS)

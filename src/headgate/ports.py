@@ -151,6 +151,7 @@ class HashedKey:
     `limits` is the JSON text of the key's own limits in the configuration's words, `scopes` of what it is attributed to
     (team, run, agent, tags). `fleet` marks the keys that a fleet makes for its agents and ends with them; `parent` is
     the id of the key that such a one was made under: it has that key's name and limits, and ends with it at the latest.
+    From `revoked_s` on it lets nobody in.
     """
 
     id: str
@@ -180,8 +181,8 @@ class KeyStore(Protocol):
         """Give every key that is not a fleet's own, oldest first."""
         ...
 
-    async def revoke(self, key_id: str, now_s: float) -> bool:
-        """End a key; False if there is none or it has ended."""
+    async def revoke(self, key_id: str, at_s: float) -> bool:
+        """End a key at an instant, now or to come; False if there is none or it ends no later already."""
         ...
 
     async def prune_fleet(self, parent: str | None, now_s: float) -> int:

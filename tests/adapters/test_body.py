@@ -409,3 +409,26 @@ def test_the_sdks_bodies_and_time_outs_are_read() -> None:
         ("claude-x", False, 9, 7.5),
         ("gpt-x", False, 5, 4.0),
     ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","stream":true,"stream_options":{"inc\xff\xfelude_usage":false,"x":1}}',
+        b'{"m\xf6\x7fodel":"m","model":"m","stream":true,"stream_options":{"include_usage":false}}',
+    ],
+)
+def test_a_field_whose_name_is_no_text_is_the_providers_to_refuse(body: bytes) -> None:
+    """It was a 500 (found by fuzzing)."""
+    assert read(CHAT, body).stream
+    assert ask_for_usage(body) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b'-1{"model":"a\nb"', b'{"model":"a\\u0000b","stream":"\n\x1b[31m"}', b'"\r\nGET / HTTP/1.1"']
+)
+def test_what_is_told_of_a_body_is_one_line_of_text(body: bytes) -> None:
+    """A line of a log could be made to look like two (found by fuzzing)."""
+    with pytest.raises(CallerError) as refused:
+        read(CHAT, body)
+    assert str(refused.value).isprintable()

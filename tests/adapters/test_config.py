@@ -237,6 +237,13 @@ def test_a_key_s_own_limits_are_rules_of_its_scope(load: Callable[..., Config]) 
         ("\n[limit]", ["headgate.toml:2: limit: expected tables, each written [[limit]]"]),
         ("limit = [1]", ["headgate.toml:1: limit: expected tables, each written [[limit]]"]),
         ('[server]\nlisten = "8484"', ['headgate.toml:2: [server] listen = "8484": expected an address such as "127']),
+        ("[server]\nallowed_hosts = []", ["headgate.toml:2: [server] allowed_hosts = [...]: expected a list of names"]),
+        (
+            '[server]\nallowed_hosts = ["a", "http://b"]',
+            [
+                'headgate.toml:2: [server] allowed_hosts = "http://b": expected a list of names of hosts without ports',
+            ],
+        ),
         ('[server]\nlisten = "::1:8484"', ['headgate.toml:2: [server] listen = "::1:8484": expected an address']),
         ('[server]\nlisten = "a:65536"', ['headgate.toml:2: [server] listen = "a:65536": expected a port of at most']),
         ("[server]\nlisten = 8484", ["headgate.toml:2: [server] listen = 8484: expected an address"]),

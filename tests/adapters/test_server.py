@@ -279,12 +279,12 @@ def test_a_head_without_end_is_refused(running: Runner) -> None:
         async with serve(hello, "127.0.0.1", 0) as server:
             client = await connect(server)
             for _ in range(3):
-                client.writer.write(b"GET / HTTP/1.1\r\n" + b"x: %b\r\n" % (b"y" * 1000) * 40)
+                client.writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x: %b\r\n" % (b"y" * 1000) * 40)
                 await client.writer.drain()
                 for _ in range(20):
                     await asyncio.sleep(0)
                 assert (await client.ask(b"\r\n")).endswith(b"hi")
-            client.writer.write(b"GET / HTTP/1.1\r\n" + b"x: %b\r\n" % (b"y" * 1000) * 70)
+            client.writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n" + b"x: %b\r\n" % (b"y" * 1000) * 70)
             assert b"larger than 65536 bytes" in await client.rest()
 
     running(main())

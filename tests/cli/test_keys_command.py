@@ -1,10 +1,10 @@
-"""`headgate keys create`: what a key can never have is refused, with what it can."""
+"""`headgate keys`: what a key can never have is refused, with what it can; keys are replaced and ended."""
 
 import json
 
 import pytest
 
-from headgate.cli.keys import KeyWishes, create_key, list_keys
+from headgate.cli.keys import KeyWishes, create_key, list_keys, revoke_key, rotate_key
 from headgate.core.errors import CallerError
 
 CONFIG = """
@@ -93,3 +93,44 @@ def test_a_key_is_listed_with_what_the_configuration_says_of_it(config, capsys, 
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("configured")]
     assert "usd_per_day=1, 7 requests per day" in line
     assert " search " in line
+
+
+def the_rows(config, capsys):
+    capsys.readouterr()
+    list_keys(config, as_json=True)
+    return json.loads(capsys.readouterr().out)["keys"]
+
+
+@pytest.mark.parametrize("grace", [None, "1h"])
+def test_a_key_is_replaced_by_one_like_it(config, capsys, monkeypatch, grace):
+    create_key(config, KeyWishes("ci", ("usd_per_day=5",), "search", ("stage=dev",), "30d"), as_json=False)
+    first = capsys.readouterr().out.strip()
+    rotate_key(config, "ci", grace, as_json=False)
+    told = capsys.readouterr()
+    assert told.out.strip() != first
+    assert first not in told.err
+    assert ("ends in 1h" if grace else "has ended") in told.err
+    old, new = the_rows(config, capsys)
+    assert [old["in_force"], new["in_force"]] == [grace is not None, True]
+    assert all(old[word] == new[word] for word in ("name", "limits", "scopes", "expires"))
+    monkeypatch.setenv("COLUMNS", "160")
+    list_keys(config, as_json=False)
+    states = [line.split()[1:3] for line in capsys.readouterr().out.splitlines() if line.startswith("ci")]
+    assert states == [["ending" if grace else "revoked", "usd_per_day=5"], ["in", "force"]]
+    revoke_key(config, "ci")
+    assert [row["in_force"] for row in the_rows(config, capsys)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("name", "grace", "told"),
+    [
+        ("nobody", None, "no key named 'nobody' is in force"),
+        ("ci", "31d", "expected at most 2592000 s"),
+        ("ci", "soon", "'soon' is no length of time"),
+    ],
+)
+def test_what_cannot_be_replaced_stays_as_it_is(config, capsys, name, grace, told):
+    create_key(config, KeyWishes("ci"), as_json=True)
+    with pytest.raises(CallerError, match=told):
+        rotate_key(config, name, grace, as_json=True)
+    assert [(row["in_force"], row["revoked"]) for row in the_rows(config, capsys)] == [(True, None)]

@@ -12,7 +12,7 @@ Headers = list[tuple[bytes, bytes]]
 
 EXCEPTIONS = (
     "`authorization`, `x-api-key`, `api-key`, `proxy-authorization` and `cookie` of a request are left out, and the account's own credential stands at the end",
-    "headers of one connection (`connection` and what it names, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`, `expect`, `host`, `content-length`) are those of the next connection; `set-cookie` and `proxy-authenticate` of an answer are left out",
+    "headers of one connection (`connection` and what it names, `keep-alive`, `te`, `trailer`, `transfer-encoding`, `upgrade`, `expect`, `host`, `content-length`) are those of the next connection; `set-cookie`, `proxy-authenticate` and `access-control-...` of an answer are left out",
     "names of headers arrive in lower case, both ways",
     "`accept-encoding` of calls that are metered says `identity`",
     "`x-headgate-...` of a request stays here; an answer has Headgate's own beside the provider's, but none of the provider's",

@@ -88,7 +88,7 @@ def test_every_operation_answers_as_the_document_says(with_stack):
     async def test(stack):
         key = await a_standing_key(stack, "ci")
         own = bearing(key.secret)
-        for _ in range(3):
+        for _ in range(2):
             assert (await stack.send("POST", "/v1/messages", CALL, [*own, (b"x-headgate-run", b"r1")]))[0] == 200
         waiting = asyncio.create_task(stack.send("POST", "/v1/messages", CALL, own))
         while not stack.house.manager.queue():  # noqa: ASYNC110 - who waits has no event

@@ -85,6 +85,16 @@ class Call:
                 self._connection.read_on(wanted=False)
                 self._wake()
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of the body is there."""
+        return self._is_whole
+
+    @property
+    def is_started(self) -> bool:
+        """Whether something of the answer was sent."""
+        return self._is_started
+
     def whole(self) -> None:
         """All of the body is there."""
         self._is_whole = True
@@ -197,6 +207,8 @@ class Call:
                 says_close, self.keep_alive = True, False
         if _UNFIT_NAMES.search(b"".join(names)) or _UNFIT_VALUES.search(b"".join(values)):
             raise RuntimeError("a header of the answer has characters that no header can have")
+        # A client that was not asked for its body need not say whether it comes all the same (RFC 9110, 10.1.1).
+        self.keep_alive = self.keep_alive and not self.expects_continue
         has_body = not self._is_head and status not in _WITHOUT_BODY
         if has_body and not says_length:
             if self._takes_chunks and not self._is_chunked:

@@ -1,7 +1,8 @@
 """One client's connection: HTTP/1.1 by httptools (llhttp), each request a call of an ASGI app in a task of its own.
 
 One rule: what is kept of a client that sends more than is taken, or takes less than is sent, is bounded: it is not read
-on, or the app waits. No timers run here: who is silent for long is for the server's sweep to say.
+on, or the app waits; and each answer stands in its request's place. No timers run here: the server's sweep tells who is
+silent for long.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ MOST_PIPELINED = 16
 
 _QUIET_SWEEPS = 2  # without a whole head; so a client has one sweep's time for it at the least
 _IDLE_SWEEPS = 4  # between two calls
+LEAST_BODY_BYTES = 1024
+"""Of a body, from one sweep to the next, unless it is we who do not read: a modem sends a hundred times as much."""
 
 
 class Connections:
@@ -44,6 +47,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_all",
+        "_body_bytes",
         "_call",
         "_client",
         "_expects",
@@ -51,14 +55,17 @@ class Connection(asyncio.Protocol):
         "_has_asked",
         "_head_bytes",
         "_headers",
+        "_hosts",
         "_in_head",
         "_is_known",
         "_is_upgrade",
         "_loop",
         "_parser",
         "_pipeline",
+        "_refusal",
         "_server",
         "_sweeps",
+        "_unread_bytes",
         "_url",
         "drained",
         "is_ending",
@@ -79,7 +86,9 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._url = b""
-        self._sweeps = 0
+        self._sweeps = self._hosts = 0
+        self._body_bytes = self._unread_bytes = 0
+        self._refusal: bytes | None = None
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
         self._has_asked = False
@@ -112,6 +121,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came."""
+        self._unread_bytes += len(data)  # until it is found to be something
         while (parser := self._parser) is not None:
             try:
                 parser.feed_data(data)
@@ -125,6 +135,9 @@ class Connection(asyncio.Protocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_LIMIT_BYTES:
                 self._refuse(_TOO_LARGE)
+        elif self._unread_bytes > HEAD_LIMIT_BYTES:
+            # Trailers and what else stands between the pieces of a body: the parser keeps as much of it as there is.
+            self._refuse(_TOO_LARGE)
 
     def _make_parser(self) -> HttpRequestParser:
         parser = HttpRequestParser(self)
@@ -160,7 +173,7 @@ class Connection(asyncio.Protocol):
             return
         self._in_head, self._head_bytes = True, 0
         self._headers, self._url = [], b""
-        self._expects = False
+        self._expects, self._hosts = False, 0
 
     def on_url(self, url: bytes) -> None:
         """Collect the target, which may come in parts."""
@@ -171,7 +184,9 @@ class Connection(asyncio.Protocol):
         """Collect a header; trailers are not wanted."""
         if self._in_head:
             name = name.lower()
-            if name == b"expect" and value.lower() == b"100-continue":
+            if name == b"host":
+                self._hosts += 1
+            elif name == b"expect" and value.lower() == b"100-continue":
                 self._expects = True
             self._headers.append((name, value))
 
@@ -183,10 +198,13 @@ class Connection(asyncio.Protocol):
             self._is_known = False
             return
         self._in_head, self._sweeps, self._has_asked = False, 0, True
+        self._body_bytes = self._unread_bytes = 0
         self._is_upgrade = parser.should_upgrade()
         version, url = parser.get_http_version(), self._url
         if version not in _VERSIONS:
             self._stop("This server speaks HTTP/1.1 and HTTP/1.0.")
+        if self._hosts > 1 or (self._hosts == 0 and version != "1.0"):  # RFC 9112, section 3.2
+            self._stop("A request names its host once.")
         if sum(len(name) + len(value) + 4 for name, value in self._headers) + len(url) > HEAD_LIMIT_BYTES:
             self._stop(_TOO_LARGE)
         if url.startswith(b"/") and b"#" not in url:
@@ -212,7 +230,7 @@ class Connection(asyncio.Protocol):
         }
         keep_alive = version != "1.0" and parser.should_keep_alive() and not self.is_ending
         call = Call(self, keep_alive=keep_alive, is_head=method == "HEAD", takes_chunks=version != "1.0")
-        call.expects_continue = self._expects
+        call.expects_continue = self._expects and version != "1.0"
         scope["extensions"] = {WHEN_GONE: call.when_gone}
         call.scope = scope
         if self._call is None:
@@ -224,6 +242,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Hand on a piece of the body to the call that it belongs to, which is the last."""
+        self._body_bytes += len(body)
+        self._unread_bytes = 0
         call = self._pipeline[-1] if self._pipeline else self._call
         if call is not None:
             call.take_in(body)
@@ -232,6 +252,7 @@ class Connection(asyncio.Protocol):
         """Tell the call that its body is whole."""
         if self._is_upgrade:
             return  # only its head is
+        self._unread_bytes = 0
         call = self._pipeline[-1] if self._pipeline else self._call
         if call is not None:
             call.whole()
@@ -256,6 +277,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
         elif self._pipeline:
             self._begin(self._pipeline.popleft())
+        elif self._refusal is not None:
+            self._write_refusal(self._refusal)
         self.read_on(wanted=True)
 
     def _begin(self, call: "Call") -> None:
@@ -270,12 +293,27 @@ class Connection(asyncio.Protocol):
         self._fault = why
         raise ValueError(why)
 
-    def _refuse(self, why: str) -> None:
-        if not self.transport.is_closing():
-            body = why.encode()
-            head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINES[400] + head % len(body) + body)
-            self.transport.close()
+    def _refuse(self, why: str, status: int = 400) -> None:
+        """Refuse what comes, and all behind it; requests that came whole before it have their answers first."""
+        if self.transport.is_closing() or self._refusal is not None:
+            return
+        self._parser = None
+        body = why.encode()
+        head = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        refusal = STATUS_LINES[status] + head % len(body) + body
+        if self._pipeline and not self._pipeline[-1].is_whole:
+            self._pipeline.pop()
+        broken = self._call if self._call is not None and not self._call.is_whole else None
+        if broken is not None and broken.is_started:
+            self.transport.close()  # within an answer, nothing can be said
+        elif broken is not None or self._call is None:
+            self._write_refusal(refusal)
+        else:
+            self._refusal = refusal
+
+    def _write_refusal(self, refusal: bytes) -> None:
+        self.transport.write(refusal)
+        self.transport.close()
 
     # --- for the server
 
@@ -286,11 +324,19 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def swept(self) -> None:
-        """Close if there has been neither a call nor a whole head for so many sweeps in a row."""
-        if self._call is None:
+        """Close if there has been neither a call, nor a whole head, nor much of a body for so many sweeps in a row."""
+        last = self._pipeline[-1] if self._pipeline else self._call
+        if last is None:
             self._sweeps += 1
             if self._sweeps >= (_QUIET_SWEEPS if self._in_head or not self._has_asked else _IDLE_SWEEPS):
                 self.transport.abort()
+        elif not last.is_whole and self.is_reading and not last.expects_continue:
+            self._sweeps = self._sweeps + 1 if self._body_bytes < LEAST_BODY_BYTES else 0
+            if self._sweeps >= _QUIET_SWEEPS:
+                self._refuse("The body of the request came too slowly.", 408)
+        else:
+            self._sweeps = 0
+        self._body_bytes = 0
 
 
 def _address(transport: asyncio.BaseTransport, which: str) -> tuple[str, int] | None:

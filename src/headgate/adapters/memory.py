@@ -253,13 +253,13 @@ class MemoryKeyStore:
             standing = [key for key in self._keys.values() if not key.fleet]
         return sorted(standing, key=lambda key: (key.created_s, key.id))
 
-    async def revoke(self, key_id: str, now_s: float) -> bool:
-        """End a key; False if there is none or it has ended."""
+    async def revoke(self, key_id: str, at_s: float) -> bool:
+        """End a key at an instant; False if there is none or it ends no later already."""
         with self._lock:
             key = self._keys.get(key_id)
-            if key is None or key.revoked_s is not None:
+            if key is None or (key.revoked_s is not None and key.revoked_s <= at_s):
                 return False
-            self._keys[key_id] = replace(key, revoked_s=now_s)
+            self._keys[key_id] = replace(key, revoked_s=at_s)
             return True
 
     async def prune_fleet(self, parent: str | None, now_s: float) -> int:
@@ -270,7 +270,9 @@ class MemoryKeyStore:
 
 
 def _has_ended(key: HashedKey, now_s: float) -> bool:
-    return key.revoked_s is not None or (key.expires_s is not None and key.expires_s <= now_s)
+    return (key.revoked_s is not None and key.revoked_s <= now_s) or (
+        key.expires_s is not None and key.expires_s <= now_s
+    )
 
 
 def _is_asked(row: Attempt, query: UsageQuery) -> bool:

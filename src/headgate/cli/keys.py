@@ -1,4 +1,4 @@
-"""`headgate keys`: make, list and end the keys that Headgate hands out.
+"""`headgate keys`: make, list, replace and end the keys that Headgate hands out.
 
 One rule: a secret is printed once, when it is made, and is nowhere else.
 """
@@ -19,7 +19,7 @@ from headgate.compose import WallClock, open_stores, read_config
 from headgate.core.errors import CallerError
 from headgate.core.scopes import unfit_name
 from headgate.gateway.parameters import rfc3339, span_s
-from headgate.runtime.keys import Keys, in_force, make_key
+from headgate.runtime.keys import Keys, NewKey, in_force, make_key
 
 T = TypeVar("T")
 
@@ -73,8 +73,26 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
         await keys.add([new.stored])
 
     _with_keys(config, add)
+    _show_once(new, as_json=as_json)
+
+
+def rotate_key(config_path: Path | None, name: str, grace: str | None, *, as_json: bool) -> None:
+    """Make a key in the place of the one of this name, which ends now or after a grace of `30m`; print it.
+
+    Raises:
+        CallerError: no key of this name is in force, or the grace is none.
+    """
+    grace_s = 0 if grace is None else span_s(grace)
+    new, ended = _with_keys(read_config(config_path, credentials=False), lambda keys: keys.rotate(name, grace_s))
+    _show_once(new, as_json=as_json)
+    ends = "has ended" if not grace_s else f"ends in {grace}"
+    before = "the key before it" if ended == 1 else f"each of the {ended} keys before it"
+    print(f"headgate: {before} {ends}", file=sys.stderr)  # noqa: T201 - beside the answer
+
+
+def _show_once(new: NewKey, *, as_json: bool) -> None:
     if as_json:
-        _say(json.dumps({"id": new.stored.id, "name": wishes.name, "key": new.secret}))
+        _say(json.dumps({"id": new.stored.id, "name": new.stored.name, "key": new.secret}))
     else:
         _say(new.secret)
         print("headgate: this key is shown once; keep it where secrets are kept", file=sys.stderr)  # noqa: T201
@@ -136,8 +154,10 @@ def _key_cells(row: Mapping[str, Any], config: Config) -> list[str]:
     configured = [words if models == "all models" else f"{words} ({models})" for _scope, models, words in of_name]
     limits = ", ".join([*own, *configured])
     tags = ", ".join(f"{name}={value}" for name, value in {**row["scopes"].get("tags", {}), **dict(owner.tags)}.items())
-    state = "in force" if row["in_force"] else "revoked" if row["revoked"] else "expired"
-    created, expires = ((row[name] or "never")[:16].replace("T", " ") for name in ("created", "expires"))
+    is_ending = row["in_force"] and row["revoked"]
+    state = "ending" if is_ending else "in force" if row["in_force"] else "revoked" if row["revoked"] else "expired"
+    ends = min((each for each in (row["revoked"] if is_ending else None, row["expires"]) if each), default="never")
+    created, expires = (each[:16].replace("T", " ") for each in (row["created"], ends))
     return [
         row["name"],
         state,

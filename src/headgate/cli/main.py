@@ -421,6 +421,22 @@ def keys_list(config: ConfigOption = None, *, as_json: JsonOption = False) -> No
     list_keys(config, as_json=as_json)
 
 
+@keys_app.command("rotate")
+def keys_rotate(
+    name: Annotated[str, typer.Argument(help="The key's name.")],
+    config: ConfigOption = None,
+    grace: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="30m, 12h: the old one works so long; without it no longer.")
+    ] = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key in the place of another: same name, limits and end, a new secret, shown once."""
+    from headgate.cli.keys import rotate_key  # noqa: PLC0415 - heavy
+
+    rotate_key(config, name, grace, as_json=as_json)
+
+
 @keys_app.command("revoke")
 def keys_revoke(key: Annotated[str, typer.Argument(help="The key's id or name.")], config: ConfigOption = None) -> None:
     """End a key; calls with it are refused from within a second on."""

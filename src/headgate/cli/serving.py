@@ -71,6 +71,7 @@ async def gateway_of(
             max_wait_s=settings.max_wait_s,
             open_to_all=loopback if open_to_all is None else open_to_all,
             admin_token=token,
+            allowed_hosts=settings.allowed_hosts,
             keys=said_of_keys(house.config),
             reload=None if reloading is None else reloading.reload,
             hosts=house.client.stats,

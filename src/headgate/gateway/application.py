@@ -6,7 +6,7 @@ and says what to do next.
 
 import logging
 import secrets
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,7 +43,8 @@ from headgate.gateway.callers import (
 )
 from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
-from headgate.gateway.nearby import check_nearby
+from headgate.gateway.guarded import GUARDED
+from headgate.gateway.nearby import check_host, check_nearby, check_order
 from headgate.gateway.own_headers import check_own_headers
 from headgate.gateway.passing import NotPassedError, pass_on
 from headgate.gateway.relay import Meant, relay_metered, relay_unmetered
@@ -55,22 +56,26 @@ log = logging.getLogger("headgate.gateway")
 RESTART_S = 5.0
 """When a call that was refused because this gateway ends may come again: another has usually begun by then."""
 
-_JSON = [(b"content-type", b"application/json")]
+_CHANGING_NOTHING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_JSON = [(b"content-type", b"application/json"), *GUARDED]
 
 
 @dataclass(frozen=True, slots=True)
 class GatewaySettings:
     """How the gateway meets the world.
 
-    `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is. `reload`
-    reads the configuration again and says what has changed; None where nothing can be. `hosts` tells of the connections
-    to providers.
+    `open_to_all` lets calls in without a key while none was made to stay. `allowed_hosts` are patterns of names beside
+    this machine's own by which it may be called; where there are any, by no others. `keys` says by name whose a key is.
+    `reload` reads the configuration again and says what has changed; None where nothing can be. `hosts` tells of the
+    connections to providers.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
     max_wait_s: float = 600.0
     open_to_all: bool = True
     admin_token: str | None = field(default=None, repr=False)
+    allowed_hosts: Sequence[str] = ()
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
     hosts: Hosts = dict
@@ -155,8 +160,13 @@ class Gateway:
     async def _identify(self, exchange: HttpExchange) -> Caller:
         token = self._settings.admin_token
         caller = await identify(exchange, self._manager, open_to_all=self._settings.open_to_all, admin_token=token)
+        allowed = self._settings.allowed_hosts
+        if allowed:
+            check_host(exchange, allowed)
         if caller.key is None and (token is None or not caller.is_admin):
-            check_nearby(exchange)
+            check_nearby(exchange, allowed)
+            if exchange.path.startswith("/api/") and exchange.method not in _CHANGING_NOTHING:
+                check_order(exchange)
         return caller
 
     async def _probe(self, exchange: HttpExchange) -> None:
@@ -176,7 +186,7 @@ class Gateway:
         from headgate.gateway.metrics import CONTENT_TYPE, metrics  # noqa: PLC0415 - its library takes a tenth of a second
 
         await exchange.answer(
-            200, [(b"content-type", CONTENT_TYPE)], await metrics(self._manager, self._settings.hosts)
+            200, [(b"content-type", CONTENT_TYPE), *GUARDED], await metrics(self._manager, self._settings.hosts)
         )
 
     async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:
@@ -198,7 +208,7 @@ class Gateway:
         )
         if isinstance(error, WrongMethodError):
             headers.append((b"allow", error.allowed.encode()))
-        headers = [(name, value) for name, value in headers if name != b"content-length"]
+        headers = [*((name, value) for name, value in headers if name != b"content-length"), *GUARDED]
         await exchange.answer(status, headers, body)
 
 

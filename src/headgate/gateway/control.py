@@ -19,6 +19,7 @@ from headgate.gateway.budgets import BUDGETS_PATH, TELL_BUDGETS
 from headgate.gateway.callers import Caller, KeyScopes, own_scopes
 from headgate.gateway.events import EVENTS_PATH, TELL_EVENTS
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.guarded import GUARDED
 from headgate.gateway.lending import END_KEY, KEYS_PATH, LEND_KEYS
 from headgate.gateway.limits_now import LIMITS_PATH, TELL_LIMITS
 from headgate.gateway.openapi import WORDS, Served, document
@@ -35,7 +36,7 @@ from headgate.gateway.usage import TELL_USAGE, USAGE_PATH
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 
-_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *GUARDED]
 
 
 def methods_of(path: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from msgspec import Meta
 from headgate.core.errors import CallerGoneError
 from headgate.gateway.asked import Asked
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.guarded import GUARDED
 from headgate.gateway.operations import Operation
 from headgate.runtime.feed import Event
 from headgate.runtime.manager import Manager
@@ -22,7 +23,7 @@ EVENTS_PATH = "/api/v1/events"
 ALIVE_EVERY_S = 15.0
 """A comment is sent so often when nothing happens, so that no proxy takes the connection for dead."""
 
-_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
+_HEADERS = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store"), *GUARDED]
 
 
 async def tell_events(asked: Asked) -> NoReturn:

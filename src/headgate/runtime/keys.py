@@ -26,6 +26,9 @@ MOST_LENT = 100_000
 MOST_LENT_S = 7 * 86_400.0
 """How long a fleet's key lasts at the most: one of a runner that was killed ends by itself."""
 
+MOST_GRACE_S = 30 * 86_400.0
+"""How long a key that was replaced may still let its bearer in: one that should end at all ends within a month."""
+
 
 class NotAllowedError(CallerError):
     """The key is in force, but it may not do this."""
@@ -180,10 +183,30 @@ class Keys:
         """Give every key that somebody made to stay."""
         return await self._store.all()
 
-    async def revoke(self, key_id: str) -> bool:
-        """End a key now; False if there is none in force."""
+    async def rotate(self, name: str, grace_s: float = 0.0) -> tuple[NewKey, int]:
+        """Make a key in the place of those of a name, which end in `grace_s` seconds; give it, and how many end.
+
+        It has the limits, the attribution and the end of the newest. It counts before they end, so that whoever is
+        killed in between leaves both, and may do it again.
+
+        Raises:
+            CallerError: no key of this name is in force, or `grace_s` is longer than `MOST_GRACE_S`.
+        """
+        if not 0 <= grace_s <= MOST_GRACE_S:
+            raise CallerError(f"a grace of {grace_s:.0f} s is too long; expected at most {MOST_GRACE_S:.0f} s")
+        now_s = self._clock.now_s()
+        old = [key for key in await self._store.all() if key.name == name and in_force(key, now_s)]
+        if not old:
+            raise CallerError(f"no key named {name[:50]!r} is in force; make one with `headgate keys create`")
+        new = make_key(name, now_s, limits=old[-1].limits, scopes=old[-1].scopes, expires_s=old[-1].expires_s)
+        await self.add([new.stored])
+        ended = [await self.revoke(key.id, now_s + grace_s) for key in old]
+        return new, sum(ended)
+
+    async def revoke(self, key_id: str, at_s: float | None = None) -> bool:
+        """End a key, now or at an instant to come; False if there is none that would last longer."""
         self._cached.pop(key_id, None)
-        return await self._store.revoke(key_id, self._clock.now_s())
+        return await self._store.revoke(key_id, self._clock.now_s() if at_s is None else at_s)
 
     async def _find(self, key_id: str) -> HashedKey | None:
         now_s = self._clock.now_s()
@@ -200,7 +223,7 @@ class Keys:
 
 def in_force(key: HashedKey, now_s: float) -> bool:
     """Whether a key lets its bearer in now."""
-    return key.revoked_s is None and (key.expires_s is None or key.expires_s > now_s)
+    return all(end_s is None or end_s > now_s for end_s in (key.revoked_s, key.expires_s))
 
 
 def _digest(secret: str) -> bytes:

@@ -35,6 +35,7 @@ from headgate.adapters.config.settings import (
 from headgate.adapters.config.tables import Table, Unfit, boolean, choice, decimal, number, whole
 from headgate.adapters.config.values import (
     default_store_path,
+    host_names,
     listen,
     model_glob,
     model_globs,
@@ -120,6 +121,7 @@ def _read_server(table: Table, environ: Mapping[str, str]) -> Server:
         host=host,
         port=port,
         admin_token=table.take("admin_token", secret(environ), None),
+        allowed_hosts=table.take("allowed_hosts", host_names, ()),
         max_body_bytes=table.take("max_body_bytes", whole(1024, MOST_BODY_BYTES), default.max_body_bytes),
         max_wait_s=table.take("max_wait_s", wait_s, default.max_wait_s),
         drain_s=table.take("drain_s", number(0, DAY_S, "a number of seconds such as 30"), default.drain_s),

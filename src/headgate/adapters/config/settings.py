@@ -60,7 +60,10 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the gateway listens (port 0: any free one), and how long and large things may get."""
+    """Where the gateway listens (port 0: any free one), and how long and large things may get.
+
+    `allowed_hosts` are patterns of names by which it may be called beside this machine's own; without any, by all.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8484
@@ -68,6 +71,7 @@ class Server:
     max_body_bytes: int = 32 * 1024 * 1024  # as Anthropic's own bound (wire.md section 2)
     max_wait_s: float = 600.0
     drain_s: float = 30.0
+    allowed_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ _REFERENCE = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
 _SQLITE = "sqlite:///"
 _MOST_URL_CHARS = 2000
 _MOST_PORT = 65_535
+_MOST_HOSTS = 100
+# An address of IPv6 stands without its brackets here.
+_HOST = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9*.:_-]{1,253}")
 
 # Names stand in scopes, level names, headers and URLs: nothing in them needs quoting in any of these.
 name = text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", 'a name of letters, digits and . _ - such as "main"')
@@ -102,6 +105,17 @@ def model_globs(value: object) -> tuple[str, ...]:
         except Unfit as unfit:
             raise Unfit(str(unfit), inside=(index,)) from None
     return tuple(globs)
+
+
+def host_names(value: object) -> tuple[str, ...]:
+    """Read a list of names of hosts, or patterns of them, without ports."""
+    expected = 'expected a list of names of hosts without ports, such as ["gate.example.com", "*.internal"]'
+    if not isinstance(value, list) or not 0 < len(value) <= _MOST_HOSTS:
+        raise Unfit(expected)
+    for index, entry in enumerate(value):
+        if not isinstance(entry, str) or _HOST.fullmatch(entry) is None:
+            raise Unfit(expected, inside=(index,))
+    return tuple(entry.lower() for entry in value)
 
 
 def sqlite(folder: Path, environ: Mapping[str, str]) -> Reader[Path]:

@@ -26,7 +26,8 @@ ReadNotices = Callable[[Headers, float], Notices]
 
 # `set-cookie` is between the provider's edge and an account that many clients share.
 _NOT_PASSED_ON = (CONNECTION_HEADERS - {b"content-length"}) | {b"proxy-authenticate", b"set-cookie"}
-_OURS = b"x-headgate-"
+# `access-control-` would let pages read an answer of a gateway that they may not even ask.
+_OURS = (b"x-headgate-", b"access-control-")
 
 # Enough for any error that a vendor writes; what is longer passes on all the same, only unread.
 _ERROR_LIMIT_BYTES = 64 * 1024

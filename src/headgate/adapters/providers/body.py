@@ -123,10 +123,13 @@ def ask_for_usage(body: bytes) -> bytes | None:
     if not options:
         opened = _opening(body)
         return b'%b"stream_options":{%b},' % (opened, _ASKED) + body[len(opened) :]
-    changed = _with_usage(options)
-    if changed is None:
+    try:
+        changed = _with_usage(options)
+        if changed is None:
+            return None
+        start, end = member_spans(body)["stream_options"]
+    except UNREADABLE:  # the name of a field that nobody reads is no text
         return None
-    start, end = member_spans(body)["stream_options"]
     return body[:start] + changed + body[end:]
 
 

@@ -202,7 +202,8 @@ def _explain(endpoint: Endpoint, body: bytes) -> str:
 
 
 def _clip(raw: bytes | msgspec.Raw) -> str:
-    text = bytes(raw)[: _CLIP_CHARS * 4].decode(errors="replace")
+    sent = bytes(raw)[: _CLIP_CHARS * 4].decode(errors="replace")
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in sent)
     return text if len(text) <= _CLIP_CHARS else text[:_CLIP_CHARS] + "…"
 
 

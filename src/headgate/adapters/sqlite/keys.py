@@ -18,9 +18,9 @@ _COLUMNS = "id, name, digest, created_s, limits, scopes, expires_s, revoked_s, f
 _ADD = f"INSERT INTO keys ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - our own columns
 _FIND = f"SELECT {_COLUMNS} FROM keys WHERE id = ?"  # noqa: S608 - our own columns
 _ALL = f"SELECT {_COLUMNS} FROM keys WHERE fleet = 0 ORDER BY created_s, id"  # noqa: S608 - our own columns
-_REVOKE = "UPDATE keys SET revoked_s = ? WHERE id = ? AND revoked_s IS NULL"
+_REVOKE = "UPDATE keys SET revoked_s = ?1 WHERE id = ?2 AND (revoked_s IS NULL OR revoked_s > ?1)"
 # `fleet = 1` word for word as in the partial index: keys that stay are not looked at.
-_FORGET = "DELETE FROM keys WHERE fleet = 1 AND (revoked_s IS NOT NULL OR expires_s <= ?)"
+_FORGET = "DELETE FROM keys WHERE fleet = 1 AND (revoked_s <= ?1 OR expires_s <= ?1)"
 _IN_FORCE = "SELECT count(*) FROM keys WHERE fleet = 1 AND parent IS ?"
 
 
@@ -47,9 +47,9 @@ class SqliteKeyStore:
         rows = await self._database.read(lambda connection: connection.execute(_ALL).fetchall())
         return [_key(row) for row in rows]
 
-    async def revoke(self, key_id: str, now_s: float) -> bool:
-        """End a key; False if there is none or it has ended."""
-        values = (now_s, key_id)
+    async def revoke(self, key_id: str, at_s: float) -> bool:
+        """End a key at an instant; False if there is none or it ends no later already."""
+        values = (at_s, key_id)
         return await self._database.run(lambda connection: connection.execute(_REVOKE, values).rowcount == 1)
 
     async def prune_fleet(self, parent: str | None, now_s: float) -> int:

@@ -80,6 +80,17 @@ async def a_key_ends_once(open_store: OpenStore[KeyStore]) -> None:
         assert await other.find("key-2") == a_key(2)
 
 
+async def a_key_that_ends_later_may_end_before(open_store: OpenStore[KeyStore]) -> None:
+    """An end that is to come may come sooner, and never later."""
+    async with open_store() as store, open_store() as other:
+        await store.add([a_key(1)])
+        assert await store.revoke("key-1", NOW_S + 60)
+        assert not await other.revoke("key-1", NOW_S + 61)
+        assert await other.revoke("key-1", NOW_S + 5)
+        assert not await store.revoke("key-1", NOW_S + 60)
+        assert await store.find("key-1") == replace(a_key(1), revoked_s=NOW_S + 5)
+
+
 async def a_fleets_keys_are_forgotten_when_they_have_ended(open_store: OpenStore[KeyStore]) -> None:
     """And only they; those in force are counted by the key that they were made under."""
     lent = [replace(a_key(number), fleet=True, parent="key-9") for number in range(1, 5)]
@@ -103,5 +114,6 @@ KEY_EXERCISES: tuple[Exercise[KeyStore], ...] = (
     all_keys_come_oldest_first,
     keys_are_added_all_or_none,
     a_key_ends_once,
+    a_key_that_ends_later_may_end_before,
     a_fleets_keys_are_forgotten_when_they_have_ended,
 )

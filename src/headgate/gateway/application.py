@@ -15,6 +15,7 @@ import msgspec
 from headgate.adapters.providers.call_head import read_call
 from headgate.adapters.providers.endpoints import Endpoint, dialect_of, endpoint_of
 from headgate.adapters.providers.refusals import RefusalKind, error_answer
+from headgate.adapters.switchboard import UnansweredError
 from headgate.core.errors import (
     BudgetError,
     CallerError,
@@ -258,7 +259,7 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "budget_spent"
         case DeadlineError() | LimitError():
             return "rate_limited"
-        case ShuttingDownError():
+        case ShuttingDownError() | UnansweredError():
             return "overloaded"
         case ProviderError():
             return "upstream_timeout" if error.failure.error_type == "timeout" else "upstream_failed"

@@ -80,6 +80,7 @@ async def gateway_of(
             keys=said_of_keys(house.config),
             reload=reload if reload is not None or reloading is None else reloading.reload,
             hosts=house.client.stats,
+            store=house.stores.stats,
         ),
     )
     if reloading is not None:

@@ -161,7 +161,7 @@ class Worker:
             self._decision.set_result(None)
             return await task
         self._decision.set_exception(CallerError("another worker could not go by it; nothing was changed"))
-        await asyncio.wait((task,))
+        await asyncio.gather(task, return_exceptions=True)
         return []
 
 

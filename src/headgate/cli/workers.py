@@ -38,7 +38,7 @@ MOST_ENDS = 10
 """Ends in a row, each within SOUND_S, after which a worker is left down: two minutes of trying."""
 END_GRACE_S = 15.0
 """Beyond `drain_s`, for what a worker settles and closes at its end; then it is killed."""
-AGREE_WITHIN_S = 10.0
+AGREE_WITHIN_S = 5.0
 _CHANGE_BOUND_S = 35.0
 
 _T = TypeVar("_T")
@@ -150,7 +150,9 @@ class Parent:
         while not self._stopping.is_set():
             worker = await self._start(number)
             code = await worker.process.wait()
-            self._gone(number, worker)
+            self._workers.pop(number, None)
+            self._handing.remove(number)
+            worker.connections.close()
             if self._stopping.is_set():
                 return
             how = f"worker {number} (process {worker.process.pid}) {_how(code)}"
@@ -179,11 +181,6 @@ class Parent:
         worker = self._workers[number] = _Worker(process, connections, asyncio.get_running_loop().time())
         await self._board.connect(number, messages)
         return worker
-
-    def _gone(self, number: int, worker: _Worker) -> None:
-        self._workers.pop(number, None)
-        self._handing.remove(number)
-        worker.connections.close()
 
     async def _wait_ready(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         """Return when all are ready; raises NotStartedError when one ends before, or they take too long."""
@@ -256,9 +253,11 @@ class Parent:
             workers = self._ready
             answers = await self._ask_all(workers, "prepare", config.text)
             faults = [each for each in answers if isinstance(each, Exception)]
-            done = await self._ask_all(workers, "decide", bool(answers) and not faults)
             if faults or not answers:
+                for number in workers:
+                    self._board.tell(number, "decide", body=False)
                 raise _worst(faults)
+            done = await self._ask_all(workers, "decide", body=True)
             self._config = config
             self._go_by(workers, text=config.text, scheduling=msgspec.convert(answers[0][1], Scheduling))
         told = [each for each in done if not isinstance(each, Exception)]

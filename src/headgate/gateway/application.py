@@ -15,6 +15,7 @@ import msgspec
 from headgate.adapters.providers.call_head import read_call
 from headgate.adapters.providers.endpoints import Endpoint, dialect_of, endpoint_of
 from headgate.adapters.providers.refusals import RefusalKind, error_answer
+from headgate.adapters.sqlite.database import StoreStats
 from headgate.adapters.switchboard import UnansweredError
 from headgate.core.errors import (
     BudgetError,
@@ -65,7 +66,7 @@ class GatewaySettings:
 
     `open_to_all` lets calls in without a key while none was made to stay. `keys` says by name whose a key is. `reload`
     reads the configuration again and says what has changed; None where nothing can be. `hosts` tells of the connections
-    to providers.
+    to providers, `store` how the store is used.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -75,6 +76,7 @@ class GatewaySettings:
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
     hosts: Hosts = dict
+    store: StoreStats = field(default_factory=StoreStats)
 
 
 class Gateway:
@@ -177,7 +179,9 @@ class Gateway:
         from headgate.gateway.metrics import CONTENT_TYPE, metrics  # noqa: PLC0415 - its library takes a tenth of a second
 
         await exchange.answer(
-            200, [(b"content-type", CONTENT_TYPE)], await metrics(self._manager, self._settings.hosts)
+            200,
+            [(b"content-type", CONTENT_TYPE)],
+            await metrics(self._manager, self._settings.hosts, self._settings.store),
         )
 
     async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 _ADDED_UP = {"headgate_calls_in_flight", "headgate_calls_waiting"}
-_ALONE = ("headgate_provider_refusals", "process_")
+_ALONE = ("headgate_provider_refusals", "headgate_store_", "process_")
 _CONNECTIONS = "headgate_upstream_"
 
 

@@ -7,6 +7,7 @@ core's (`core.pool.Breaker`). An account that needs its owner is told to the log
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from headgate.core.pool import CLOSED, Breaker
 from headgate.core.retries import Failure, is_key_refused, is_of_provider, needs_owner
@@ -29,7 +30,7 @@ class Health:
         self.on_news: Callable[[str], None] = lambda _account: None
         """Told of which account a circuit has opened or closed, or may be tried again: calls that wait may look."""
         self.on_changed: Callable[[str, str, Breaker | None], None] = lambda _account, _model, _circuit: None
-        """Told of each circuit that has opened, is tried or (None) has closed, for other processes to hear."""
+        """Told of each circuit that has opened or (None) closed, for other processes to hear."""
 
     def circuit(self, account: str, model: str) -> Breaker:
         """Give the circuit that decides about an account's calls for a model: the key's, unless that is closed."""
@@ -94,11 +95,14 @@ class Health:
             log.log(level, said, account, model, after.pause_s, why)
 
     def hear(self, account: str, model: str, circuit: Breaker | None) -> None:
-        """Take up how another process found a circuit: open, tried, or (None) closed."""
+        """Take up how another process found a circuit: open, or (None) closed.
+
+        Which call tries it is each process's own: one that died would let no other try.
+        """
         if circuit is None:
             self._circuits.pop((account, model), None)
         else:
-            self._circuits[account, model] = circuit
+            self._circuits[account, model] = replace(circuit, probing=False)
             self._circuits.move_to_end((account, model))
             if len(self._circuits) > MOST_CIRCUITS:
                 self._circuits.popitem(last=False)
@@ -120,7 +124,5 @@ class Health:
                 before = self._circuits.get(key)
                 if before is not None:
                     self._circuits[key] = after = change(before)
-                    if after != before:
-                        changed = True
-                        self.on_changed(*key, after)
+                    changed = changed or after != before
         return changed

@@ -17,6 +17,11 @@ class End:
         self.handed = Handed(there, self.took.append)
         handing.add(number, here)
 
+    def close(self) -> None:
+        self.handed.end()
+        for connection in self.took:
+            connection.close()
+
     def close_one(self) -> None:
         self.took.pop().close()
         self.handed.closed()
@@ -38,17 +43,23 @@ def with_handing(test):
                 return [stack.enter_context(closing(socket.create_connection(address))) for _ in range(number)]
 
             address = found[0].getsockname()
+
+            def worker(number):
+                return stack.enter_context(closing(End(handing, number)))
+
             try:
-                await test(handing, connect)
+                await test(handing, connect, worker)
             finally:
+                for number in list(handing.counts):
+                    handing.remove(number)
                 handing.stop()
 
     asyncio.run(run())
 
 
 def test_each_connection_goes_where_there_are_fewest():
-    async def test(handing, connect):
-        one, other = End(handing, 1), End(handing, 2)
+    async def test(handing, connect, worker):
+        one, other = worker(1), worker(2)
         connect(64)
         await until(lambda: len(one.took) + len(other.took) == 64)
         assert (len(one.took), len(other.took)) == (32, 32)
@@ -63,27 +74,27 @@ def test_each_connection_goes_where_there_are_fewest():
 
 
 def test_without_a_worker_connections_wait_and_one_that_has_gone_gets_none():
-    async def test(handing, connect):
+    async def test(handing, connect, worker):
         connect(3)
         await asyncio.sleep(0)
-        first = End(handing, 1)
+        first = worker(1)
         await until(lambda: len(first.took) == 3)
         first.handed.end()
         await until(lambda: handing.counts == {})
         connect(2)
-        second = End(handing, 1)
+        second = worker(1)
         await until(lambda: len(second.took) == 2)
 
     with_handing(test)
 
 
 def test_what_is_handed_on_is_the_connection_itself():
-    async def test(handing, connect):
-        worker = End(handing, 1)
+    async def test(handing, connect, worker):
+        end = worker(1)
         (client,) = connect(1)
-        await until(lambda: worker.took)
+        await until(lambda: end.took)
         client.sendall(b"hold the gate")
-        worker.took[0].settimeout(5)
-        assert worker.took[0].recv(100) == b"hold the gate"
+        end.took[0].settimeout(5)
+        assert end.took[0].recv(100) == b"hold the gate"
 
     with_handing(test)

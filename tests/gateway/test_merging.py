@@ -61,6 +61,23 @@ def test_capacity_is_that_of_the_worker_where_calls_wait():
     assert [each["agents"] for each in found["capacity"]] == [0, 3, None]
 
 
+def test_a_status_adds_up_what_all_workers_do_and_names_each():
+    def told(pid: int, in_flight: int, wait_s: float, opened: int) -> dict[str, object]:
+        return {
+            "process": {"pid": pid, "since": f"12:0{pid}", "memory_bytes": 10, "cpu_s": 0.1, "open_files": None},
+            "calls": {"in_flight": in_flight, "waiting": 1, "longest_wait_s": wait_s},
+            "connections": [{"host": "a", "opened": opened, "waited_s": 0.5}],
+        }
+
+    found = merged("/api/v1/status", told(1, 2, 0.5, 3), told(2, 3, 4.5, 4))
+    assert found["calls"] == {"in_flight": 5, "waiting": 2, "longest_wait_s": 4.5}
+    assert found["process"] == {"pid": 1, "since": "12:01", "memory_bytes": 20, "cpu_s": 0.2, "open_files": None}
+    assert [each["pid"] for each in found["workers"]] == [1, 2]
+    assert found["connections"] == [{"host": "a", "opened": 7, "waited_s": 1.0}]
+    bearers = {**told(1, 1, 0.0, 0), "process": None, "connections": None}
+    assert merged("/api/v1/status", bearers, bearers)["process"] is None
+
+
 ONE = b"""# HELP headgate_attempts_total Attempts
 # TYPE headgate_attempts_total counter
 headgate_attempts_total{account="main"} 7.0

@@ -64,6 +64,35 @@ def merge_capacity(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {**told[0], "capacity": [min(of_account, key=most) for of_account in rows]}
 
 
+def merge_status(told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add up the calls, the connections to each host, and what the processes use; each worker stands beside that."""
+    calls = [each["calls"] for each in told]
+    summed: dict[str, Any] = {name: sum(each[name] for each in calls) for name in ("in_flight", "waiting")}
+    summed["longest_wait_s"] = max(each["longest_wait_s"] for each in calls)
+    merged = {**told[0], "calls": summed}
+    processes = [each["process"] for each in told if each["process"] is not None]
+    if processes:
+        merged["process"] = {
+            **{name: _added([each[name] for each in processes]) for name in processes[0]},
+            "pid": processes[0]["pid"],
+            "since": min(each["since"] for each in processes),
+        }
+        merged["workers"] = processes
+        hosts: dict[str, list[dict[str, Any]]] = {}
+        for host in (host for each in told for host in each["connections"] or ()):
+            hosts.setdefault(host["host"], []).append(host)
+        merged["connections"] = [
+            {**{name: _added([each[name] for each in of_host]) for name in of_host[0]}, "host": name}
+            for name, of_host in sorted(hosts.items())
+        ]
+    return merged
+
+
+def _added(figures: Sequence[Any]) -> Any:
+    known = [each for each in figures if isinstance(each, int | float)]
+    return round(sum(known), 3) if known else None
+
+
 def _of_json(merge: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]) -> Merge:
     def merged(bodies: Mapping[int, bytes], unanswered: Sequence[str]) -> bytes:
         shape = merge([msgspec.json.decode(body) for body in bodies.values()])
@@ -74,6 +103,7 @@ def _of_json(merge: Callable[[Sequence[dict[str, Any]]], dict[str, Any]]) -> Mer
 
 MERGED: Mapping[str, Merge] = {
     "/api/v1/queue": _of_json(merge_queue),
+    "/api/v1/status": _of_json(merge_status),
     "/api/v1/accounts": _of_json(merge_accounts),
     "/api/v1/capacity": _of_json(merge_capacity),
     "/metrics": merge_metrics,

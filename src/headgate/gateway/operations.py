@@ -17,6 +17,7 @@ Handler = Callable[[Asked], Awaitable[Any]]
 
 Instant = Annotated[str, Meta(description="RFC 3339 in UTC.", extra_json_schema={"format": "date-time"})]
 MicroUsd = Annotated[int, Meta(description="Millionths of a US dollar.")]
+Unanswered = Annotated[list[str], Meta(description="Workers of this gateway that did not answer; left out if all did.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ may see; a worker that does not answer is named. What all find in the store that
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import msgspec
-
+from headgate.adapters.providers.refusals import error_answer
 from headgate.adapters.switchboard import UnansweredError
 from headgate.core.errors import CallerError, CallerGoneError
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange
@@ -159,9 +159,9 @@ class Together:
         try:
             await self._siblings.change_scheduler(change)
         except UnansweredError as error:
-            said = {"type": "overloaded_error", "message": f"{error}; the scheduler was not changed: try again"}
-            shape = msgspec.json.encode({"type": "error", "error": said})
-            own = Answer(529, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(shape))], shape)
+            own = Answer(
+                *error_answer("anthropic", "overloaded", str(error), request_id=f"req_{secrets.token_hex(10)}")
+            )
         await _give(send, own)
 
     async def _events(self, scope: Message, receive: Receive, send: Send) -> None:

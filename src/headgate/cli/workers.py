@@ -160,10 +160,10 @@ class Parent:
                 raise NotStartedError(how, code)
             lived_s = asyncio.get_running_loop().time() - worker.began_s
             ends = 1 if lived_s > SOUND_S else ends + 1
-            if ends > MOST_ENDS:
+            pause_s = pause_after_s(ends)
+            if pause_s is None:
                 log.error("%s, %d times in a row: it stays down, and the others go on", how, ends)
                 return
-            pause_s = min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** (ends - 1))
             log.warning("%s; another is started in %.3g s", how, pause_s)
             await self._or_stopped(asyncio.sleep(pause_s))
 
@@ -174,7 +174,8 @@ class Parent:
             theirs = (its_messages.fileno(), its_connections.fileno())
             arguments = map(str, (number, len(self._numbers), *theirs))
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "headgate.cli.worker", *arguments),
+                # -P: the working folder may have a package of this name.
+                *(sys.executable, "-P", "-m", "headgate.cli.worker", *arguments),
                 stdin=subprocess.DEVNULL,
                 pass_fds=theirs,
             )
@@ -306,6 +307,11 @@ class Parent:
         """Ask workers at once; give their answers, and the errors of those that have none."""
         asked = (self._board.ask(number, word, body, within_s=AGREE_WITHIN_S) for number in workers)
         return await asyncio.gather(*asked, return_exceptions=True)
+
+
+def pause_after_s(ends: int) -> float | None:
+    """Give how long to wait before a worker is started that has ended so often in a row; None: it stays down."""
+    return min(MOST_PAUSE_S, FIRST_PAUSE_S * 2 ** (ends - 1)) if ends <= MOST_ENDS else None
 
 
 def _worst(faults: Sequence[Exception]) -> Exception:

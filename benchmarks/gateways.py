@@ -24,7 +24,7 @@ from benchmarks.rivals.environment import RivalMissingError
 PATH = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 
-_PROVIDER_KEY = "sk-mock"
+PROVIDER_KEY = "sk-mock"
 _START_BOUND_S = 120.0
 _INSTALL_BOUND_S = 600
 _LOOK_EVERY_S = 0.005
@@ -43,11 +43,14 @@ class Gateway:
 
 
 @contextmanager
-def headgate(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gateway]:
-    """Headgate as it is run: a key, six limits that apply to every call, a durable store, the ledger."""
+def headgate(upstream_port: int, folder: Path, core: int | None, *options: str, more: str = "") -> Iterator[Gateway]:
+    """Headgate as it is run: a key, six limits that apply to every call, a durable store, the ledger.
+
+    `options` are those of `headgate serve`, `more` is what else the configuration says.
+    """
     config = folder / "headgate.toml"
-    config.write_text(_HEADGATE.format(upstream_port=upstream_port))
-    environ = {"BENCH_PROVIDER_KEY": _PROVIDER_KEY}
+    config.write_text(_HEADGATE.format(upstream_port=upstream_port) + more)
+    environ = {"BENCH_PROVIDER_KEY": PROVIDER_KEY}
     command = [sys.executable, "-m", "headgate"]
     made = subprocess.run(
         [*command, "keys", "create", "bench", "--config", config, "--json"],
@@ -55,7 +58,7 @@ def headgate(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gat
     )  # fmt: skip
     headers = {"authorization": f"Bearer {json.loads(made.stdout)['key']}"}
     port = _free_port()
-    serve: list[str | Path] = [*command, "serve", "--config", config, "--listen", f"127.0.0.1:{port}"]
+    serve: list[str | Path] = [*command, "serve", "--config", config, "--listen", f"127.0.0.1:{port}", *options]
     with _answering("Headgate", serve, folder, core, port, headers, environ) as gateway:
         yield gateway
 
@@ -137,7 +140,7 @@ def litellm(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gate
     binary = _litellm_binary()
     port = _free_port()
     config = folder / "litellm.yaml"
-    config.write_text(_LITELLM.format(model=MODEL, upstream_port=upstream_port, key=_PROVIDER_KEY))
+    config.write_text(_LITELLM.format(model=MODEL, upstream_port=upstream_port, key=PROVIDER_KEY))
     command: list[str | Path] = [
         binary,
         "--config",
@@ -183,7 +186,7 @@ def portkey(upstream_port: int, folder: Path, core: int | None) -> Iterator[Gate
     script = _portkey_script()
     port = _free_port()
     headers = {
-        "authorization": f"Bearer {_PROVIDER_KEY}",
+        "authorization": f"Bearer {PROVIDER_KEY}",
         "x-portkey-provider": "openai",
         "x-portkey-custom-host": f"http://127.0.0.1:{upstream_port}/v1",
     }

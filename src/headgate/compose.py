@@ -69,11 +69,16 @@ class House:
 
 
 def read_config(
-    path: Path | None = None, environ: Mapping[str, str] | None = None, *, credentials: bool = True
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    *,
+    credentials: bool = True,
+    text: str | None = None,
 ) -> Config:
     """Read the configuration at `path`, else `headgate.toml` in the working folder, else the environment alone.
 
-    Without `credentials`, secrets that the environment lacks are made up: for questions that call no provider.
+    `text` is what stood in the file once. Without `credentials`, secrets that the environment lacks are made up: for
+    questions that call no provider.
 
     Raises:
         ConfigError: it cannot be used; the message has a line for each problem.
@@ -83,7 +88,7 @@ def read_config(
     known = dict(os.environ if environ is None else environ)
     if not credentials and path is not None and path.is_file():
         known = _with_credentials(path.read_text(encoding="utf-8", errors="replace"), known)
-    return load_config(path, known)
+    return load_config(path, known, text)
 
 
 def _with_credentials(text: str, environ: Mapping[str, str]) -> dict[str, str]:

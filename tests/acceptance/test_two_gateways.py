@@ -1,8 +1,12 @@
-"""Two gateways on one SQLite file, hammered at once: together they are never over a limit."""
+"""Two processes on one SQLite file, hammered at once: together they are never over a limit.
+
+They are two gateways, or two workers of one behind one port.
+"""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from real_headgate import Answer, Process, counted, differences, send
 
 OUTPUT_TOKENS, SLOTS, BUDGET_MICRO_USD = 40, 3, 20_000
@@ -48,14 +52,15 @@ def hammer(gateways: list[Process], provider: Process) -> tuple[dict[str, list[A
         return {model: [answer.result() for answer in posted] for model, posted in answers.items()}, most
 
 
-def test_what_two_gateways_share_they_never_exceed_together_and_use_to_the_last(bench):
+@pytest.mark.parametrize("kind", ["gateways", "workers"])
+def test_what_two_processes_share_they_never_exceed_together_and_use_to_the_last(bench, kind):
     """The provider's own bucket is as deep as a second's rate, and answers 429 to one call too many."""
     provider = bench.provider(
         *("--requests-per-minute", "6000", "--burst-s", "1"),
         *("--first-token-s", "0.05", "--tokens-per-second", "5000"),
     )
     bench.configure(provider.url, LIMITS)
-    gateways = [bench.serve(), bench.serve()]
+    gateways = [bench.serve(), bench.serve()] if kind == "gateways" else [bench.serve("--workers", "2")] * 2
     answers, most_running = hammer(gateways, provider)
     statuses = {model: [answer.status for answer in answered] for model, answered in answers.items()}
 

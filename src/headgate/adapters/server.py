@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+from headgate.adapters.handing import Handed
 from headgate.adapters.http_call import App, Message, Receive, Send
 from headgate.adapters.http_server import Connection, Connections
 from headgate.core.errors import CallerError
@@ -21,7 +22,9 @@ try:
 except ImportError:  # uvloop does not exist for Windows, where asyncio's own loop serves.
     from asyncio import new_event_loop  # type: ignore[assignment]  # another loop, made the same way
 
-__all__ = ["App", "ListenError", "Message", "Receive", "RunningServer", "Send", "run", "serve"]
+__all__ = [
+    "App", "ListenError", "Message", "Receive", "RunningServer", "Send", "listeners", "run", "serve", "serve_handed",
+]  # fmt: skip
 
 _Result = TypeVar("_Result")
 
@@ -62,6 +65,46 @@ async def serve(app: App, host: str, port: int, *, drain_s: float = 10.0) -> Asy
         await server.stop(drain_s)
 
 
+@asynccontextmanager
+async def serve_handed(
+    app: App, address: tuple[str, int], channel: socket.socket, *, drain_s: float = 10.0
+) -> AsyncIterator["RunningServer"]:
+    """Serve `app` on the connections that another process accepts at `address` and hands on over `channel`."""
+    server = RunningServer(app)
+    server.take_from(channel, address)
+    try:
+        yield server
+    finally:
+        await server.stop(drain_s)
+
+
+def listeners(host: str, port: int) -> list[socket.socket]:
+    """Listen on an address, for others to serve: a socket for each that the host has, all of one port.
+
+    Raises:
+        ListenError: The address is in use, not this machine's, or not allowed.
+    """
+    _check_port(host, port)
+    opened: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _name, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            opened.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Where a free port is asked for, that of the first is the others' too.
+            taken = opened[0].getsockname()[1] if len(opened) > 1 else port
+            listener.bind((address[0], taken, *address[2:]))
+            listener.listen(_BACKLOG)
+    except OSError as error:
+        for listener in opened:
+            listener.close()
+        raise ListenError(_explain(host, port, error)) from error
+    return opened
+
+
 def run(main: Coroutine[Any, Any, _Result]) -> _Result:
     """Run a coroutine as `asyncio.run` does, on uvloop where it is installed."""
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
@@ -77,16 +120,23 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         self._listener: asyncio.Server | None = None
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._handed: Handed | None = None
+        self._opening: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> None:
         """Listen; whoever connects from now on is served."""
-        if not 0 <= port <= _MAX_PORT:  # uvloop would take such a port modulo 65536
-            raise ListenError(f"cannot listen on {host}:{port}: a port is a number from 0 to {_MAX_PORT}")
+        _check_port(host, port)
         try:
             self._listener = await self._loop.create_server(self._connection, host, port, backlog=_BACKLOG)
         except OSError as error:
             raise ListenError(_explain(host, port, error)) from error
         self.address = self._listener.sockets[0].getsockname()[:2]
+        self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
+
+    def take_from(self, channel: socket.socket, address: tuple[str, int]) -> None:
+        """Serve what another process accepts at an address."""
+        self.address = address
+        self._handed = Handed(channel, self._take)
         self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
     async def stop(self, drain_s: float) -> None:
@@ -97,6 +147,8 @@ class RunningServer:
         """
         if self._listener is not None:
             self._listener.close()
+        if self._handed is not None:
+            self._handed.end()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         try:
@@ -128,10 +180,46 @@ class RunningServer:
     def _connection(self) -> Connection:
         return Connection(self._connections)
 
+    def _take(self, connection: socket.socket) -> None:
+        task = self._loop.create_task(self._open(connection), name="connection handed on")
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        handed = self._handed
+        assert handed is not None
+        try:
+            with suppress(OSError):  # it has gone already
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(lambda: _Handed(self._connections, handed), connection)
+        except OSError as error:
+            connection.close()
+            handed.closed()
+            _LOGGER.info("a connection was gone before it was served: %s", error)
+
     def _sweep(self) -> None:
         for connection in tuple(self._connections.open):
             connection.swept()
         self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
+
+
+class _Handed(Connection):
+    """A connection that another process accepted, which is told when it ends."""
+
+    __slots__ = ("_handed",)
+
+    def __init__(self, connections: Connections, handed: Handed) -> None:
+        super().__init__(connections)
+        self._handed = handed
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._handed.closed()
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 0 <= port <= _MAX_PORT:  # uvloop would take such a port modulo 65536
+        raise ListenError(f"cannot listen on {host}:{port}: a port is a number from 0 to {_MAX_PORT}")
 
 
 def _explain(host: str, port: int, error: OSError) -> str:

@@ -17,6 +17,7 @@ from headgate.cli.simulating import simulate
 from headgate.cli.status import status
 from headgate.core.errors import CallerError, HeadgateError, LimitError
 
+MOST_WORKERS = 64
 EXIT_FAILED, EXIT_USAGE, EXIT_LIMITED = 1, 2, 75
 
 app = typer.Typer(
@@ -51,11 +52,16 @@ def main() -> None:
         app()
     except HeadgateError as error:
         print(f"headgate: {error}", file=sys.stderr)  # noqa: T201 - the command line speaks on stderr
-        if isinstance(error, CallerError):
-            sys.exit(EXIT_USAGE)
-        sys.exit(EXIT_LIMITED if isinstance(error, LimitError) else EXIT_FAILED)
+        sys.exit(exit_code_of(error))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def exit_code_of(error: HeadgateError) -> int:
+    """Give the code that a command ends with after an error."""
+    if isinstance(error, CallerError):
+        return EXIT_USAGE
+    return EXIT_LIMITED if isinstance(error, LimitError) else EXIT_FAILED
 
 
 @app.callback(invoke_without_command=True)
@@ -74,11 +80,17 @@ def serve(
     listen: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="host:port to listen on, instead of the configured one.")
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            parser=whole("--workers", 1, MOST_WORKERS), metavar="N", help="Processes that serve this port together."
+        ),
+    ] = 1,
 ) -> None:
     """Serve the gateway; prints one line with its address when it is ready. SIGTERM drains."""
     from headgate.cli.serving import serve_gateway  # noqa: PLC0415 - heavy, and only this command needs it
 
-    serve_gateway(config, listen)
+    serve_gateway(config, listen, workers)
 
 
 @app.command()

@@ -6,7 +6,7 @@ of it put in force, in one turn of the loop, so that no call meets a half of it.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields, replace
 
 from headgate.adapters.config import Config, changes_in_words, needs_restart
@@ -18,6 +18,10 @@ from headgate.gateway.callers import KeyScopes
 _HOLDS_NOTHING = "holds nothing while {} is not configured"
 
 log = logging.getLogger("headgate.reload")
+
+
+Agree = Callable[[list[str], Scheduling], Awaitable[None]]
+"""Told what will change, a line each, and who goes next then; what it says no to does not."""
 
 
 class Reloading:
@@ -32,37 +36,42 @@ class Reloading:
         self.take_keys: Callable[[Mapping[str, KeyScopes]], None] = lambda _keys: None
         """Told what the configuration says of keys."""
 
-    async def reload(self) -> list[str]:
+    async def reload(self, text: str | None = None, agree: Agree | None = None) -> list[str]:
         """Read the configuration again and put it in force; say what has changed, a line each.
 
         What was ordered of the scheduler since (`PUT /api/v1/scheduler`) stays, but for what the file says anew of it.
+        `text` is what stood in the file, else it is read now. `agree` is told what will change once nothing can fail
+        any more; it is put in force when that returns, and if it raises, nothing has changed.
 
         Raises:
             CallerError: it cannot be used, or needs a restart: then nothing has changed.
         """
         async with self._reloading:
-            changed = await self._take_up(self._read())
+            changed = await self._take_up(self._read(text), agree)
         log.info("reloaded: %s", "; ".join(changed) or "nothing has changed")
         return changed + await self._reservations_not_kept()
 
-    def _read(self) -> Config:
+    def _read(self, text: str | None) -> Config:
         path = self._config.path
         if path is None:
             raise CallerError(
                 "there is no configuration file to read again: this gateway was started from the environment alone; "
                 "start it with --config"
             )
-        config = read_config(path, self._environ)
+        config = read_config(path, self._environ, text=text)
         fixed = needs_restart(self._config, config)
         if fixed:
             raise ConfigError(f"{path}: {', '.join(fixed)} cannot change without a restart; nothing was changed")
         return config
 
-    async def _take_up(self, config: Config) -> list[str]:
+    async def _take_up(self, config: Config, agree: Agree | None) -> list[str]:
         before = replace(self._config, scheduling=self._house.manager.scheduling)
         after = replace(config, scheduling=_taken_up(before.scheduling, self._config.scheduling, config.scheduling))
         changed = changes_in_words(before, after)
-        await self._house.manager.configure(orders_of(after))
+        if agree is None:
+            await self._house.manager.configure(orders_of(after))
+        else:
+            await self._house.manager.configure(orders_of(after), lambda: agree(changed, after.scheduling))
         self._house.prices.configure(config.prices, config.windows)
         self.take_keys(said_of_keys(config))
         self._config = config

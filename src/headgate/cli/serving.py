@@ -8,23 +8,24 @@ import asyncio
 import gc
 import ipaddress
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from headgate.adapters.allocator import keep_freed_memory
 from headgate.adapters.config import Config
-from headgate.adapters.server import App, RunningServer, run, serve
+from headgate.adapters.server import App, RunningServer, run, serve, serve_handed
 from headgate.cli.reloading import Reloading, said_of_keys
 from headgate.compose import House, announce, open_house, read_config, withdraw
 from headgate.core.errors import ConfigError, HeadgateError
 from headgate.gateway.application import Gateway, GatewaySettings
 
 
-def serve_gateway(config_path: Path | None, listen: str | None) -> None:
-    """Serve until SIGTERM or SIGINT.
+def serve_gateway(config_path: Path | None, listen: str | None, workers: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, with so many processes.
 
     Raises:
         ConfigError: the configuration cannot be used.
@@ -33,8 +34,13 @@ def serve_gateway(config_path: Path | None, listen: str | None) -> None:
     config = read_config(config_path)
     host, port = listen_address(listen, (config.server.host, config.server.port))
     require_accounts(config)
-    keep_freed_memory()
-    run(_serve(config, host, port))
+    if workers == 1:
+        keep_freed_memory()
+        run(_serve(config, host, port))
+    else:
+        from headgate.cli.workers import serve_with_workers  # noqa: PLC0415 - only several need it
+
+        serve_with_workers(config, host, port, workers)
 
 
 @asynccontextmanager
@@ -46,10 +52,14 @@ async def gateway_of(
     open_to_all: bool | None = None,
     around: Callable[[App], App] = lambda gateway: gateway,
     reloading: Reloading | None = None,
+    reload: Callable[[], Awaitable[Sequence[str]]] | None = None,
+    handed: socket.socket | None = None,
 ) -> AsyncIterator[RunningServer]:
     """Serve the gateway of a house until the block is left; open on loopback, unless `open_to_all` says otherwise.
 
     What is served is what `around` makes of it. `reloading` puts its configuration in force anew when it is asked to.
+    `reload` is what the control API does instead, where there are others to agree with.
+    Connections come over `handed`, where another process listens at this address.
 
     Raises:
         ConfigError: it would be open to more than this machine without any key.
@@ -59,11 +69,7 @@ async def gateway_of(
     settings = house.config.server
     loopback = is_loopback(host)
     token = settings.admin_token.reveal() if settings.admin_token is not None else None
-    if not loopback and token is None:
-        raise ConfigError(
-            f"listen = {host}:{port} is open to other machines and needs an admin token: set [server] admin_token = "
-            '"env:NAME", or listen on 127.0.0.1'
-        )
+    require_token(house.config, host, port)
     gateway = Gateway(
         house.manager,
         GatewaySettings(
@@ -73,13 +79,20 @@ async def gateway_of(
             admin_token=token,
             allowed_hosts=settings.allowed_hosts,
             keys=said_of_keys(house.config),
-            reload=None if reloading is None else reloading.reload,
+            reload=reload if reload is not None or reloading is None else reloading.reload,
             hosts=house.client.stats,
+            store=house.stores.stats,
         ),
     )
     if reloading is not None:
         reloading.take_keys = gateway.take_keys
-    async with serve(around(gateway), host, port, drain_s=settings.drain_s) as server:
+    app = around(gateway)
+    serving = (
+        serve(app, host, port, drain_s=settings.drain_s)
+        if handed is None
+        else serve_handed(app, (host, port), handed, drain_s=settings.drain_s)
+    )
+    async with serving as server:
         refuse_to_call_itself(house.config, server.address[1], host)
         await announce(house, house.config)
         try:
@@ -136,6 +149,15 @@ def listen_address(text: str | None, default: tuple[str, int]) -> tuple[str, int
     return host.strip("[]"), int(port)
 
 
+def require_token(config: Config, host: str, port: int) -> None:
+    """Raise ConfigError when other machines could reach the gateway and no admin token keeps its control API."""
+    if config.server.admin_token is None and not is_loopback(host):
+        raise ConfigError(
+            f"listen = {host}:{port} is open to other machines and needs an admin token: set [server] admin_token = "
+            '"env:NAME", or listen on 127.0.0.1'
+        )
+
+
 def require_accounts(config: Config) -> None:
     """Raise ConfigError when there is no provider to call."""
     if not config.accounts:
@@ -155,33 +177,44 @@ async def _serve(config: Config, host: str, port: int) -> None:
         reloading = Reloading(house)
         async with gateway_of(house, host, port, reloading=reloading) as server:
             calm_garbage_collection()
-            address = f"http://{_in_url(server.address[0])}:{server.address[1]}"
-            accounts = ", ".join(f"{entry.account.name} ({entry.account.provider})" for entry in config.accounts)
-            _say(f"headgate: serving {address} for {accounts}; {len(config.limits)} limits")
-            reloads = asyncio.create_task(_reload_on(hung_up, reloading), name="reload on SIGHUP")
+            say(ready_line(config, server.address))
+            reloads = asyncio.create_task(reload_on(hung_up, reloading.reload), name="reload on SIGHUP")
             await stopped.wait()
             reloads.cancel()
-            _say(f"headgate: draining, up to {config.server.drain_s:.0f} s for calls on their way")
+            say(draining_line(config))
             # What waits in a lane is told at once; what was sent may end.
             await asyncio.gather(house.manager.drain(), server.stop(config.server.drain_s))
 
 
-async def _reload_on(hung_up: asyncio.Event, reloading: Reloading) -> None:
+def ready_line(config: Config, address: tuple[str, int]) -> str:
+    """Say where what is served."""
+    accounts = ", ".join(f"{entry.account.name} ({entry.account.provider})" for entry in config.accounts)
+    url = f"http://{_in_url(address[0])}:{address[1]}"
+    return f"headgate: serving {url} for {accounts}; {len(config.limits)} limits"
+
+
+def draining_line(config: Config) -> str:
+    """Say what is waited for before the end."""
+    return f"headgate: draining, up to {config.server.drain_s:.0f} s for calls on their way"
+
+
+async def reload_on(hung_up: asyncio.Event, reload: Callable[[], Awaitable[Sequence[str]]]) -> None:
     """Read the configuration again each time the signal comes; those that come meanwhile are one."""
     while True:
         await hung_up.wait()
         hung_up.clear()
         try:
-            changed = await reloading.reload()
+            changed = await reload()
         except HeadgateError as error:
             print(f"headgate: not reloaded, nothing has changed:\n{error}", file=sys.stderr, flush=True)  # noqa: T201 - the command speaks
         else:
-            _say("\n  ".join([f"headgate: reloaded, {len(changed) or 'no'} changes", *changed]))
+            say("\n  ".join([f"headgate: reloaded, {len(changed) or 'no'} changes", *changed]))
 
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Say a line on stdout."""
     print(line, file=sys.stdout, flush=True)  # noqa: T201 - the command's one line

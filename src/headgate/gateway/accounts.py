@@ -5,7 +5,7 @@ serve; limits, plans and circuits are the owner's, and calls and choices are sho
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -15,7 +15,7 @@ from headgate.core.ledger import GroupBy, UsageGroup, UsageQuery
 from headgate.core.pace import PlanShare
 from headgate.core.pool import Breaker
 from headgate.gateway.asked import Asked, View
-from headgate.gateway.operations import Instant, Operation, Parameter
+from headgate.gateway.operations import Instant, Operation, Parameter, Unanswered
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.account_pool import Chosen
 from headgate.runtime.health import ALL_MODELS
@@ -124,6 +124,7 @@ class AccountsTold(TypedDict):
     at: Instant
     accounts: list[AccountTold]
     choices: list[ChoiceTold] | None
+    unanswered: NotRequired[Unanswered]
 
 
 async def tell_accounts(asked: Asked) -> AccountsTold:

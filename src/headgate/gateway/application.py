@@ -15,6 +15,8 @@ import msgspec
 from headgate.adapters.providers.call_head import read_call
 from headgate.adapters.providers.endpoints import Endpoint, dialect_of, endpoint_of
 from headgate.adapters.providers.refusals import RefusalKind, error_answer
+from headgate.adapters.sqlite.database import StoreStats
+from headgate.adapters.switchboard import UnansweredError
 from headgate.core.errors import (
     BudgetError,
     CallerError,
@@ -68,7 +70,7 @@ class GatewaySettings:
     `open_to_all` lets calls in without a key while none was made to stay. `allowed_hosts` are patterns of names beside
     this machine's own by which it may be called; where there are any, by no others. `keys` says by name whose a key is.
     `reload` reads the configuration again and says what has changed; None where nothing can be. `hosts` tells of the
-    connections to providers.
+    connections to providers, `store` how the store is used.
     """
 
     max_body_bytes: int = 32 * 1024 * 1024
@@ -79,6 +81,7 @@ class GatewaySettings:
     keys: Mapping[str, KeyScopes] = field(default_factory=dict)
     reload: Reload | None = None
     hosts: Hosts = dict
+    store: StoreStats = field(default_factory=StoreStats)
 
 
 class Gateway:
@@ -186,7 +189,9 @@ class Gateway:
         from headgate.gateway.metrics import CONTENT_TYPE, metrics  # noqa: PLC0415 - its library takes a tenth of a second
 
         await exchange.answer(
-            200, [(b"content-type", CONTENT_TYPE), *GUARDED], await metrics(self._manager, self._settings.hosts)
+            200,
+            [(b"content-type", CONTENT_TYPE), *GUARDED],
+            await metrics(self._manager, self._settings.hosts, self._settings.store),
         )
 
     async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:
@@ -268,7 +273,7 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
             return "budget_spent"
         case DeadlineError() | LimitError():
             return "rate_limited"
-        case ShuttingDownError():
+        case ShuttingDownError() | UnansweredError():
             return "overloaded"
         case ProviderError():
             return "upstream_timeout" if error.failure.error_type == "timeout" else "upstream_failed"

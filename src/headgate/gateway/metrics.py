@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from headgate.adapters.providers.http import HostStats
+from headgate.adapters.sqlite.database import StoreStats
 from headgate.core.ledger import UsageGroup, UsageQuery
 from headgate.gateway.asked import Hosts
 from headgate.runtime.manager import Manager
@@ -37,7 +38,7 @@ class _Found(Collector):
         return self._found
 
 
-async def metrics(manager: Manager, hosts: Hosts) -> bytes:
+async def metrics(manager: Manager, hosts: Hosts, store: StoreStats) -> bytes:
     """Give the figures as they stand.
 
     Raises:
@@ -46,7 +47,13 @@ async def metrics(manager: Manager, hosts: Hosts) -> bytes:
     used = await manager.usage(UsageQuery(("account", "model", "state")))
     limits = [each for each in await manager.limits() if each.scope.startswith(_BOUNDED) and "|" not in each.scope]
     registry = CollectorRegistry(auto_describe=False)
-    families = [*_ledger(used), *_calls(manager), *_limits(limits[:MOST_LIMITS]), *_connections(hosts())]
+    families = [
+        *_ledger(used),
+        *_calls(manager),
+        *_limits(limits[:MOST_LIMITS]),
+        *_connections(hosts()),
+        *_store(store),
+    ]
     registry.register(_Found(families))
     ProcessCollector(registry=registry)
     return generate_latest(registry)
@@ -118,6 +125,19 @@ def _limits(limits: Iterable[LimitView]) -> list[Metric]:
         if view.learned is not None:
             learned.add_metric(names, view.learned)
     return [amount, used, held, learned]
+
+
+def _store(stats: StoreStats) -> list[Metric]:
+    def counter(name: str, what: str, value: float) -> Metric:
+        return CounterMetricFamily(f"headgate_store_{name}", what, value=value)
+
+    return [
+        counter("transactions", "Transactions of this process on the store", stats.transactions),
+        counter("pieces", "Pieces of work in these transactions", stats.pieces),
+        counter("busy_seconds", "Seconds in these transactions", stats.busy_s),
+        counter("lock_waits", "Transactions that found the store locked by another process", stats.lock_waits),
+        counter("lock_wait_seconds", "Seconds that these waited for it", stats.lock_wait_s),
+    ]
 
 
 def _connections(hosts: Mapping[str, HostStats]) -> list[Metric]:

@@ -17,6 +17,7 @@ Handler = Callable[[Asked], Awaitable[Any]]
 
 Instant = Annotated[str, Meta(description="RFC 3339 in UTC.", extra_json_schema={"format": "date-time"})]
 MicroUsd = Annotated[int, Meta(description="Millionths of a US dollar.")]
+Unanswered = Annotated[list[str], Meta(description="Workers of this gateway that did not answer; left out if all did.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ _ErrorType = Literal[
     "request_too_large",
     "rate_limit_error",
     "api_error",
+    "overloaded_error",
 ]
 
 
@@ -103,5 +105,6 @@ ERRORS = {
     413: "The body is larger than the path takes.",
     429: "Too many follow already.",
     500: "Headgate failed, or its store did; its log says how.",
+    529: "A worker of this gateway did not answer; nothing has changed, and it may be tried again.",
 }
 """What each status says."""

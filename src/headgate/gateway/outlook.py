@@ -6,7 +6,7 @@ name, as a refusal would, whosever it is. The arithmetic is `runtime.forecasting
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -18,7 +18,7 @@ from headgate.core.scopes import Scopes, fit
 from headgate.core.wording import span_text
 from headgate.gateway.asked import Asked
 from headgate.gateway.callers import KeyScopes
-from headgate.gateway.operations import SCOPE, Instant, Operation, Parameter
+from headgate.gateway.operations import SCOPE, Instant, Operation, Parameter, Unanswered
 from headgate.gateway.parameters import rfc3339, scopes_wanted
 from headgate.ports import HashedKey
 from headgate.runtime.forecasting import ForecastView
@@ -87,6 +87,7 @@ class CapacityTold(TypedDict):
     model: str
     key: str | None
     capacity: list[AccountCapacity]
+    unanswered: NotRequired[Unanswered]
 
 
 async def tell_forecast(asked: Asked) -> ForecastsTold:

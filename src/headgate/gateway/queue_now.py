@@ -4,10 +4,10 @@ One rule: a question changes nothing, and a key's bearer sees its own calls.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from headgate.gateway.asked import Asked
-from headgate.gateway.operations import Instant, Operation
+from headgate.gateway.operations import Instant, Operation, Unanswered
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.monitor import WaitView
 
@@ -47,6 +47,7 @@ class QueueTold(TypedDict):
 
     lanes: list[LaneTold]
     waiting: list[WaitingTold]
+    unanswered: NotRequired[Unanswered]
 
 
 async def tell_queue(asked: Asked) -> QueueTold:

@@ -42,5 +42,9 @@ async def reload(asked: Asked) -> Reloaded:
 
 
 RELOAD = Operation(
-    reload, Reloaded, "Read the configuration again and put it in force", only_admin="reload the configuration"
+    reload,
+    Reloaded,
+    "Read the configuration again and put it in force",
+    fails=(529,),
+    only_admin="reload the configuration",
 )

@@ -5,7 +5,7 @@ One rule: a question changes nothing. A key's bearer sees its own calls and limi
 
 import os
 from importlib.metadata import version
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 import psutil
 from msgspec import Meta
@@ -14,7 +14,7 @@ from headgate.adapters.providers.http import HostStats
 from headgate.core.ledger import UsageGroup, UsageQuery
 from headgate.gateway.accounts import HealthTold, accounts_json
 from headgate.gateway.asked import Asked, Hosts
-from headgate.gateway.operations import Instant, MicroUsd, Operation
+from headgate.gateway.operations import Instant, MicroUsd, Operation, Unanswered
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.monitor import LimitView
 
@@ -94,7 +94,10 @@ class HostTold(TypedDict):
 
 
 class StatusTold(TypedDict):
-    """How a gateway is; `process` and `connections` are null for a key's bearer."""
+    """How a gateway is; `process` and `connections` are null for a key's bearer.
+
+    Where several workers serve, `process` has what all of `workers` use.
+    """
 
     at: Instant
     version: str
@@ -104,6 +107,8 @@ class StatusTold(TypedDict):
     accounts: list[HealthOfTold]
     tightest: list[TightTold]
     connections: list[HostTold] | None
+    workers: NotRequired[list[ProcessTold]]
+    unanswered: NotRequired[Unanswered]
 
 
 async def tell_status(asked: Asked) -> StatusTold:

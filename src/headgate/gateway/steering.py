@@ -137,5 +137,6 @@ CHANGE_SCHEDULING = Operation(
     SchedulerTold,
     "Change them, until the process ends or the file is read again and says otherwise",
     takes=SchedulingWish,
+    fails=(529,),
     only_admin="change the scheduler",
 )

@@ -7,6 +7,7 @@ core's (`core.pool.Breaker`). An account that needs its owner is told to the log
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 
 from headgate.core.pool import CLOSED, Breaker
 from headgate.core.retries import Failure, is_key_refused, is_of_provider, needs_owner
@@ -28,6 +29,8 @@ class Health:
         self._circuits: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
         self.on_news: Callable[[str], None] = lambda _account: None
         """Told of which account a circuit has opened or closed, or may be tried again: calls that wait may look."""
+        self.on_changed: Callable[[str, str, Breaker | None], None] = lambda _account, _model, _circuit: None
+        """Told of each circuit that has opened or (None) closed, for other processes to hear."""
 
     def circuit(self, account: str, model: str) -> Breaker:
         """Give the circuit that decides about an account's calls for a model: the key's, unless that is closed."""
@@ -54,6 +57,9 @@ class Health:
         if any(each.is_out for each in found):
             log.warning("account %s serves again", account)
         if any(each.open_until_s is not None for each in found):
+            for each, circuit in zip((ALL_MODELS, model), before, strict=True):
+                if circuit is not None:
+                    self.on_changed(account, each, None)
             self.on_news(account)
 
     def failed(self, account: str, model: str, failure: Failure) -> None:
@@ -71,6 +77,7 @@ class Health:
         if len(self._circuits) > MOST_CIRCUITS:
             self._circuits.popitem(last=False)
         if after.open_until_s != before.open_until_s:
+            self.on_changed(*key, after)
             self.on_news(account)
         if is_out and not before.is_out:
             what = "refuses its key" if is_key_refused(failure) else f"does not let it use {model}"
@@ -86,6 +93,24 @@ class Health:
             level = logging.INFO if failure.kind == "limited" else logging.WARNING
             said = "account %s: calls for %s go elsewhere for %.3g s where they can, after %s"
             log.log(level, said, account, model, after.pause_s, why)
+
+    def hear(self, account: str, model: str, circuit: Breaker | None) -> None:
+        """Take up how another process found a circuit: open, or (None) closed.
+
+        Which call tries it is each process's own: one that died would let no other try.
+        """
+        if circuit is None:
+            self._circuits.pop((account, model), None)
+        else:
+            self._circuits[account, model] = replace(circuit, probing=False)
+            self._circuits.move_to_end((account, model))
+            if len(self._circuits) > MOST_CIRCUITS:
+                self._circuits.popitem(last=False)
+        self.on_news(account)
+
+    def open_circuits(self) -> list[tuple[str, str, Breaker]]:
+        """Give the circuits that are not closed, by account and model."""
+        return [(*key, circuit) for key, circuit in self._circuits.items() if circuit.open_until_s is not None]
 
     def circuits_of(self, account: str) -> list[tuple[str, Breaker]]:
         """Give the circuits of an account that are not as good as new, by model; the key's has ALL_MODELS."""

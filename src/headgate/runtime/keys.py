@@ -208,6 +208,11 @@ class Keys:
         self._cached.pop(key_id, None)
         return await self._store.revoke(key_id, self._clock.now_s() if at_s is None else at_s)
 
+    def forget(self) -> None:
+        """Ask the store anew for every key: another process has ended or made some."""
+        self._cached.clear()
+        self._standing = None
+
     async def _find(self, key_id: str) -> HashedKey | None:
         now_s = self._clock.now_s()
         cached = self._cached.get(key_id)

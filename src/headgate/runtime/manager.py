@@ -37,7 +37,7 @@ from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
 from headgate.runtime.model_choice import ModelChoosing
 from headgate.runtime.monitor import LimitView, Monitor, WaitView
-from headgate.runtime.orders import Orders, bring_rates_up_to_date, raised
+from headgate.runtime.orders import Orders, at_once, bring_rates_up_to_date, raised
 from headgate.runtime.planning import Maintenance, MaintenanceRule, PlannedReservations, PlanView
 from headgate.runtime.recalling import Recalling
 from headgate.runtime.recovery import Recovered, Recovery, Settled
@@ -310,8 +310,8 @@ class Manager:
         """Give every call that waits in this process."""
         return self._monitor.queue()
 
-    async def configure(self, orders: Orders) -> None:
-        """Go by other orders from now on, all of them at once, also for the calls that wait.
+    async def configure(self, orders: Orders, agree: Callable[[], Awaitable[None]] = at_once) -> None:
+        """Go by other orders once `agree` has returned, all of them at once, also for the calls that wait.
 
         What is used and held stays counted: a limit goes on from its level. What is reserved of a limit that is no more
         is kept, and counts again if the limit comes back.
@@ -322,6 +322,7 @@ class Manager:
         await bring_rates_up_to_date(self._levels, self._rules, orders.rules, self.clock)
         more = raised(self._rules.all_configured(), orders.rules)
         await self._try(lambda: self._limit_news.raised(more))
+        await agree()
         # Nothing from here on waits or fails.
         self._rules.configure(orders.rules)
         self._maintenance.configure(orders.maintenance)

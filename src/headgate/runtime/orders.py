@@ -33,6 +33,10 @@ class Orders:
     model_rules: Sequence[ModelRule] = ()
 
 
+async def at_once() -> None:
+    """Wait for nobody: what is ready is put in force."""
+
+
 def raised(before: Sequence[LimitRule], after: Sequence[LimitRule]) -> list[LimitRule]:
     """Give the rules that allow more than they did."""
     amounts = {rule_level(rule): rule.template.amount for rule in before}

@@ -14,7 +14,9 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Literal, Protocol, Self, TypeVar
 
 from headgate.adapters.sqlite.checkpoints import Checkpoints
@@ -73,6 +75,17 @@ class Raised:
         self.error = error
 
 
+@dataclass(slots=True)
+class StoreStats:
+    """How a database was used by this process: transactions, the pieces of work in them, and waits for their turn."""
+
+    transactions: int = 0
+    pieces: int = 0
+    busy_s: float = 0.0
+    lock_waits: int = 0
+    lock_wait_s: float = 0.0
+
+
 _Queued = tuple[Work[Any], asyncio.Future[Any]]
 
 
@@ -94,6 +107,8 @@ class Database:
         self._give_up_s: float | None = None  # while another process holds the lock
         self._tries = 0
         self._closed = False
+        self._locked_s: float | None = None
+        self.stats = StoreStats()
 
     @classmethod
     async def open(cls, path: Path, *, synchronous: Synchronous = "NORMAL", patience_s: float = PATIENCE_S) -> Self:
@@ -211,9 +226,14 @@ class Database:
                 batch = [self._apart.popleft()]
             else:
                 batch, self._queue = self._queue, []
+            began_s = perf_counter()
             try:
                 self._commit(batch)
             finally:
+                stats = self.stats
+                stats.transactions += 1
+                stats.pieces += len(batch)
+                stats.busy_s += perf_counter() - began_s
                 if self._connection.in_transaction:  # whatever ended it, Ctrl-C included
                     self._roll_back()
 
@@ -225,6 +245,9 @@ class Database:
             if self._give_up_s is None:
                 self._give_up_s = now_s + self._patience_s
             if is_busy(error) and now_s < self._give_up_s:
+                if self._locked_s is None:
+                    self._locked_s = now_s
+                    self.stats.lock_waits += 1
                 self._scheduled = self._loop.call_later(_pause_s(self._tries), self._flush)
                 self._tries += 1
                 return False
@@ -233,6 +256,9 @@ class Database:
             self._fail_all(broken)
             return False
         self._give_up_s, self._tries = None, 0
+        if self._locked_s is not None:
+            self.stats.lock_wait_s += self._loop.time() - self._locked_s
+            self._locked_s = None
         return True
 
     def _commit(self, batch: list[_Queued]) -> None:

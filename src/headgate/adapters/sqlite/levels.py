@@ -21,7 +21,7 @@ POLL_S = 0.05
 """How often other processes' commits are looked for while somebody waits for them."""
 
 _MOST_CACHED = 20_000
-_MOST_NAMES_A_QUERY = 500  # SQLite takes at most 999 parameters before 3.32 (sqlite.org/limits.html)
+_MOST_NAMES_A_QUERY = 512  # SQLite takes at most 999 parameters before 3.32 (sqlite.org/limits.html)
 
 _WRITE = """
     INSERT INTO levels (name, value, touched_s) VALUES (?, ?, ?)
@@ -43,13 +43,17 @@ class SqliteLevelStore:
         self._known: set[str] = set()  # names that were read; those without a record are not in `_cached`
         self._cached_version: int | None = None
         self._changed: dict[str, Record | None] = {}
+        self._coming: set[str] = set()  # what the steps that are queued ask for
         self._looked_at = ""  # the last name that `forget` has seen
         self._told_version = database.version_at_open
         database.join(self)
 
     def transact(self, names: Iterable[str], step: Step[T]) -> asyncio.Future[T]:
         """Run `step` on the named records in the transaction of this tick and keep what it changed."""
-        return self._database.run(partial(self._run, tuple(names), step))
+        asked = tuple(names)
+        done = self._database.run(partial(self._run, asked, step))
+        self._coming.update(asked)
+        return done
 
     async def names(self, prefix: str) -> list[str]:
         """Give the names of all records that begin with `prefix`, sorted."""
@@ -76,11 +80,14 @@ class SqliteLevelStore:
         await self._database.close()
 
     def start(self, connection: sqlite3.Connection) -> None:
-        """Drop what is cached if another connection has written since."""
+        """Drop what is cached if another connection has written since, and read at once what the steps will ask for."""
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._cached_version or len(self._known) > _MOST_CACHED:
             self._forget_cached()
             self._cached_version = version
+        coming, self._coming = self._coming, set()
+        if not coming <= self._known:
+            self._load(coming, connection)
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write what the steps of this transaction have changed, each record once."""
@@ -134,11 +141,14 @@ class SqliteLevelStore:
                 self._changed[name] = None
         return rows[-1][0] if len(rows) == most else None
 
-    def _load(self, names: Sequence[str], connection: sqlite3.Connection) -> None:
+    def _load(self, names: Iterable[str], connection: sqlite3.Connection) -> None:
         missing = [name for name in names if name not in self._known]
         for start in range(0, len(missing), _MOST_NAMES_A_QUERY):
             some = missing[start : start + _MOST_NAMES_A_QUERY]
-            marks = ",".join("?" * len(some))
+            # A power of two of them, so that there are few statements, which stay prepared.
+            places = 1 << (len(some) - 1).bit_length()
+            some += some[-1:] * (places - len(some))
+            marks = ",".join("?" * places)
             rows = connection.execute(f"SELECT name, value FROM levels WHERE name IN ({marks})", some)  # noqa: S608 - only marks are put in
             self._cached.update((name, _decode(value)) for name, value in rows)
         self._known.update(missing)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from headgate.adapters.sqlite.database import PATIENCE_S, Database, Synchronous
+from headgate.adapters.sqlite.database import PATIENCE_S, Database, StoreStats, Synchronous
 from headgate.adapters.sqlite.jobs import SqliteJobStore
 from headgate.adapters.sqlite.keys import SqliteKeyStore
 from headgate.adapters.sqlite.ledger import SqliteLedgerStore
@@ -24,6 +24,7 @@ class SqliteStores:
     ledger: SqliteLedgerStore
     jobs: SqliteJobStore
     keys: SqliteKeyStore
+    stats: StoreStats
 
 
 @asynccontextmanager
@@ -40,6 +41,7 @@ async def open_database(
     database = await Database.open(path, synchronous=synchronous, patience_s=patience_s)
     try:
         levels = SqliteLevelStore(database)
-        yield SqliteStores(levels, SqliteLedgerStore(database), SqliteJobStore(database), SqliteKeyStore(database))
+        ledger, jobs, keys = SqliteLedgerStore(database), SqliteJobStore(database), SqliteKeyStore(database)
+        yield SqliteStores(levels, ledger, jobs, keys, database.stats)
     finally:
         await database.close()

@@ -6,11 +6,11 @@ import json
 import anthropic
 import openai
 import pytest
+
 from headgate.adapters.providers.http import parse_url
 from headgate.core.scopes import Scopes
 from headgate.runtime.calls import Call
 from headgate.runtime.keys import make_key
-from headgate.testing.provider import Latency, ProviderSettings
 
 ONE_AT_A_TIME = '[[limit]]\nscope = "account:*"\nslots = 1'
 PINGS = 'while_waiting = "pings"\nping_every_s = 0.01'
@@ -93,7 +93,9 @@ def test_openai_and_codex_are_kept_alive_while_they_wait(with_stack):
     with_stack(test, limits=ONE_AT_A_TIME, server=PINGS)
 
 
-@pytest.mark.parametrize("told", [b'{"type":"error","error":{"type":"api_error","message":"Bad d\\u00e4y"}}', b"<html>"])
+@pytest.mark.parametrize(
+    "told", [b'{"type":"error","error":{"type":"api_error","message":"Bad d\\u00e4y"}}', b"<html>"]
+)
 def test_what_a_provider_refuses_after_the_200_is_an_error_event_in_its_own_words(with_stack, told):
     async def test(stack):
         async with anthropic.AsyncAnthropic(base_url=stack.url, api_key="any", max_retries=0) as client:
@@ -209,15 +211,3 @@ def test_a_spent_budget_is_not_worth_another_try(with_stack):
 
     limits = '[[limit]]\nscope = "account:*"\nusd_per_lifetime = 0.000001'
     with_stack(test, limits=limits, server='while_waiting = "refuse"')
-
-
-def test_a_provider_that_tells_of_a_wait_is_not_waited_for_by_the_hasty(with_stack):
-    async def test(stack):
-        async with anthropic.AsyncAnthropic(base_url=stack.url, api_key="any", max_retries=0) as client:
-            with pytest.raises(anthropic.RateLimitError):
-                for _ in range(4):
-                    await client.messages.create(**ASKED)
-
-    provider = ProviderSettings(latency=Latency.none())
-    limits = '[[limit]]\nscope = "account:*"\nrequests_per_minute = 2'
-    with_stack(test, limits=limits, provider=provider, server='while_waiting = "refuse"\nrefuse_after_s = 0')

@@ -100,6 +100,7 @@ def said_of_keys(config: Config) -> dict[str, KeyScopes]:
             interactive=key.interactive,
             models=key.models,
             endpoints=key.endpoints,
+            while_waiting=key.while_waiting,
         )
         for key in config.keys
     }

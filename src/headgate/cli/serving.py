@@ -21,6 +21,7 @@ from headgate.cli.reloading import Reloading, said_of_keys
 from headgate.compose import House, announce, open_house, read_config, withdraw
 from headgate.core.errors import ConfigError, HeadgateError
 from headgate.gateway.application import Gateway, GatewaySettings
+from headgate.gateway.terms import Terms
 
 
 def serve_gateway(config_path: Path | None, listen: str | None) -> None:
@@ -74,6 +75,7 @@ async def gateway_of(
             keys=said_of_keys(house.config),
             reload=None if reloading is None else reloading.reload,
             hosts=house.client.stats,
+            terms=Terms(settings.while_waiting, settings.ping_every_s, settings.refuse_after_s),
         ),
     )
     if reloading is not None:

@@ -16,15 +16,18 @@ import msgspec
 
 from headgate.adapters.providers.call_head import CallHead
 from headgate.adapters.providers.endpoints import Endpoint
+from headgate.adapters.providers.life_signs import LifeSigns, is_event_stream
 from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
 from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
-from headgate.adapters.providers.refusals import error_event
+from headgate.adapters.providers.refusals import RefusalKind, error_event
 from headgate.core.errors import CallerGoneError, ProviderError
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.kept_open import KeptOpen
+from headgate.gateway.terms import USUAL_TERMS, Terms
 from headgate.ports import Answer, Passage, Request
 from headgate.runtime.calls import Call, Exchange
 from headgate.runtime.manager import Manager
@@ -51,6 +54,7 @@ async def relay_metered(
     scopes: Scopes,
     max_wait_s: float,
     standing: Standing = ORDINARY,
+    terms: Terms = USUAL_TERMS,
 ) -> None:
     """Carry a call that spends tokens: admitted, sent, metered, settled.
 
@@ -58,15 +62,37 @@ async def relay_metered(
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
     """
     endpoint, head, body = meant
+    if terms.while_waiting == "pings" and head.stream and head.client_timeout_s is not None:
+        # What it hears begins the client's own time anew.
+        every_s = min(terms.ping_every_s, head.client_timeout_s / 2)
+        terms, head = terms._replace(ping_every_s=every_s), msgspec.structs.replace(head, client_timeout_s=None)
     call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
     choice = await manager.model_for(call)
     if choice.rule is not None:
         head = msgspec.structs.replace(head, model=choice.model)
         body = with_model(endpoint.name, body, choice.model, choice.effort)
         call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
+    if terms.while_waiting == "refuse":
+        call = replace(call, patience_s=terms.refuse_after_s)
     request = Request(
         exchange.method, exchange.target, exchange.headers, body, call.id, Passage(), is_streamed=head.stream
     )
+    if terms.while_waiting == "pings" and head.stream:
+        signs = LifeSigns(endpoint, exchange.header(b"user-agent"))
+        kept = KeptOpen(exchange, signs, call.id, terms.ping_every_s)
+        async with (
+            Ending(exchange) as ending,
+            CancelledWithClient(exchange),
+            kept,
+            manager.carry(call, request) as carried,
+        ):
+            await kept.end()
+            if kept.is_begun:
+                await _go_on(ending, kept, manager, endpoint, carried)
+            else:
+                await _pass_on(exchange, ending, manager, endpoint, carried, stream=True)
+            await ending.whole()
+        return
     async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
         await ending.whole()
@@ -135,6 +161,25 @@ async def _pass_on(
             await ending.hold(first[-1])
     else:
         await exchange.start(answer.status, own_head(manager, carried, None))
+    await _pass_body(ending, endpoint, carried, chunks, stream=stream)
+
+
+async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, endpoint: Endpoint, carried: Exchange) -> None:
+    """Pass an answer on behind a head and signs of life: what is no stream is told as an event of an error."""
+    answer, chunks = carried.answer, manager.read(carried)
+    if answer.failure is None and is_event_stream(answer):
+        kept.begin_answer()
+        await _pass_body(ending, endpoint, carried, chunks, stream=True)
+        return
+    body = b"".join([chunk async for chunk in _bounded(chunks)])
+    kept.begin_answer()
+    await ending.hold(kept.told_as_event(answer, body))
+
+
+async def _pass_body(
+    ending: Ending, endpoint: Endpoint, carried: Exchange, chunks: AsyncIterator[bytes], *, stream: bool
+) -> None:
+    answer = carried.answer
     try:
         async for chunk in chunks:
             # All is told with the last event or the last but one, so that no more than these are ever held.
@@ -145,7 +190,8 @@ async def _pass_on(
         if not stream:
             raise
         carried.grant.failed(error.failure)
-        await ending.hold(error_event(endpoint, "upstream_failed", str(error), request_id=carried.grant.call_id))
+        kind: RefusalKind = "upstream_timeout" if error.failure.error_type.endswith("timeout") else "upstream_failed"
+        await ending.hold(error_event(endpoint, kind, str(error), request_id=carried.grant.call_id))
 
 
 async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -36,10 +36,11 @@ class Call:
     estimate from it where the caller has counted. `measure` says what bounds its prompt and is asked only under a
     budget of money; without it, media may fill the model's window. `cache_write` is the longest prompt cache the call
     asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
-    may wait in all for its admissions. With `may_degrade` the owner's model rules may choose another model, or less
-    reasoning than `effort` says it asks for; the caller then sends what its grant says. `ruled` is what they chose.
-    `prompt_marks` gives the prefixes that it wants cached, shortest first: of calls that begin alike one goes first.
-    Of one that is not `is_metered` nothing is learned: its answer tells no usage.
+    may wait in all for its admissions, `patience_s` at one time for one of them. With `may_degrade` the owner's model
+    rules may choose another model, or less reasoning than `effort` says it asks for; the caller then sends what its
+    grant says. `ruled` is what they chose. `prompt_marks` gives the prefixes that it wants cached, shortest first: of
+    calls that begin alike one goes first. Of one that is not `is_metered` nothing is learned: its answer tells no
+    usage.
     """
 
     model: str
@@ -54,6 +55,7 @@ class Call:
     scopes: Scopes = NO_SCOPES
     standing: Standing = ORDINARY
     max_wait_s: float = DEFAULT_MAX_WAIT_S
+    patience_s: float | None = None
     may_degrade: bool = False
     effort: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
     ruled: ModelChoice | None = None

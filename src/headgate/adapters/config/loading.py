@@ -24,6 +24,7 @@ from headgate.adapters.config.maintenance import read_maintenance
 from headgate.adapters.config.model_rules import read_model_rule
 from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
+    WHILE_WAITING,
     Config,
     ConfiguredAccount,
     ConfiguredKey,
@@ -122,6 +123,9 @@ def _read_server(table: Table, environ: Mapping[str, str]) -> Server:
         admin_token=table.take("admin_token", secret(environ), None),
         max_body_bytes=table.take("max_body_bytes", whole(1024, MOST_BODY_BYTES), default.max_body_bytes),
         max_wait_s=table.take("max_wait_s", wait_s, default.max_wait_s),
+        while_waiting=table.take("while_waiting", choice(WHILE_WAITING), default.while_waiting),
+        ping_every_s=table.take("ping_every_s", number(0.01, 240, "seconds such as 15"), default.ping_every_s),
+        refuse_after_s=table.take("refuse_after_s", number(0, 60, "seconds such as 1"), default.refuse_after_s),
         drain_s=table.take("drain_s", number(0, DAY_S, "a number of seconds such as 30"), default.drain_s),
     )
     table.close()
@@ -156,6 +160,7 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         interactive=table.take("interactive", boolean, default=False),
         models=table.take("models", model_globs, ()),
         endpoints=table.take("endpoints", endpoint_names, ()),
+        while_waiting=table.take("while_waiting", choice(WHILE_WAITING), None),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key

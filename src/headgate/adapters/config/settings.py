@@ -19,6 +19,7 @@ from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule
 
 __all__ = [
+    "WHILE_WAITING",
     "Config",
     "ConfiguredAccount",
     "ConfiguredKey",
@@ -27,10 +28,14 @@ __all__ = [
     "Store",
     "Synchronous",
     "Timeouts",
+    "WhileWaiting",
 ]
 
 Synchronous = Literal["normal", "full"]
 CredentialWord = Literal["bearer", "x-api-key", "api-key"]
+
+WhileWaiting = Literal["hold", "pings", "refuse"]
+WHILE_WAITING: Mapping[str, WhileWaiting] = {"hold": "hold", "pings": "pings", "refuse": "refuse"}
 
 
 class Secret:
@@ -60,7 +65,11 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the gateway listens (port 0: any free one), and how long and large things may get."""
+    """Where the gateway listens (port 0: any free one), and how long and large things may get.
+
+    `while_waiting` says what a client hears while its call waits for its turn: nothing (`hold`); a sign of life every
+    `ping_every_s`, where it asked for a stream (`pings`); or a 429, where that takes more than `refuse_after_s`.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8484
@@ -68,6 +77,10 @@ class Server:
     max_body_bytes: int = 32 * 1024 * 1024  # as Anthropic's own bound (wire.md section 2)
     max_wait_s: float = 600.0
     drain_s: float = 30.0
+    while_waiting: WhileWaiting = "hold"
+    # Half of the 30 s after which the most impatient proxies on the way cut a silent connection.
+    ping_every_s: float = 15.0
+    refuse_after_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +124,7 @@ class ConfiguredKey:
     interactive: bool = False
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+    while_waiting: WhileWaiting | None = None
 
 
 MaintenanceAction = Literal["hold", "refuse"]

@@ -28,6 +28,7 @@ from headgate.core.errors import (
     UnknownModelError,
     UnservedError,
 )
+from headgate.core.retries import is_late
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
 from headgate.gateway.asked import Hosts, NothingThereError, Reload
@@ -270,6 +271,6 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
         case ShuttingDownError():
             return "overloaded"
         case ProviderError():
-            return "upstream_timeout" if error.failure.error_type.endswith("timeout") else "upstream_failed"
+            return "upstream_timeout" if is_late(error.failure) else "upstream_failed"
         case _:
             return "internal"

@@ -91,7 +91,12 @@ def _calls(manager: Manager) -> list[Metric]:
     refused = CounterMetricFamily(
         "headgate_provider_refusals", "429s that providers answered to this process", value=manager.refused_by_providers
     )
-    return [running, waiting, refused]
+    stalled = CounterMetricFamily(
+        "headgate_stalled_answers", "Answers to this process that fell silent before their end", labels=["account"]
+    )
+    for account in manager.accounts:
+        stalled.add_metric([account.name], manager.pool.health.stalled[account.name])
+    return [running, waiting, refused, stalled]
 
 
 def _counted(queue: Iterable[WaitView]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import RefusalKind, error_event
 from headgate.core.errors import CallerGoneError, ProviderError
+from headgate.core.retries import is_late
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
@@ -190,7 +191,7 @@ async def _pass_body(
         if not stream:
             raise
         carried.grant.failed(error.failure)
-        kind: RefusalKind = "upstream_timeout" if error.failure.error_type.endswith("timeout") else "upstream_failed"
+        kind: RefusalKind = "upstream_timeout" if is_late(error.failure) else "upstream_failed"
         await ending.hold(error_event(endpoint, kind, str(error), request_id=carried.grant.call_id))
 
 

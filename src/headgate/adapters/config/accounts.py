@@ -8,7 +8,15 @@ from collections.abc import Mapping
 
 from headgate.adapters.config.settings import ConfiguredAccount, CredentialWord, Secret
 from headgate.adapters.config.tables import Table, Unfit, boolean, choice, number
-from headgate.adapters.config.values import base_url, environment_secret, model_glob, model_globs, name, secret
+from headgate.adapters.config.values import (
+    base_url,
+    environment_secret,
+    model_glob,
+    model_globs,
+    name,
+    secret,
+    timeout_s,
+)
 from headgate.adapters.providers.vendors.catalogue import VENDORS, usual_models
 from headgate.adapters.providers.vendors.vendor import Vendor
 from headgate.core.accounts import Account
@@ -65,6 +73,8 @@ def read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
         credential=table.take("credential", choice(_CREDENTIALS), None),
         api_version=version,
         names=names,
+        first_byte_s=table.take("first_byte_s", timeout_s, None),
+        idle_s=table.take("idle_s", timeout_s, None),
     )
     table.close()
     return account

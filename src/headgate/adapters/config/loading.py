@@ -42,6 +42,7 @@ from headgate.adapters.config.values import (
     name,
     secret,
     sqlite,
+    timeout_s,
 )
 from headgate.adapters.prices import PriceOverride
 from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
@@ -229,11 +230,10 @@ def _read_retries(table: Table) -> RetryRule:
 
 def _read_timeouts(table: Table) -> Timeouts:
     default = Timeouts()
-    wait_s = number(0.001, DAY_S, "a number of seconds such as 10")
     timeouts = Timeouts(
-        connect_s=table.take("connect_s", wait_s, default.connect_s),
-        first_byte_s=table.take("first_byte_s", wait_s, default.first_byte_s),
-        idle_s=table.take("idle_s", wait_s, default.idle_s),
+        connect_s=table.take("connect_s", timeout_s, default.connect_s),
+        first_byte_s=table.take("first_byte_s", timeout_s, default.first_byte_s),
+        idle_s=table.take("idle_s", timeout_s, default.idle_s),
     )
     table.close()
     return timeouts

@@ -98,6 +98,7 @@ class ConfiguredAccount:
     `api_key` None: it needs none. `credential` is the header that the key goes in, where it is not the vendor's.
     `names` has the account's own names of models by those that calls use, and `api_version` what dates the provider's
     interface. `reconcile`: the provider can be asked what became of a call of a process that died.
+    `first_byte_s` and `idle_s` are its own time-outs, where it has any.
     """
 
     account: Account
@@ -107,6 +108,8 @@ class ConfiguredAccount:
     credential: CredentialWord | None = None
     api_version: str | None = None
     names: tuple[tuple[str, str], ...] = ()
+    first_byte_s: float | None = None
+    idle_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

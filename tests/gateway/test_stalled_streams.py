@@ -13,7 +13,7 @@ from headgate.compose import timeouts_of
 
 MESSAGES = [
     (
-        b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant",'
+        b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","role":"assistant",'
         b'"model":"claude-opus-4-6","content":[],"stop_reason":null,"usage":{"input_tokens":123,"output_tokens":1}}}\n\n'
     ),
     (

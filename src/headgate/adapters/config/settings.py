@@ -4,6 +4,7 @@ One rule: everything has the unit in its name and its default here, or no defaul
 not known here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from pathlib import Path

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from headgate.adapters.providers.call_head import CallHead
+from headgate.adapters.providers.early_end import EarlyEnd
 from headgate.adapters.providers.endpoints import Endpoint
 from headgate.adapters.providers.life_signs import LifeSigns, is_event_stream
 from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
@@ -22,7 +23,7 @@ from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
 from headgate.adapters.providers.refusals import RefusalKind, error_event
 from headgate.core.errors import CallerGoneError, ProviderError
-from headgate.core.retries import is_late
+from headgate.core.retries import Failure, is_late
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
@@ -30,6 +31,7 @@ from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.kept_open import KeptOpen
 from headgate.gateway.terms import USUAL_TERMS, Terms
 from headgate.ports import Answer, Passage, Request
+from headgate.runtime.budget_guard import BudgetEndedError, BudgetGuard
 from headgate.runtime.calls import Call, Exchange
 from headgate.runtime.manager import Manager
 
@@ -180,19 +182,43 @@ async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, endpoint: End
 async def _pass_body(
     ending: Ending, endpoint: Endpoint, carried: Exchange, chunks: AsyncIterator[bytes], *, stream: bool
 ) -> None:
-    answer = carried.answer
+    answer, guard = carried.answer, carried.grant.guard
+    if guard is not None and stream and is_event_stream(answer):
+        chunks = guarded(chunks, guard, answer, endpoint)
     try:
         async for chunk in chunks:
             # All is told with the last event or the last but one, so that no more than these are ever held.
             told = answer.usage
             is_last = (told is not None and told.reported) or answer.failure is not None
             await (ending.hold(chunk) if is_last else ending.write(chunk))
+    except BudgetEndedError as ended:
+        carried.grant.failed(Failure("rejected", f"budget_spent:{ended.limit.name}"))
+        await ending.hold(ended.last_words)
     except ProviderError as error:
         if not stream:
             raise
         carried.grant.failed(error.failure)
         kind: RefusalKind = "upstream_timeout" if is_late(error.failure) else "upstream_failed"
         await ending.hold(error_event(endpoint, kind, str(error), request_id=carried.grant.call_id))
+
+
+async def guarded(
+    chunks: AsyncIterator[bytes], guard: BudgetGuard, answer: Answer, endpoint: Endpoint
+) -> AsyncIterator[bytes]:
+    """Give the pieces of a stream until its budget is spent.
+
+    Raises:
+        BudgetEndedError: it is; with the events that end the stream well.
+    """
+    end = EarlyEnd(endpoint)
+    async for chunk in chunks:
+        end.follow(chunk)
+        yield chunk
+        try:
+            await guard.look(answer)
+        except BudgetEndedError as ended:
+            ended.last_words = end.end(answer.usage or guard.estimated(answer))
+            raise
 
 
 async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

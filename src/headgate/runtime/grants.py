@@ -19,6 +19,7 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Counting, Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
+from headgate.runtime.budget_guard import BudgetGuard
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
 from headgate.runtime.traffic import Sent
@@ -88,6 +89,8 @@ class Grant:
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.early: EarlyCharges | None = None
+        self.guard: BudgetGuard | None = None
+        """Watches it, where it is a stream that one of its budgets would end."""
         self.route: PooledRoute | None = None
         self.journey: Sent | None = None
         self.passage: Passage | None = None

@@ -40,6 +40,9 @@ Resolve = Callable[[Sequence[str]], Sequence[Limit]]
 AsNow = Callable[[Sequence[Limit]], Sequence[Limit]]
 """Limits as they were once in, as they are now out."""
 
+StepUnder = Callable[
+    [Sequence[Limit], Mapping[str, Level], Reservation, float], tuple[dict[str, Level], Reservation | None]
+]
 _Change = Callable[[Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]]
 
 
@@ -295,14 +298,11 @@ class Reservations:
 
         return self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
-    async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> bool:
-        """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
-        limits = self._planned.with_parts(self._in_force(limits))
-
-        def change(levels: Mapping[str, Level], reserved: Reservation) -> tuple[dict[str, Level], Reservation | None]:
-            return quota.draw(limits, levels, reserved, so_far, self._clock.now_s(), asked=asked)
-
-        return await self._change(self._hold_prefix + attempt, limits, change)
+    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder) -> bool:
+        """Change what an attempt holds by a step of the core's; False if nothing is held any more."""
+        met = self._planned.with_parts(self._in_force(limits))
+        now_s = self._clock.now_s()
+        return await self._change(self._hold_prefix + attempt, met, lambda found, held: step(met, found, held, now_s))
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""

@@ -171,11 +171,11 @@ class Sending:
         """Send; gives the answer when its head is there, and with all of its body where that is an error's."""
         reply = await self._call.__aenter__()
         try:
-            self._answer = answer = await self._answered(reply)
-            return answer
+            self._answer = await self._answered(reply)
         except BaseException:
             await self._call.__aexit__(None, None, None)
             raise
+        return self._answer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -101,6 +101,7 @@ def said_of_keys(config: Config) -> dict[str, KeyScopes]:
             models=key.models,
             endpoints=key.endpoints,
             while_waiting=key.while_waiting,
+            coalesce=key.coalesce,
         )
         for key in config.keys
     }

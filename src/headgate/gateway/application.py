@@ -49,6 +49,7 @@ from headgate.gateway.nearby import check_nearby
 from headgate.gateway.own_headers import check_own_headers
 from headgate.gateway.passing import NotPassedError, pass_on
 from headgate.gateway.relay import Meant, relay_metered, relay_unmetered
+from headgate.gateway.shared import relay_shared
 from headgate.gateway.terms import USUAL_TERMS, Terms
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -150,7 +151,8 @@ class Gateway:
             standing = standing_of(caller, exchange, self._settings.keys)
             terms = terms_of(caller, self._settings.keys, self._settings.terms)
             meant = Meant(endpoint, head, body)
-            await relay_metered(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing, terms)
+            relay = relay_shared if terms.coalesces and not head.stream else relay_metered
+            await relay(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing, terms)
         else:
             await relay_unmetered(exchange, self._manager, endpoint, body, None if head is None else head.model)
 

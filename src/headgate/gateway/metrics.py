@@ -96,7 +96,15 @@ def _calls(manager: Manager) -> list[Metric]:
     )
     for account in manager.accounts:
         stalled.add_metric([account.name], manager.pool.health.stalled[account.name])
-    return [running, waiting, refused, stalled]
+    shared = CounterMetricFamily(
+        "headgate_coalesced_calls",
+        "Calls of this process that shared another's answer",
+        value=manager.coalescing.shared,
+    )
+    saved = CounterMetricFamily(
+        "headgate_coalesced_saved_dollars", "What these saved", value=manager.coalescing.saved_micro_usd / 1e6
+    )
+    return [running, waiting, refused, stalled, shared, saved]
 
 
 def _counted(queue: Iterable[WaitView]) -> dict[str, int]:

@@ -64,25 +64,17 @@ async def relay_metered(
     Raises:
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
     """
-    endpoint, head, body = meant
-    if terms.while_waiting == "pings" and head.stream and head.client_timeout_s is not None:
+    endpoint, head, _ = meant
+    pings = terms.while_waiting == "pings" and head.stream
+    every_s = terms.ping_every_s
+    if pings and head.client_timeout_s is not None:
         # What it hears begins the client's own time anew.
-        every_s = min(terms.ping_every_s, head.client_timeout_s / 2)
-        terms, head = terms._replace(ping_every_s=every_s), msgspec.structs.replace(head, client_timeout_s=None)
-    call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
-    choice = await manager.model_for(call)
-    if choice.rule is not None:
-        head = msgspec.structs.replace(head, model=choice.model)
-        body = with_model(endpoint.name, body, choice.model, choice.effort)
-        call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
-    if terms.while_waiting == "refuse":
-        call = replace(call, patience_s=terms.refuse_after_s)
-    request = Request(
-        exchange.method, exchange.target, exchange.headers, body, call.id, Passage(), is_streamed=head.stream
-    )
-    if terms.while_waiting == "pings" and head.stream:
+        every_s = min(every_s, head.client_timeout_s / 2)
+        meant = meant._replace(head=msgspec.structs.replace(head, client_timeout_s=None))
+    call, request = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+    if pings:
         signs = LifeSigns(endpoint, exchange.header(b"user-agent"))
-        kept = KeptOpen(exchange, signs, call.id, terms.ping_every_s)
+        kept = KeptOpen(exchange, signs, call.id, every_s)
         async with (
             Ending(exchange) as ending,
             CancelledWithClient(exchange),
@@ -99,6 +91,33 @@ async def relay_metered(
     async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
         await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
         await ending.whole()
+
+
+async def prepare(
+    exchange: HttpExchange,
+    manager: Manager,
+    meant: Meant,
+    scopes: Scopes,
+    max_wait_s: float,
+    standing: Standing,
+    terms: Terms,
+) -> tuple[Call, Request]:
+    """Give the call that a client means, as model rules have it, and what is to be sent for it.
+
+    Raises:
+        RuledOutError: a rule turns it down.
+    """
+    endpoint, head, body = meant
+    call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
+    choice = await manager.model_for(call)
+    if choice.rule is not None:
+        head = msgspec.structs.replace(head, model=choice.model)
+        body = with_model(endpoint.name, body, choice.model, choice.effort)
+        call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
+    if terms.while_waiting == "refuse":
+        call = replace(call, patience_s=terms.refuse_after_s)
+    headers = exchange.headers
+    return call, Request(exchange.method, exchange.target, headers, body, call.id, Passage(), is_streamed=head.stream)
 
 
 async def relay_unmetered(

@@ -14,11 +14,15 @@ at once, where the wait is long."""
 
 
 class Terms(NamedTuple):
-    """How calls are served. `ping_every_s` and `refuse_after_s` say how `pings` and `refuse` are meant."""
+    """How calls are served. `ping_every_s` and `refuse_after_s` say how `pings` and `refuse` are meant.
+
+    With `coalesces` identical calls that are no streams are made once.
+    """
 
     while_waiting: WhileWaiting = "hold"
     ping_every_s: float = 15.0
     refuse_after_s: float = 1.0
+    coalesces: bool = False
 
 
 USUAL_TERMS = Terms()

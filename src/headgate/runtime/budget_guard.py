@@ -11,7 +11,7 @@ from headgate.core.extending import ends_streams, extend
 from headgate.core.levels import Level
 from headgate.core.limits import Limit
 from headgate.core.quota import Reservation, units_of
-from headgate.core.usage import CHARGES, Dialect, Usage
+from headgate.core.usage import CHARGES, Counting, Usage
 from headgate.runtime.admission import Admission
 from headgate.runtime.streaming import Telling
 
@@ -39,7 +39,7 @@ class BudgetGuard:
         attempt: str,
         limits: tuple[Limit, ...],
         asked: Demand,
-        dialect: Dialect,
+        counting: Counting,
         estimate: Usage,
         price: Callable[[Usage], int | None],
     ) -> None:
@@ -47,7 +47,7 @@ class BudgetGuard:
         self._admission = admission
         self._attempt = attempt
         self._limits = limits
-        self._dialect = dialect
+        self._counting = counting
         self._estimate = estimate
         self._price = price
         self._held = {limit.name: (limit.place, units_of(limit, asked) or 0) for limit in limits if ends_streams(limit)}
@@ -101,4 +101,4 @@ class BudgetGuard:
 
     def _charged(self, told: Usage, more: int) -> Amounts:
         usage = told._replace(output_tokens=told.output_tokens + more)
-        return CHARGES[self._dialect](usage, self._price(usage))
+        return CHARGES[self._counting](usage, self._price(usage))

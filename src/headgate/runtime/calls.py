@@ -25,6 +25,7 @@ from headgate.runtime.admission import Admission
 from headgate.runtime.asking import held_micro_usd, size_of
 from headgate.runtime.budget_guard import BudgetGuard
 from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
+from headgate.runtime.coalesce import Coalescing
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning
@@ -77,6 +78,7 @@ class Calls:
         self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for)
         self._warming = warming or Warming(clock)
         self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
+        self.coalescing = Coalescing(ledger, clock, owner)
         self._in_flight: dict[str, Grant] = {}
         self._taken: set[str] = set()
         self.refused_by_providers = 0
@@ -254,7 +256,7 @@ class Calls:
     def _guard_of(self, grant: Grant) -> BudgetGuard | None:
         limits, estimate = grant.limits, grant.attempt.usage
         price = lambda usage: self.cost(grant, usage, None).micro_usd  # noqa: E731 - one line, used here alone
-        guard = BudgetGuard(self._admission, grant.attempt.id, limits, grant.asked, grant.dialect, estimate, price)
+        guard = BudgetGuard(self._admission, grant.attempt.id, limits, grant.asked, grant.counting, estimate, price)
         return guard if guard.watches else None
 
     # -- send and observe ----------------------------------------------------------------------------------------

@@ -162,6 +162,7 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         models=table.take("models", model_globs, ()),
         endpoints=table.take("endpoints", endpoint_names, ()),
         while_waiting=table.take("while_waiting", choice(WHILE_WAITING), None),
+        coalesce=table.take("coalesce", boolean, default=False),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key

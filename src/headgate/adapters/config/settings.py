@@ -129,6 +129,7 @@ class ConfiguredKey:
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     while_waiting: WhileWaiting | None = None
+    coalesce: bool = False
 
 
 MaintenanceAction = Literal["hold", "refuse"]

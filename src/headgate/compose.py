@@ -169,6 +169,7 @@ async def open_house(
             credential=None if configured.credential is None else CREDENTIALS[configured.credential],
             reconcile=configured.reconcile,
             timeouts=timeouts_of(configured, config),
+            compresses=configured.compress_requests is not None,
         )
 
     provide = make_provider or account_provider

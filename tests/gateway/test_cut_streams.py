@@ -9,6 +9,7 @@ import pytest
 from headgate.adapters.memory import MemoryKeyStore, MemoryLedgerStore, MemoryLevelStore
 from headgate.adapters.providers.account import AccountProvider
 from headgate.adapters.providers.http import Broken
+from headgate.adapters.providers.vendors.catalogue import VENDORS
 from headgate.core.accounts import Account
 from headgate.core.ledger import Attempt
 from headgate.gateway.application import Gateway, GatewaySettings
@@ -129,7 +130,7 @@ class House:
     def __init__(self, path: str) -> None:
         self.path, self.ledger = path, MemoryLedgerStore()
         self.dialect = "anthropic" if path == "/v1/messages" else "openai"
-        self.provider = AccountProvider("main", self.dialect, "http://provider", "key", None)  # type: ignore[arg-type]
+        self.provider = AccountProvider("main", VENDORS[self.dialect], "http://provider", "key", None)  # type: ignore[arg-type]
         parts = Parts(
             levels=MemoryLevelStore(), ledger=self.ledger, keys=MemoryKeyStore(), prices=FlatPrices(),
             clock=VirtualClock(), owner="here", owner_is_alive=lambda _owner: True,

@@ -111,6 +111,7 @@ class ConfiguredAccount:
     names: tuple[tuple[str, str], ...] = ()
     first_byte_s: float | None = None
     idle_s: float | None = None
+    compress_requests: Literal["gzip"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,11 +161,6 @@ async def open_house(
     clock = clock or WallClock()
     owner = owner_name()
     client = HttpClient(HttpSettings(proxies=_proxies()))
-    timeouts = Timeouts(
-        connect_s=config.timeouts.connect_s,
-        first_byte_s=config.timeouts.first_byte_s,
-        idle_s=config.timeouts.idle_s,
-    )
 
     def account_provider(configured: ConfiguredAccount) -> Provider:
         return AccountProvider(
@@ -178,7 +173,8 @@ async def open_house(
             names=dict(configured.names),
             credential=None if configured.credential is None else CREDENTIALS[configured.credential],
             reconcile=configured.reconcile,
-            timeouts=timeouts,
+            timeouts=timeouts_of(configured, config),
+            compresses=configured.compress_requests is not None,
         )
 
     provide = make_provider or account_provider
@@ -241,6 +237,16 @@ async def open_stores(config: Config, *, make: bool = True) -> AsyncIterator[Sql
         synchronous: Literal["FULL", "NORMAL"] = "FULL" if config.store.synchronous == "full" else "NORMAL"
         async with open_database(path, synchronous=synchronous) as stores:
             yield stores
+
+
+def timeouts_of(configured: ConfiguredAccount, config: Config) -> Timeouts:
+    """Give an account's time-outs: its own where it has any, else those of all."""
+    usual = config.timeouts
+    return Timeouts(
+        connect_s=usual.connect_s,
+        first_byte_s=usual.first_byte_s if configured.first_byte_s is None else configured.first_byte_s,
+        idle_s=usual.idle_s if configured.idle_s is None else configured.idle_s,
+    )
 
 
 def orders_of(config: Config) -> Orders:

@@ -80,7 +80,7 @@ def test_a_whole_file_is_read(load: Callable[..., Config], tmp_path: Path) -> No
     assert config.store == Store(tmp_path / "headgate.sqlite", "normal")
     assert config.accounts == (
         ConfiguredAccount(
-            _account("main", "anthropic", ("claude-*",)), "https://api.anthropic.com", Secret(KEY), reconcile=False
+            _account("main", "anthropic", ("claude-*",)), "https://api.anthropic.com", Secret(KEY), idle_s=120
         ),
         ConfiguredAccount(
             _account("openai", "openai", ("gpt-*", "o3*", "o4*", "text-embedding-*")),

@@ -33,6 +33,7 @@ provider = "anthropic"
 base_url = "{provider}"
 api_key = "env:PROVIDER_KEY"
 models = ["claude-*"]
+{account}
 [[account]]
 name = "gpt"
 provider = "openai"
@@ -82,6 +83,7 @@ async def open_stack(
     *,
     limits: str = "",
     server: str = "",
+    account: str = "",
     provider: ProviderSettings | None = None,
     app: Any = None,
     environ: dict[str, str] | None = None,
@@ -92,7 +94,10 @@ async def open_stack(
         address = f"http://127.0.0.1:{upstream.address[1]}"
         path.write_text(
             CONFIG.format(
-                provider=address, limits=limits.format(at=address) if "{at}" in limits else limits, server=server
+                provider=address,
+                limits=limits.format(at=address) if "{at}" in limits else limits,
+                server=server,
+                account=account,
             )
         )
         environ = {"PROVIDER_KEY": PROVIDER_KEY, **(environ or {})}

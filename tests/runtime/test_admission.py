@@ -392,3 +392,19 @@ def test_the_queue_names_no_instant_where_only_a_call_that_ends_lets_the_first_g
             await asyncio.gather(*calls)
 
     run(main())
+
+
+def test_a_gateway_ends_at_once_although_somebody_looked_at_the_queue_as_its_last_call_gave_up(house):
+    async def main():
+        async with house(slots(1)) as here:
+            async with here.manager.admit(call()):
+                waiting = asyncio.create_task(use(here, call()))
+                await asyncio.sleep(1)
+                waiting.cancel()
+                here.manager.queue()  # it has given up, and is not yet gone
+                await asyncio.gather(waiting, return_exceptions=True)
+            started_s = asyncio.get_running_loop().time()
+            await here.manager.drain()
+            assert asyncio.get_running_loop().time() == started_s
+
+    run(main())

@@ -121,7 +121,8 @@ class CountingAdmission:
     def __init__(self, *, broken=False) -> None:
         self.drawn, self.settled, self.broken = [], [], broken
 
-    async def draw(self, _attempt, _limits, _asked, so_far):
+    async def change(self, _attempt, _limits, step):
+        so_far, _asked = step.args
         self.drawn.append(so_far.output_tokens)
         if self.broken:
             raise StoreError("disk full")

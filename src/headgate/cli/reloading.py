@@ -109,6 +109,8 @@ def said_of_keys(config: Config) -> dict[str, KeyScopes]:
             interactive=key.interactive,
             models=key.models,
             endpoints=key.endpoints,
+            while_waiting=key.while_waiting,
+            coalesce=key.coalesce,
         )
         for key in config.keys
     }

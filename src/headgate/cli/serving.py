@@ -22,6 +22,7 @@ from headgate.cli.reloading import Reloading, said_of_keys
 from headgate.compose import House, announce, open_house, read_config, withdraw
 from headgate.core.errors import ConfigError, HeadgateError
 from headgate.gateway.application import Gateway, GatewaySettings
+from headgate.gateway.terms import Terms
 
 
 def serve_gateway(config_path: Path | None, listen: str | None, workers: int = 1) -> None:
@@ -82,6 +83,7 @@ async def gateway_of(
             reload=reload if reload is not None or reloading is None else reloading.reload,
             hosts=house.client.stats,
             store=house.stores.stats,
+            terms=Terms(settings.while_waiting, settings.ping_every_s, settings.refuse_after_s),
         ),
     )
     if reloading is not None:

@@ -133,5 +133,5 @@ def told_text(error: str, run: str) -> str:
 
 
 def hold_text(hold: str | None) -> str:
-    """Mark a window that may be exceeded, because it holds what is likely: `, likely`."""
-    return ", likely" if hold == "likely" else ""
+    """Mark a window that holds what is likely, and may be exceeded: `, likely`, or by little: `, guarded`."""
+    return f", {hold}" if hold in ("likely", "guarded") else ""

@@ -39,6 +39,7 @@ class Attempt:
     unknown. `held_micro_usd` is what was held of the money limits. `sent` is False when the provider certainly saw
     nothing of it. `model` is the one that was sent; the model rule `rule` made it that, of an `asked_model` where the
     caller asked for another.
+    `shared_with` is the call whose answer it was given, which cost it nothing and `saved_micro_usd`.
     """
 
     id: str
@@ -64,6 +65,8 @@ class Attempt:
     sent: bool = True
     asked_model: str | None = None
     rule: str | None = None
+    saved_micro_usd: int | None = None
+    shared_with: str | None = None
 
     @property
     def wait_s(self) -> float:

@@ -96,8 +96,18 @@ def is_key_refused(failure: Failure) -> bool:
 
 
 def is_timeout(failure: Failure) -> bool:
-    """Whether a provider was given a call and did not answer in time."""
-    return failure.kind == "connection" and failure.sent and failure.error_type.endswith("timeout")
+    """Whether a provider was given a call and did not answer in time, or not all of it."""
+    return failure.sent and is_late(failure)
+
+
+def is_late(failure: Failure) -> bool:
+    """Whether it was time that ran out: to connect, to the answer, or between two parts of it."""
+    return failure.kind == "connection" and failure.error_type.endswith(("timeout", "stalled"))
+
+
+def is_stalled(failure: Failure) -> bool:
+    """Whether a provider fell silent in the middle of its answer."""
+    return failure.kind == "connection" and failure.error_type.endswith("stalled")
 
 
 def _backoff_s(rule: RetryRule, attempt: int, jitter: float) -> float:

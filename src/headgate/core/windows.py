@@ -24,7 +24,8 @@ class Window:
     plan windows in a row may have the same end of their own when a provider moves the first one's. A hold belongs to
     the window in which it was taken, whenever it is settled. A lost hold stays pending at its estimate until it is
     reconciled. With `holds_likely` calls hold of it what is likely, not a bound (`amounts.Demand`): what one uses
-    beyond is used all the same, and can take the window over its amount.
+    beyond is used all the same, and can take the window over its amount. With `ends_streams` a running stream holds
+    more of it by and by (`extending`), and is ended when there is no more.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Window:
     models: str | None = None
     closed_until_ns: int = 0
     holds_likely: bool = False
+    ends_streams: bool = False
     place: int = field(init=False, repr=False, compare=False)
     lane: str = field(init=False, repr=False, compare=False)
 
@@ -122,8 +124,8 @@ class Rolling:
     """At most `amount` units in any stretch of `period_s`.
 
     The level is a run of `(slice, used, held, pending)`, oldest first; a slice is a sixtieth of the period and leaves
-    when even its last instant is a whole period old, so a stretch never holds more than `amount`. `holds_likely` as
-    of a `Window`.
+    when even its last instant is a whole period old, so a stretch never holds more than `amount`. `holds_likely` and
+    `ends_streams` as of a `Window`.
     """
 
     name: str
@@ -133,6 +135,7 @@ class Rolling:
     period_s: int
     models: str | None = None
     holds_likely: bool = False
+    ends_streams: bool = False
     place: int = field(init=False, repr=False, compare=False)
     lane: str = field(init=False, repr=False, compare=False)
 

@@ -30,6 +30,7 @@ from headgate.core.errors import (
     UnknownModelError,
     UnservedError,
 )
+from headgate.core.retries import is_late
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
 from headgate.gateway.asked import Hosts, NothingThereError, Reload
@@ -42,6 +43,7 @@ from headgate.gateway.callers import (
     identify,
     scopes_of,
     standing_of,
+    terms_of,
 )
 from headgate.gateway.control import PATHS, answer_control, methods_of
 from headgate.gateway.exchange import BodyTooLargeError, HttpExchange, Receive, Send
@@ -50,6 +52,8 @@ from headgate.gateway.nearby import check_host, check_nearby, check_order
 from headgate.gateway.own_headers import check_own_headers
 from headgate.gateway.passing import NotPassedError, pass_on
 from headgate.gateway.relay import Meant, relay_metered, relay_unmetered
+from headgate.gateway.shared import relay_shared
+from headgate.gateway.terms import USUAL_TERMS, Terms
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
 
@@ -82,6 +86,7 @@ class GatewaySettings:
     reload: Reload | None = None
     hosts: Hosts = dict
     store: StoreStats = field(default_factory=StoreStats)
+    terms: Terms = USUAL_TERMS
 
 
 class Gateway:
@@ -152,8 +157,10 @@ class Gateway:
         if head is not None and endpoint.metered:
             scopes = self._scopes_of(caller, exchange)
             standing = standing_of(caller, exchange, self._settings.keys)
+            terms = terms_of(caller, self._settings.keys, self._settings.terms)
             meant = Meant(endpoint, head, body)
-            await relay_metered(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing)
+            relay = relay_shared if terms.coalesces and not head.stream else relay_metered
+            await relay(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing, terms)
         else:
             await relay_unmetered(exchange, self._manager, endpoint, body, None if head is None else head.model)
 
@@ -196,6 +203,11 @@ class Gateway:
 
     async def _refuse(self, exchange: HttpExchange, error: HeadgateError) -> None:
         kind = _kind_of(error)
+        if exchange.kept_open is not None and not exchange.ended:
+            # All that has gone is Headgate's own, so that the client can still be told in so many words.
+            event = exchange.kept_open.error_event(kind, str(error), f"req_{secrets.token_hex(10)}")
+            await exchange.write(event, more=False)
+            return
         if exchange.started:
             # The head has gone: all that is left to say is that the body is not whole.
             log.warning("an answer broke off: %s", error)
@@ -276,6 +288,6 @@ def _kind_of(error: HeadgateError) -> RefusalKind:  # noqa: C901 - one line for 
         case ShuttingDownError() | UnansweredError():
             return "overloaded"
         case ProviderError():
-            return "upstream_timeout" if error.failure.error_type == "timeout" else "upstream_failed"
+            return "upstream_timeout" if is_late(error.failure) else "upstream_failed"
         case _:
             return "internal"

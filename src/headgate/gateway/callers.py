@@ -17,6 +17,7 @@ from headgate.core.scheduling import MOST_PRIORITY, Standing
 from headgate.core.scopes import ScopeKind, Scopes, scope_name
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.own_headers import tags_in
+from headgate.gateway.terms import Terms, WhileWaiting
 from headgate.ports import HashedKey
 from headgate.runtime.keys import NotAllowedError
 from headgate.runtime.manager import Manager
@@ -51,6 +52,8 @@ class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     interactive: bool = False
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+    while_waiting: WhileWaiting | None = None
+    coalesce: bool = False
 
 
 _NOBODY = KeyScopes()
@@ -149,6 +152,14 @@ def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str,
     allowed = owner.interactive or said.interactive
     priority = most if stated is None else min(priority, most)
     return Standing(priority, allowed and kind != "batch", program_tokens)
+
+
+def terms_of(caller: Caller, configured: Mapping[str, KeyScopes], usual: Terms) -> Terms:
+    """Give on which terms a caller's calls are served: as the configuration says of its key, else as usual."""
+    owner = configured.get(caller.key.name) if caller.key is not None else None
+    if owner is None or (owner.while_waiting is None and not owner.coalesce):
+        return usual
+    return usual._replace(while_waiting=owner.while_waiting or usual.while_waiting, coalesces=owner.coalesce)
 
 
 def _program_tokens(stated: str | None) -> int | None:

@@ -5,9 +5,10 @@ One rule: a body is bounded before it is read, and an answer is started once. Wh
 
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from headgate.adapters.http_call import WHEN_GONE
+from headgate.adapters.providers.refusals import RefusalKind
 from headgate.core.errors import CallerError, CallerGoneError
 from headgate.ports import Headers
 
@@ -19,6 +20,14 @@ WhenGone = Callable[[Callable[[], None] | None], None]
 
 class BodyTooLargeError(CallerError):
     """The request's body is larger than is allowed."""
+
+
+class KeepsOpen(Protocol):
+    """What keeps a stream open whose answer has not begun."""
+
+    def error_event(self, kind: RefusalKind, message: str, request_id: str) -> bytes:
+        """Give the event that ends the stream with an error."""
+        ...
 
 
 @dataclass(slots=True)
@@ -35,6 +44,8 @@ class HttpExchange:
     ended: bool = False
     named: dict[bytes, bytes] = field(default_factory=dict)
     when_gone: WhenGone | None = None
+    kept_open: "KeepsOpen | None" = None
+    """Says how an error looks while nothing but signs of life has gone to the client."""
     """Says whom to call when the client goes; None where the server only tells who asks for it (`receive`)."""
 
     @classmethod

@@ -98,7 +98,20 @@ def _calls(manager: Manager) -> list[Metric]:
     refused = CounterMetricFamily(
         "headgate_provider_refusals", "429s that providers answered to this process", value=manager.refused_by_providers
     )
-    return [running, waiting, refused]
+    stalled = CounterMetricFamily(
+        "headgate_stalled_answers", "Answers to this process that fell silent before their end", labels=["account"]
+    )
+    for account in manager.accounts:
+        stalled.add_metric([account.name], manager.pool.health.stalled[account.name])
+    shared = CounterMetricFamily(
+        "headgate_coalesced_calls",
+        "Calls of this process that shared another's answer",
+        value=manager.coalescing.shared,
+    )
+    saved = CounterMetricFamily(
+        "headgate_coalesced_saved_dollars", "What these saved", value=manager.coalescing.saved_micro_usd / 1e6
+    )
+    return [running, waiting, refused, stalled, shared, saved]
 
 
 def _counted(queue: Iterable[WaitView]) -> dict[str, int]:

@@ -15,7 +15,8 @@ from headgate.gateway.exchange import HttpExchange
 MOST_TAGS = 10
 
 ANSWERED = frozenset(
-    f"x-headgate-{name}" for name in ("account", "cache", "call-id", "cost-micro-usd", "model-rule", "wait-ms")
+    f"x-headgate-{name}"
+    for name in ("account", "cache", "call-id", "coalesced", "cost-micro-usd", "model-rule", "wait-ms")
 )
 """What answers carry. A request that has them comes through another Headgate, or echoes an answer: they say nothing."""
 

@@ -15,17 +15,23 @@ from typing import NamedTuple
 import msgspec
 
 from headgate.adapters.providers.call_head import CallHead
+from headgate.adapters.providers.early_end import EarlyEnd
 from headgate.adapters.providers.endpoints import Endpoint
+from headgate.adapters.providers.life_signs import LifeSigns, is_event_stream
 from headgate.adapters.providers.model_change import CHANGEABLE, effort_of, with_model
 from headgate.adapters.providers.prefix import prompt_marks
 from headgate.adapters.providers.prompts import prompt_bound
-from headgate.adapters.providers.refusals import error_event
+from headgate.adapters.providers.refusals import RefusalKind, error_event
 from headgate.core.errors import CallerGoneError, ProviderError
+from headgate.core.retries import Failure, is_late
 from headgate.core.scheduling import ORDINARY, Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.ending import Ending
 from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.kept_open import KeptOpen
+from headgate.gateway.terms import USUAL_TERMS, Terms
 from headgate.ports import Answer, Passage, Request
+from headgate.runtime.budget_guard import BudgetEndedError, BudgetGuard
 from headgate.runtime.calls import Call, Exchange
 from headgate.runtime.manager import Manager
 
@@ -51,11 +57,55 @@ async def relay_metered(
     scopes: Scopes,
     max_wait_s: float,
     standing: Standing = ORDINARY,
+    terms: Terms = USUAL_TERMS,
 ) -> None:
     """Carry a call that spends tokens: admitted, sent, metered, settled.
 
     Raises:
         HeadgateError: nothing of an answer has gone to the client yet; the caller turns it into one.
+    """
+    endpoint, head, _ = meant
+    pings = terms.while_waiting == "pings" and head.stream
+    every_s = terms.ping_every_s
+    if pings and head.client_timeout_s is not None:
+        # What it hears begins the client's own time anew.
+        every_s = min(every_s, head.client_timeout_s / 2)
+        meant = meant._replace(head=msgspec.structs.replace(head, client_timeout_s=None))
+    call, request = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+    if pings:
+        signs = LifeSigns(endpoint, exchange.header(b"user-agent"))
+        kept = KeptOpen(exchange, signs, call.id, every_s)
+        async with (
+            Ending(exchange) as ending,
+            CancelledWithClient(exchange),
+            kept,
+            manager.carry(call, request) as carried,
+        ):
+            await kept.end()
+            if kept.is_begun:
+                await _go_on(ending, kept, manager, endpoint, carried)
+            else:
+                await _pass_on(exchange, ending, manager, endpoint, carried, stream=True)
+            await ending.whole()
+        return
+    async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
+        await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
+        await ending.whole()
+
+
+async def prepare(
+    exchange: HttpExchange,
+    manager: Manager,
+    meant: Meant,
+    scopes: Scopes,
+    max_wait_s: float,
+    standing: Standing,
+    terms: Terms,
+) -> tuple[Call, Request]:
+    """Give the call that a client means, as model rules have it, and what is to be sent for it.
+
+    Raises:
+        RuledOutError: a rule turns it down.
     """
     endpoint, head, body = meant
     call = describe_call(head, endpoint, body, scopes, max_wait_s, standing)
@@ -64,12 +114,10 @@ async def relay_metered(
         head = msgspec.structs.replace(head, model=choice.model)
         body = with_model(endpoint.name, body, choice.model, choice.effort)
         call = replace(describe_call(head, endpoint, body, scopes, max_wait_s, standing), id=call.id, ruled=choice)
-    request = Request(
-        exchange.method, exchange.target, exchange.headers, body, call.id, Passage(), is_streamed=head.stream
-    )
-    async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
-        await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
-        await ending.whole()
+    if terms.while_waiting == "refuse":
+        call = replace(call, patience_s=terms.refuse_after_s)
+    headers = exchange.headers
+    return call, Request(exchange.method, exchange.target, headers, body, call.id, Passage(), is_streamed=head.stream)
 
 
 async def relay_unmetered(
@@ -135,17 +183,61 @@ async def _pass_on(
             await ending.hold(first[-1])
     else:
         await exchange.start(answer.status, own_head(manager, carried, None))
+    await _pass_body(ending, endpoint, carried, chunks, stream=stream)
+
+
+async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, endpoint: Endpoint, carried: Exchange) -> None:
+    """Pass an answer on behind a head and signs of life: what is no stream is told as an event of an error."""
+    answer, chunks = carried.answer, manager.read(carried)
+    if answer.failure is None and is_event_stream(answer):
+        kept.begin_answer()
+        await _pass_body(ending, endpoint, carried, chunks, stream=True)
+        return
+    body = b"".join([chunk async for chunk in _bounded(chunks)])
+    kept.begin_answer()
+    await ending.hold(kept.told_as_event(answer, body))
+
+
+async def _pass_body(
+    ending: Ending, endpoint: Endpoint, carried: Exchange, chunks: AsyncIterator[bytes], *, stream: bool
+) -> None:
+    answer, guard = carried.answer, carried.grant.guard
+    if guard is not None and stream and is_event_stream(answer):
+        chunks = guarded(chunks, guard, answer, endpoint)
     try:
         async for chunk in chunks:
             # All is told with the last event or the last but one, so that no more than these are ever held.
             told = answer.usage
             is_last = (told is not None and told.reported) or answer.failure is not None
             await (ending.hold(chunk) if is_last else ending.write(chunk))
+    except BudgetEndedError as ended:
+        carried.grant.failed(Failure("rejected", f"budget_spent:{ended.limit.name}"))
+        await ending.hold(ended.last_words)
     except ProviderError as error:
         if not stream:
             raise
         carried.grant.failed(error.failure)
-        await ending.hold(error_event(endpoint, "upstream_failed", str(error), request_id=carried.grant.call_id))
+        kind: RefusalKind = "upstream_timeout" if is_late(error.failure) else "upstream_failed"
+        await ending.hold(error_event(endpoint, kind, str(error), request_id=carried.grant.call_id))
+
+
+async def guarded(
+    chunks: AsyncIterator[bytes], guard: BudgetGuard, answer: Answer, endpoint: Endpoint
+) -> AsyncIterator[bytes]:
+    """Give the pieces of a stream until its budget is spent.
+
+    Raises:
+        BudgetEndedError: it is; with the events that end the stream well.
+    """
+    end = EarlyEnd(endpoint)
+    async for chunk in chunks:
+        end.follow(chunk)
+        yield chunk
+        try:
+            await guard.look(answer)
+        except BudgetEndedError as ended:
+            ended.last_words = end.end(answer.usage or guard.estimated(answer))
+            raise
 
 
 async def _bounded(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

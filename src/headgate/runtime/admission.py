@@ -26,7 +26,7 @@ from headgate.runtime.lanes import Lane, Ticket, Waiting
 from headgate.runtime.listening import Listening
 from headgate.runtime.moves import Moves
 from headgate.runtime.planning import Outcome, PlannedReservations
-from headgate.runtime.reservations import Begin, Reservations
+from headgate.runtime.reservations import Begin, Reservations, StepUnder
 from headgate.runtime.telling import late_behind, late_for, never_fits, too_late_in_lane
 
 MOST_WAITING = 20_000
@@ -135,9 +135,9 @@ class Admission:
         # What was not sent gives back what was charged at its start too, and no wait reckons with that.
         self.nudge(limits, came_back=actual is None or actual.requests > 0)
 
-    async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> None:
-        """Charge what an attempt that goes on has used of its rates so far: it drains from now on."""
-        if await self._reservations.draw(attempt, limits, asked, so_far):
+    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder) -> None:
+        """Change what an attempt that goes on holds, by a step of the core's."""
+        if await self._reservations.change(attempt, limits, step):
             self.nudge(limits, came_back=True)
 
     def nudge(self, limits: Sequence[Limit] | None = None, *, came_back: bool = False, but: Lane | None = None) -> None:

@@ -23,7 +23,9 @@ from headgate.ports import Answer, Clock, Cost, LedgerStore, Passage, Prices, Pr
 from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
 from headgate.runtime.asking import held_micro_usd, size_of
+from headgate.runtime.budget_guard import BudgetGuard
 from headgate.runtime.carrying import Admitting, Carrying, OnItsWay
+from headgate.runtime.coalesce import Coalescing
 from headgate.runtime.grants import Call, Exchange, Grant
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.learning import Learning
@@ -81,6 +83,7 @@ class Calls:
         self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for)
         self._warming = warming or Warming(clock)
         self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
+        self.coalescing = Coalescing(ledger, clock, owner)
         self._in_flight: dict[str, Grant] = {}
         self._taken: set[str] = set()
         self.refused_by_providers = 0
@@ -137,6 +140,8 @@ class Calls:
                 await self.leave(call, grant, error)
                 raise
         self._in_flight[attempt_id] = grant
+        if is_read_here and call.is_streamed and grant.asked.likely is not None:
+            grant.guard = self._guard_of(grant)
         grant.journey = self._learning.began(
             grant.account, call.model, grant.limits, grant.asked, first=attempt == 1, is_streamed=call.is_streamed
         )
@@ -252,6 +257,12 @@ class Calls:
         """Record a call that a model rule turned down."""
         row = self._row(call, 1, fit(call.scopes), self._clock.now_s(), NO_USAGE)
         await self._settlements.note_refused(replace(row, rule=ruled.rule), f"model_rule:{ruled.rule}")
+
+    def _guard_of(self, grant: Grant) -> BudgetGuard | None:
+        limits, estimate = grant.limits, grant.attempt.usage
+        price = lambda usage: self.cost(grant, usage, None).micro_usd  # noqa: E731 - one line, used here alone
+        guard = BudgetGuard(self._admission, grant.attempt.id, limits, grant.asked, grant.counting, estimate, price)
+        return guard if guard.watches else None
 
     # -- send and observe ----------------------------------------------------------------------------------------
 

@@ -95,8 +95,7 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the answer, wherever it is, and settle and record the attempt."""
-        calls, grant = self._calls, self._exchange.grant
-        calls.ended(grant, self._exchange.answer)
+        grant = self._exchange.grant
         try:
             await self._sending.__aexit__(kind, error, trace)
         except BaseException as broken:
@@ -105,6 +104,7 @@ class Carrying(AbstractAsyncContextManager[Exchange]):
         await self._leave(grant, error)
 
     async def _leave(self, grant: Grant, error: BaseException | None) -> None:
+        self._calls.ended(grant, self._exchange.answer)
         if isinstance(error, ProviderError):
             self._calls.broke(grant, error)
         await self._calls.leave(self._call, grant, error)

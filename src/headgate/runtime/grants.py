@@ -19,6 +19,7 @@ from headgate.core.scopes import NO_SCOPES, Scopes
 from headgate.core.usage import Counting, Dialect, Usage
 from headgate.core.warm_up import Mark
 from headgate.ports import Answer, Cost, Passage
+from headgate.runtime.budget_guard import BudgetGuard
 from headgate.runtime.records import made_quickly
 from headgate.runtime.routes import PooledRoute
 from headgate.runtime.streaming import EarlyCharges
@@ -38,10 +39,11 @@ class Call:
     estimate from it where the caller has counted. `measure` says what bounds its prompt and is asked only under a
     budget of money; without it, media may fill the model's window. `cache_write` is the longest prompt cache the call
     asks to be written to. `standing` is what it says of its place among others that wait; `max_wait_s` is how long it
-    may wait in all for its admissions. With `may_degrade` the owner's model rules may choose another model, or less
-    reasoning than `effort` says it asks for; the caller then sends what its grant says. `ruled` is what they chose.
-    `prompt_marks` gives the prefixes that it wants cached, shortest first: of calls that begin alike one goes first.
-    Of one that is not `is_metered` nothing is learned: its answer tells no usage.
+    may wait in all for its admissions, `patience_s` at one time for one of them. With `may_degrade` the owner's model
+    rules may choose another model, or less reasoning than `effort` says it asks for; the caller then sends what its
+    grant says. `ruled` is what they chose. `prompt_marks` gives the prefixes that it wants cached, shortest first: of
+    calls that begin alike one goes first. Of one that is not `is_metered` nothing is learned: its answer tells no
+    usage.
     """
 
     model: str
@@ -56,6 +58,7 @@ class Call:
     scopes: Scopes = NO_SCOPES
     standing: Standing = ORDINARY
     max_wait_s: float = DEFAULT_MAX_WAIT_S
+    patience_s: float | None = None
     may_degrade: bool = False
     effort: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
     ruled: ModelChoice | None = None
@@ -88,6 +91,8 @@ class Grant:
         self.usage: Usage | None = None
         self.failure: Failure | None = None
         self.early: EarlyCharges | None = None
+        self.guard: BudgetGuard | None = None
+        """Watches it, where it is a stream that one of its budgets would end."""
         self.route: PooledRoute | None = None
         self.journey: Sent | None = None
         self.passage: Passage | None = None

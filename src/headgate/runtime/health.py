@@ -5,12 +5,12 @@ core's (`core.pool.Breaker`). An account that needs its owner is told to the log
 """
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
 from headgate.core.pool import CLOSED, Breaker
-from headgate.core.retries import Failure, is_key_refused, is_of_provider, needs_owner
+from headgate.core.retries import Failure, is_key_refused, is_of_provider, is_stalled, needs_owner
 from headgate.ports import Clock
 
 log = logging.getLogger("headgate.accounts")
@@ -27,6 +27,8 @@ class Health:
         """Begin with all closed."""
         self._clock = clock
         self._circuits: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
+        self.stalled: Counter[str] = Counter()
+        """Answers that fell silent before their end, by account."""
         self.on_news: Callable[[str], None] = lambda _account: None
         """Told of which account a circuit has opened or closed, or may be tried again: calls that wait may look."""
         self.on_changed: Callable[[str, str, Breaker | None], None] = lambda _account, _model, _circuit: None
@@ -64,6 +66,8 @@ class Health:
 
     def failed(self, account: str, model: str, failure: Failure) -> None:
         """Count a failure; only the provider's side makes an account ill."""
+        if is_stalled(failure):
+            self.stalled[account] += 1
         if not is_of_provider(failure):
             self.gave_up(account, model)
             return

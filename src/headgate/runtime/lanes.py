@@ -315,6 +315,7 @@ class Lane:
             if not waiting.admitted.done():
                 return waiting
             self.leave(waiting)
+            self.nudge()  # whoever serves the lane waits for that one still, and need not be who asks
         return None
 
     def would_lead(self, waiting: Waiting, now_s: float) -> bool:

@@ -156,6 +156,7 @@ class Manager:
             warming=self._warming,
             finished=self._finished,
         )
+        self.coalescing = self._calls.coalescing
         self._model_choosing = ModelChoosing(
             rules=tuple(parts.model_rules),
             accounts=self.accounts,

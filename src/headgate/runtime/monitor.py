@@ -42,7 +42,7 @@ class LimitView:
     that the provider was found to give, by `learned_from` (header, 429, latency, plan, start) since `learned_since_s`,
     another amount or state since `learned_changed_s`, and to `learned_models` where that is a part of the limit's;
     nothing is let through until `closed_until_s`.
-    `hold` says of a window what it holds of calls: "bound" or "likely".
+    `hold` says of a window what it holds of calls: "bound", "likely", or "guarded" where it ends streams.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Monitor:
                     set_aside=aside,
                     pending=now.pending(records.get(now.name), now_ns) if isinstance(now, Window | Rolling) else 0,
                     configured=self._rules.configured(limit.name) is not None,
-                    hold=("likely" if now.holds_likely else "bound") if isinstance(now, Window | Rolling) else None,
+                    hold=_hold(now),
                     **learned,
                 )
             )
@@ -244,3 +244,9 @@ def per_of(limit: Limit) -> str:
             return limit.span.name
         case Gauge():
             return "at once"
+
+
+def _hold(limit: Limit) -> str | None:
+    if not isinstance(limit, Window | Rolling):
+        return None
+    return "guarded" if limit.ends_streams else "likely" if limit.holds_likely else "bound"

@@ -41,6 +41,9 @@ Resolve = Callable[[Sequence[str]], Sequence[Limit]]
 AsNow = Callable[[Sequence[Limit]], Sequence[Limit]]
 """Limits as they were once in, as they are now out."""
 
+StepUnder = Callable[
+    [Sequence[Limit], Mapping[str, Level], Reservation, float], tuple[dict[str, Level], Reservation | None]
+]
 _Change = Callable[[Mapping[str, Level], Reservation], tuple[dict[str, Level], Reservation | None]]
 
 # What steps are annotated with is made anew for each call where it is not named here, at the cost of a dictionary.
@@ -302,25 +305,11 @@ class Reservations:
 
         return self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
-    async def draw(self, attempt: str, limits: Sequence[Limit], asked: Demand, so_far: Amounts) -> bool:
-        """Charge what an attempt that `asked` has used of its rates so far; False if nothing is held any more."""
-        limits = self._planned.with_parts(self._in_force(limits))
-
-        hold_name, now_s = self._hold_prefix + attempt, self._clock.now_s
-
-        # As `_change` does, in some calls less: a stream does it often.
-        def step(records: _Records) -> _Whether:
-            record = records.get(hold_name)
-            if record is None:
-                return _UNCHANGED, False
-            levels, rest = quota.draw(limits, records, record, so_far, now_s(), asked=asked)  # type: ignore[arg-type]  # as taken
-            if self._watches:
-                self._see(levels)
-            self._left_by(levels)
-            levels[hold_name] = rest  # type: ignore[assignment]  # a store keeps both
-            return levels, True
-
-        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
+    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder) -> bool:
+        """Change what an attempt holds by a step of the core's; False if nothing is held any more."""
+        met = self._planned.with_parts(self._in_force(limits))
+        now_s = self._clock.now_s()
+        return await self._change(self._hold_prefix + attempt, met, lambda found, held: step(met, found, held, now_s))
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""

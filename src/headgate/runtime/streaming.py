@@ -5,13 +5,16 @@ it leaves out, or a trouble of the store swallows, costs nothing but a while. Re
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from headgate.core.amounts import NOTHING, Amounts, Demand, Dimension
 from headgate.core.errors import StoreError
+from headgate.core.levels import Level
 from headgate.core.limits import Limit, Rate
+from headgate.core.quota import Reservation, draw
 from headgate.core.usage import CHARGES, Counting, Usage
 from headgate.runtime.admission import Admission
 
@@ -86,7 +89,19 @@ class EarlyCharges:
     async def _draw(self, output_tokens: int) -> None:
         so_far = NOTHING._replace(output_tokens=output_tokens)
         with suppress(StoreError):
-            await self._admission.draw(self._attempt, self._limits, self._asked, so_far)
+            await self._admission.change(self._attempt, self._limits, partial(drawn, so_far, self._asked))
+
+
+def drawn(
+    so_far: Amounts,
+    asked: Demand,
+    limits: Sequence[Limit],
+    levels: Mapping[str, Level],
+    reserved: Reservation,
+    now_s: float,
+) -> tuple[dict[str, Level], Reservation | None]:
+    """Charge what a stream has used of its rates so far: it drains from now on."""
+    return draw(limits, levels, reserved, so_far, now_s, asked=asked)
 
 
 def drawn_tokens(limits: tuple[Limit, ...], asked: Demand) -> tuple[int | None, int]:

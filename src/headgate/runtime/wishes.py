@@ -65,6 +65,8 @@ class Wishes:
         estimate = estimate_of(call, self.estimator, now_s)
         is_drawn = is_read_here and call.is_streamed and call.dialect == "anthropic"
         deadline_s = came[0] + call.max_wait_s
+        if call.patience_s is not None:
+            deadline_s = min(deadline_s, queued_s + call.patience_s)
         return Wish(call, attempt, fit(call.scopes), estimate, now_s, queued_s, *came, deadline_s, is_drawn)
 
     def ticket(self, wish: Wish, account: str, route: PooledRoute | None = None, *, is_warm: bool = True) -> Ticket:

@@ -24,7 +24,7 @@ from headgate.runtime.calls import MOST_ANEW
 from headgate.runtime.grants import Call
 from headgate.runtime.lanes import Ticket
 from headgate.runtime.routes import PooledRoute
-from headgate.runtime.streaming import BEYOND, drawn_tokens
+from headgate.runtime.streaming import BEYOND, drawn, drawn_tokens
 from headgate.runtime.traffic import Sent
 from headgate.runtime.used import used
 from headgate.runtime.warming import Turn
@@ -370,7 +370,7 @@ class Calls:
             due_tokens = part_tokens
             while held_tokens is not None and due_tokens < asked.output_tokens:
                 yield (due_tokens - produced) / pace.tokens_per_second
-                at_once(admission.draw(attempt, limits, held, Amounts(output_tokens=due_tokens)))
+                at_once(admission.change(attempt, limits, partial(drawn, Amounts(output_tokens=due_tokens), held)))
                 produced = due_tokens
                 due_tokens += part_tokens
                 if produced >= held_tokens:

@@ -41,6 +41,7 @@ class Asks(NamedTuple):
     measure: Callable[[], PromptBound] | None = None
     prompt_marks: Callable[[], Sequence[Mark]] | None = None
     is_streamed: bool = True
+    patience_s: float | None = None
 
 
 class Unasked:

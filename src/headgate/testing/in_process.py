@@ -37,6 +37,13 @@ class _Arriving:
     def __aiter__(self) -> "_Arriving":
         return self
 
+    def arrived(self) -> bytes:
+        """Take what has arrived, without waiting for more."""
+        found = []
+        while not self.pieces.empty() and (piece := self.pieces.get_nowait()) is not _END:
+            found.append(piece)
+        return b"".join(found)
+
     async def __anext__(self) -> bytes:
         piece = await self.pieces.get()
         if piece is _END:

@@ -5,10 +5,19 @@ only read, and what does not go together is told.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from headgate.adapters.config.settings import ConfiguredAccount, CredentialWord, Secret
 from headgate.adapters.config.tables import Table, Unfit, boolean, choice, number
-from headgate.adapters.config.values import base_url, environment_secret, model_glob, model_globs, name, secret
+from headgate.adapters.config.values import (
+    base_url,
+    environment_secret,
+    model_glob,
+    model_globs,
+    name,
+    secret,
+    timeout_s,
+)
 from headgate.adapters.providers.vendors.catalogue import VENDORS, usual_models
 from headgate.adapters.providers.vendors.vendor import Vendor
 from headgate.core.accounts import Account
@@ -20,6 +29,7 @@ __all__ = ["accounts_of_environment", "read_account"]
 _VARIABLES = {"anthropic": "ANTHROPIC_API_KEY", "openai": "OPENAI_API_KEY"}
 
 _CREDENTIALS: Mapping[str, CredentialWord] = {"bearer": "bearer", "x-api-key": "x-api-key", "api-key": "api-key"}
+_ENCODINGS: Mapping[str, Literal["gzip"]] = {"gzip": "gzip"}
 _MOST_NAMES = 1_000
 _MOST_VERSION_CHARS = 40
 
@@ -65,6 +75,9 @@ def read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
         credential=table.take("credential", choice(_CREDENTIALS), None),
         api_version=version,
         names=names,
+        first_byte_s=table.take("first_byte_s", timeout_s, None),
+        idle_s=table.take("idle_s", timeout_s, None),
+        compress_requests=table.take("compress_requests", choice(_ENCODINGS), None),
     )
     table.close()
     return account

@@ -142,7 +142,8 @@ _CERTAIN_AT_START: Collection[Dimension] = ("requests", "tokens")
 _GUESSED: Collection[Dimension] = ("micro_usd", "tokens", "output_tokens")
 """Of these a window can hold what is likely: of input it holds no more in any case, unless it is money."""
 
-_HOLDS_LIKELY: Mapping[str, bool] = {"bound": False, "likely": True}
+_HOLDS: Mapping[str, tuple[bool, bool]] = {"bound": (False, False), "likely": (True, False), "guarded": (True, True)}
+"""Whether a window holds what is likely, and whether it ends streams."""
 
 _burst_s = number(0.001, HOUR_S, "a number of seconds such as 50")
 
@@ -180,7 +181,7 @@ def read_limits(table: Table, scope: str, *, models: str | None = None) -> list[
         quantum_s=table.take("quantum_s", _quantum, None),
         zone=table.take("timezone", read_timezone, _UTC),
         anchor_s=table.take("anchor", _anchor, A_MONDAY_S),
-        holds_likely=table.take("hold", choice(_HOLDS_LIKELY), default=False),
+        holds=table.take("hold", choice(_HOLDS), (False, False)),
     )
     templates: list[tuple[str, Limit]] = []
     for word, (dimension, span) in LIMIT_WORDS.items():
@@ -282,7 +283,7 @@ class _Qualifiers:
     quantum_s: int | None
     zone: tzinfo
     anchor_s: int
-    holds_likely: bool
+    holds: tuple[bool, bool]
 
 
 def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
@@ -294,8 +295,8 @@ def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
                 rates.append(_quantum_rate(shape, period_s, quantum_s))
             return rates
         case _Sliding(period_s):
-            likely = _holds_likely(shape, said)
-            return [Rolling("", shape.scope, shape.dimension, shape.amount, period_s, shape.models, likely)]
+            holds = _holds(shape, said)
+            return [Rolling("", shape.scope, shape.dimension, shape.amount, period_s, shape.models, *holds)]
         case _EndToEnd(period_s):
             return [_window(shape, Fixed.anchored(period_s, said.anchor_s), said)]
         case OpenedByUse() | Lifetime():
@@ -307,12 +308,12 @@ def _limits(shape: _Shape, manner: _Manner, said: _Qualifiers) -> list[Limit]:
 
 
 def _window(shape: _Shape, span: Span, said: _Qualifiers) -> Window:
-    likely = _holds_likely(shape, said)
-    return Window("", shape.scope, shape.dimension, shape.amount, span, shape.models, holds_likely=likely)
+    holds_likely, ends = _holds(shape, said)
+    return Window("", shape.scope, shape.dimension, shape.amount, span, shape.models, 0, holds_likely, ends)
 
 
-def _holds_likely(shape: _Shape, said: _Qualifiers) -> bool:
-    return said.holds_likely and shape.dimension in _GUESSED
+def _holds(shape: _Shape, said: _Qualifiers) -> tuple[bool, bool]:
+    return said.holds if shape.dimension in _GUESSED else (False, False)
 
 
 def _rate(shape: _Shape, period_s: int, burst_s: float | None) -> Rate:

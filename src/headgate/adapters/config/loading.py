@@ -24,6 +24,7 @@ from headgate.adapters.config.maintenance import read_maintenance
 from headgate.adapters.config.model_rules import read_model_rule
 from headgate.adapters.config.scheduling import read_scheduling, weight
 from headgate.adapters.config.settings import (
+    WHILE_WAITING,
     Config,
     ConfiguredAccount,
     ConfiguredKey,
@@ -42,6 +43,7 @@ from headgate.adapters.config.values import (
     name,
     secret,
     sqlite,
+    timeout_s,
 )
 from headgate.adapters.prices import PriceOverride
 from headgate.adapters.providers.endpoints import ENDPOINT_NAMES
@@ -124,6 +126,9 @@ def _read_server(table: Table, environ: Mapping[str, str]) -> Server:
         allowed_hosts=table.take("allowed_hosts", host_names, ()),
         max_body_bytes=table.take("max_body_bytes", whole(1024, MOST_BODY_BYTES), default.max_body_bytes),
         max_wait_s=table.take("max_wait_s", wait_s, default.max_wait_s),
+        while_waiting=table.take("while_waiting", choice(WHILE_WAITING), default.while_waiting),
+        ping_every_s=table.take("ping_every_s", number(0.01, 240, "seconds such as 15"), default.ping_every_s),
+        refuse_after_s=table.take("refuse_after_s", number(0, 60, "seconds such as 1"), default.refuse_after_s),
         drain_s=table.take("drain_s", number(0, DAY_S, "a number of seconds such as 30"), default.drain_s),
     )
     table.close()
@@ -158,6 +163,8 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         interactive=table.take("interactive", boolean, default=False),
         models=table.take("models", model_globs, ()),
         endpoints=table.take("endpoints", endpoint_names, ()),
+        while_waiting=table.take("while_waiting", choice(WHILE_WAITING), None),
+        coalesce=table.take("coalesce", boolean, default=False),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key
@@ -226,11 +233,10 @@ def _read_retries(table: Table) -> RetryRule:
 
 def _read_timeouts(table: Table) -> Timeouts:
     default = Timeouts()
-    wait_s = number(0.001, DAY_S, "a number of seconds such as 10")
     timeouts = Timeouts(
-        connect_s=table.take("connect_s", wait_s, default.connect_s),
-        first_byte_s=table.take("first_byte_s", wait_s, default.first_byte_s),
-        idle_s=table.take("idle_s", wait_s, default.idle_s),
+        connect_s=table.take("connect_s", timeout_s, default.connect_s),
+        first_byte_s=table.take("first_byte_s", timeout_s, default.first_byte_s),
+        idle_s=table.take("idle_s", timeout_s, default.idle_s),
     )
     table.close()
     return timeouts

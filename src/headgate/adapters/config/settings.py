@@ -4,6 +4,7 @@ One rule: everything has the unit in its name and its default here, or no defaul
 not known here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
 from pathlib import Path
@@ -19,6 +20,7 @@ from headgate.core.scheduling import Scheduling
 from headgate.core.scopes import LimitRule
 
 __all__ = [
+    "WHILE_WAITING",
     "Config",
     "ConfiguredAccount",
     "ConfiguredKey",
@@ -27,10 +29,14 @@ __all__ = [
     "Store",
     "Synchronous",
     "Timeouts",
+    "WhileWaiting",
 ]
 
 Synchronous = Literal["normal", "full"]
 CredentialWord = Literal["bearer", "x-api-key", "api-key"]
+
+WhileWaiting = Literal["hold", "pings", "refuse"]
+WHILE_WAITING: Mapping[str, WhileWaiting] = {"hold": "hold", "pings": "pings", "refuse": "refuse"}
 
 
 class Secret:
@@ -63,6 +69,8 @@ class Server:
     """Where the gateway listens (port 0: any free one), and how long and large things may get.
 
     `allowed_hosts` are patterns of names by which it may be called beside this machine's own; without any, by all.
+    `while_waiting` says what a client hears while its call waits for its turn: nothing (`hold`); a sign of life every
+    `ping_every_s`, where it asked for a stream (`pings`); or a 429, where that takes more than `refuse_after_s`.
     """
 
     host: str = "127.0.0.1"
@@ -72,6 +80,10 @@ class Server:
     max_wait_s: float = 600.0
     drain_s: float = 30.0
     allowed_hosts: tuple[str, ...] = ()
+    while_waiting: WhileWaiting = "hold"
+    # Half of the 30 s after which the most impatient proxies on the way cut a silent connection.
+    ping_every_s: float = 15.0
+    refuse_after_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,7 @@ class ConfiguredAccount:
     `api_key` None: it needs none. `credential` is the header that the key goes in, where it is not the vendor's.
     `names` has the account's own names of models by those that calls use, and `api_version` what dates the provider's
     interface. `reconcile`: the provider can be asked what became of a call of a process that died.
+    `first_byte_s` and `idle_s` are its own time-outs, where it has any.
     """
 
     account: Account
@@ -98,6 +111,9 @@ class ConfiguredAccount:
     credential: CredentialWord | None = None
     api_version: str | None = None
     names: tuple[tuple[str, str], ...] = ()
+    first_byte_s: float | None = None
+    idle_s: float | None = None
+    compress_requests: Literal["gzip"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,8 @@ class ConfiguredKey:
     interactive: bool = False
     models: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
+    while_waiting: WhileWaiting | None = None
+    coalesce: bool = False
 
 
 MaintenanceAction = Literal["hold", "refuse"]

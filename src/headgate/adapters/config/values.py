@@ -10,10 +10,20 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from headgate.adapters.config.settings import Secret
-from headgate.adapters.config.tables import Reader, Unfit, text
+from headgate.adapters.config.tables import Reader, Unfit, number, text
 from headgate.core.errors import ConfigError
 
-__all__ = ["base_url", "default_store_path", "environment_secret", "listen", "model_glob", "name", "secret", "sqlite"]
+__all__ = [
+    "base_url",
+    "default_store_path",
+    "environment_secret",
+    "listen",
+    "model_glob",
+    "name",
+    "secret",
+    "sqlite",
+    "timeout_s",
+]
 
 STORE_FILE = "headgate.sqlite"
 
@@ -28,6 +38,8 @@ _HOST = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9*.:_-]{1,253}")
 # Names stand in scopes, level names, headers and URLs: nothing in them needs quoting in any of these.
 name = text(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", 'a name of letters, digits and . _ - such as "main"')
 model_glob = text(r"[^\s\[\]]{1,200}", 'a model or a pattern such as "claude-sonnet-*" (without spaces and [ ])')
+
+timeout_s = number(0.001, 86_400, "a number of seconds such as 10")
 
 
 def secret(environ: Mapping[str, str]) -> Reader[Secret]:

@@ -16,6 +16,7 @@ from headgate.adapters.providers import anthropic
 from headgate.adapters.providers.answer import Sending, named_by_connection
 from headgate.adapters.providers.body import ask_for_usage
 from headgate.adapters.providers.call_head import read_model
+from headgate.adapters.providers.compression import CompressedSending, Compression
 from headgate.adapters.providers.endpoints import Endpoint, endpoint_of
 from headgate.adapters.providers.http import CONNECTION_HEADERS, HttpClient, Timeouts, parse_url
 from headgate.adapters.providers.model_change import with_model
@@ -65,6 +66,7 @@ class AccountProvider:
         credential: Callable[[str], tuple[bytes, bytes]] | None = None,
         reconcile: bool = False,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        compresses: bool = False,
     ) -> None:
         """Raise ConfigError when the URL or key cannot be used; `credential` None writes the key as the vendor does."""
         try:
@@ -87,11 +89,12 @@ class AccountProvider:
         self._client = client
         self._reconcile = reconcile
         self._timeouts = timeouts
+        self._compression = Compression(name) if compresses else None
 
     def __repr__(self) -> str:
         return f"AccountProvider({self.name!r}, {self.vendor.name!r}, {self._origin.label!r})"
 
-    def send(self, request: Request) -> Sending:
+    def send(self, request: Request) -> Sending | CompressedSending:
         """Prepare a call, to be used once, as `async with`; entered with the head of the answer.
 
         Raises:
@@ -110,24 +113,32 @@ class AccountProvider:
         else:
             target = vendor.target(self._place, target, "")
         may_stream = endpoint is not None and endpoint.name in _ASKED_FOR_USAGE and request.is_streamed is not False
-        body = ask_for_usage(wanted) if may_stream else None
-        call = self._client.send(
-            request.method,
-            self._origin,
-            target.encode("ascii"),
-            headers=self._headers(request, endpoint),
-            body=wanted if body is None else body,
-            timeouts=self._timeouts,
-            passage=request.passage,
-            upload=request.upload,
-        )
-        return Sending(
-            call,
-            endpoint,
-            request_id_header=vendor.request_id_header,
-            hides_usage=body is not None,
-            read_notices=vendor.read_notices,
-        )
+        changed = ask_for_usage(wanted) if may_stream else None
+        hides_usage, body = changed is not None, wanted if changed is None else changed
+        headers = self._headers(request, endpoint)
+
+        def sending(body: bytes, is_packed: bool) -> Sending:  # noqa: FBT001 - as `compression.Send` has it
+            call = self._client.send(
+                request.method,
+                self._origin,
+                target.encode("ascii"),
+                headers=_packed_headers(headers) if is_packed else headers,
+                body=body,
+                timeouts=self._timeouts,
+                passage=request.passage,
+                upload=request.upload,
+            )
+            return Sending(
+                call,
+                endpoint,
+                request_id_header=vendor.request_id_header,
+                hides_usage=hides_usage,
+                read_notices=vendor.read_notices,
+            )
+
+        if self._compression is not None and request.upload is None and self._compression.takes(body):
+            return CompressedSending(self._compression, sending, body)
+        return sending(body, False)  # noqa: FBT003 - as above
 
     async def look_up(self, call_id: str) -> Fate | None:
         """Ask what became of a call; None where the provider cannot say, or while the call still runs.
@@ -185,6 +196,11 @@ class AccountProvider:
         if self._reconcile and request.call_id:
             headers.append((_CALL_ID_HEADER, request.call_id.encode()))
         return headers
+
+
+def _packed_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
+    return [*kept, (b"content-encoding", b"gzip")]
 
 
 # Bounded, and worth it: the same twenty names come with every call.

@@ -125,6 +125,12 @@ class AccountAnswer:
             self.failure = meter.reading.failure
         return passed
 
+    def left(self) -> None:
+        """Read what has arrived and nobody took: whoever leaves is charged for it all the same."""
+        if not self._ended:
+            self._meter.feed(self._reply.arrived())
+            self._meter.close()
+
     async def read_error(self) -> None:
         """Read the beginning of an error's body, to know the failure; it is still given out."""
         size_bytes = 0
@@ -143,7 +149,7 @@ class AccountAnswer:
 class Sending:
     """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
 
-    __slots__ = ("_call", "_endpoint", "_hides_usage", "_read_notices", "_request_id_header")
+    __slots__ = ("_answer", "_call", "_endpoint", "_hides_usage", "_read_notices", "_request_id_header")
 
     def __init__(
         self,
@@ -160,23 +166,27 @@ class Sending:
         self._request_id_header = request_id_header
         self._hides_usage = hides_usage
         self._read_notices = read_notices
+        self._answer: AccountAnswer | None = None
 
     async def __aenter__(self) -> AccountAnswer:
         """Send; gives the answer when its head is there, and with all of its body where that is an error's."""
         reply = await self._call.__aenter__()
         try:
-            return await self._answer(reply)
+            self._answer = await self._answered(reply)
         except BaseException:
             await self._call.__aexit__(None, None, None)
             raise
+        return self._answer
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the call, wherever it is."""
+        """End the call, wherever it is; all that came of it has been read then."""
+        if self._answer is not None:
+            self._answer.left()
         await self._call.__aexit__(kind, error, trace)
 
-    async def _answer(self, reply: Reply) -> AccountAnswer:
+    async def _answered(self, reply: Reply) -> AccountAnswer:
         request_id = _header(reply.headers, self._request_id_header).decode("latin-1") or None
         ok = HTTPStatus.OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES
         content_type = _header(reply.headers, b"content-type")

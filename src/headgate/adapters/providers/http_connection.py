@@ -374,7 +374,7 @@ class Connection(asyncio.Protocol):
         elif self._reply is None:
             self.abort()
         elif self._head_done:
-            self._fail("timeout", f"no byte of the body came for {self._timeouts.idle_s:g} s")
+            self._fail("stalled", f"no byte of the body came for {self._timeouts.idle_s:g} s")
         else:
             self._fail("timeout", f"no answer came within {self._timeouts.first_byte_s:g} s")
 

@@ -19,7 +19,8 @@ Why = Literal[
     "connect",  # refused, unreachable, out of file descriptors
     "certificate",  # the server is not who it should be
     "tls",
-    "timeout",  # to connect, to the head, between two parts of the body: the class tells which
+    "timeout",  # to connect or to the head: the class tells which
+    "stalled",  # the body did not go on for too long
     "reset",  # the server closed the connection
     "malformed",  # not HTTP as llhttp understands it in its strict mode
     "too_large",  # a head or a body beyond its limit

@@ -73,6 +73,10 @@ class Reply:
             await self._wait_for(1)
         return self._take_out()
 
+    def arrived(self) -> bytes:
+        """Take what has arrived, perhaps nothing, without waiting for more."""
+        return self._take_out() if self._unread else b""
+
     async def read(self, max_bytes: int) -> bytes:
         """Give all of the body that was not taken yet.
 

@@ -26,6 +26,8 @@ __all__ = [
     "read_response",
     "read_response_event",
     "response_error_event",
+    "response_error_told",
+    "response_failed_event",
     "usage_of",
 ]
 
@@ -296,8 +298,23 @@ def response_error_event(kind: str, message: str) -> bytes:
     The vendor's event tells code and message beside the type. The official SDK raises only for an `error` object, and
     would otherwise let the stream end as if nothing had happened; so both are there.
     """
-    _, error = _error(kind, message)
-    beside = {"code": error["code"] or error["type"], "message": message, "param": None, "sequence_number": 0}
+    return response_error_told(_error(kind, message)[1])
+
+
+def response_failed_event(kind: str, message: str) -> bytes:
+    """Give the event that ends a responses stream with an error for Codex, which passes over an event of an error."""
+    return response_error_told(_error(kind, message)[1], as_failed=True)
+
+
+def response_error_told(error: Mapping[str, Any], *, as_failed: bool = False) -> bytes:
+    """Give an error object as the event that ends a responses stream."""
+    code, message = error.get("code") or error.get("type"), error.get("message")
+    if as_failed:
+        response = {"id": "", "object": "response", "status": "failed", "error": {"code": code, "message": message}}
+        return b"event: response.failed\ndata: %b\n\n" % msgspec.json.encode(
+            {"type": "response.failed", "sequence_number": 0, "response": response}
+        )
+    beside = {"code": code, "message": message, "param": error.get("param"), "sequence_number": 0}
     return b"event: error\ndata: %b\n\n" % msgspec.json.encode({"type": "error", **beside, "error": error})
 
 

@@ -50,6 +50,8 @@ COLUMNS = (
     "claimed",
     "asked_model",
     "rule",
+    "saved_micro_usd",
+    "shared_with",
 )
 DERIVED = ("hour", "wait_ms")
 """Columns that follow from the others, kept so that sums of rows are the same whole numbers as the roll-ups'."""
@@ -110,6 +112,8 @@ def to_row(attempt: Attempt) -> tuple[object, ...]:
         msgspec.json.encode(claimed).decode(),
         attempt.asked_model,
         attempt.rule,
+        attempt.saved_micro_usd,
+        attempt.shared_with,
         hour_of(attempt.admitted_s),
         wait_ms(attempt),
     )

@@ -193,6 +193,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE attempts ADD COLUMN asked_model TEXT",
         "ALTER TABLE attempts ADD COLUMN rule TEXT",
     ),
+    (  # until now every call had an answer of its own
+        "ALTER TABLE attempts ADD COLUMN saved_micro_usd INTEGER",
+        "ALTER TABLE attempts ADD COLUMN shared_with TEXT",
+    ),
 )
 
 

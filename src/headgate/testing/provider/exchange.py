@@ -5,6 +5,7 @@ It knows nothing of vendors, limits or tokens.
 """
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -59,7 +60,7 @@ class Exchange:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, limit_bytes: int) -> bytes:
-        """Read the request's body.
+        """Read the request's body, unpacked where it is gzip.
 
         Raises:
             BodyTooLargeError: it is longer than `limit_bytes`.
@@ -80,7 +81,9 @@ class Exchange:
                 raise BodyTooLargeError
             chunks.append(chunk)
             if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                break
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return _unpacked(body, limit_bytes) if self.headers.get(b"content-encoding") == b"gzip" else body
 
     def listen(self) -> None:
         """Begin to notice when the client leaves; call it once the body is read."""
@@ -178,3 +181,14 @@ class Exchange:
         assert self._listener is not None
         await self._listener
         self.close()
+
+
+def _unpacked(body: bytes, limit_bytes: int) -> bytes:
+    """Undo gzip; what is none stays as it is, and is no JSON."""
+    try:
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(body, limit_bytes + 1)
+    except zlib.error:
+        return body
+    if len(unpacked) > limit_bytes:
+        raise BodyTooLargeError
+    return unpacked

@@ -1,0 +1,78 @@
+"""Shared calls: one answer for all clients of a key that ask for the same thing at the same time.
+
+One rule: only what is the same byte for byte, from bearers of the same key, is shared; a stream never is. An answer
+that was shared says so.
+"""
+
+from hashlib import blake2b
+
+from headgate.core.errors import ProviderError
+from headgate.core.retries import Failure
+from headgate.core.scheduling import Standing
+from headgate.core.scopes import Scopes
+from headgate.gateway.exchange import HttpExchange
+from headgate.gateway.relay import CancelledWithClient, Meant, own_head, prepare
+from headgate.gateway.terms import Terms
+from headgate.runtime.coalesce import Answered
+from headgate.runtime.manager import Manager
+
+MOST_SHARED_BYTES = 64 * 1024 * 1024
+"""The largest answers, embeddings of 2,048 inputs, have a third of it."""
+
+# What may change an answer, or how long it is waited for; who asks, and from where, does not.
+_TELLING = (b"anthropic-", b"openai-", b"x-stainless-timeout", b"x-stainless-read-timeout", b"x-headgate-max-wait")
+
+
+def identity_of(exchange: HttpExchange, scopes: Scopes, body: bytes) -> bytes:
+    """Give what calls have in common that can share an answer."""
+    named = sorted((name.lower(), value) for name, value in exchange.headers if name.lower().startswith(_TELLING))
+    digest = blake2b(digest_size=32)
+    for part in (repr((scopes.key, scopes.team, scopes.run)), exchange.method, exchange.target, repr(named)):
+        digest.update(part.encode() + b"\n")
+    digest.update(body)
+    return digest.digest()
+
+
+async def relay_shared(
+    exchange: HttpExchange,
+    manager: Manager,
+    meant: Meant,
+    scopes: Scopes,
+    max_wait_s: float,
+    standing: Standing,
+    terms: Terms,
+) -> None:
+    """Carry a call that is no stream, or share the answer of one like it that is under way.
+
+    Raises:
+        HeadgateError: nothing of an answer has gone to the client yet.
+    """
+    call, request = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+    came_s = manager.clock.now_s()
+
+    async def work() -> Answered:
+        async with manager.carry(call, request) as carried:
+            pieces, size = [], 0
+            async for piece in manager.read(carried):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MOST_SHARED_BYTES:
+                    failure = Failure("connection", "broken_too_large", retryable=False)
+                    raise ProviderError(f"the answer has more than {MOST_SHARED_BYTES:,} bytes to share", failure)
+            head = own_head(manager, carried, carried.answer)
+        return Answered(carried.answer.status, head, b"".join(pieces), carried.grant)
+
+    async with CancelledWithClient(exchange):
+        answered, is_own = await manager.coalescing.join(identity_of(exchange, scopes, request.body), work)
+        headers = answered.headers
+        if not is_own:
+            await manager.coalescing.note(call, answered, came_s)
+            headers = [(name, value) for name, value in headers if not name.startswith(b"x-headgate-")]
+            headers += [
+                (b"x-headgate-call-id", call.id.encode()),
+                (b"x-headgate-account", answered.grant.account.encode()),
+                (b"x-headgate-cost-micro-usd", b"0"),
+                (b"x-headgate-coalesced", answered.grant.call_id.encode()),
+            ]
+        await exchange.start(answered.status, headers)
+        await exchange.write(answered.body, more=False)

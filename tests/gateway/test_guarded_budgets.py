@@ -1,0 +1,169 @@
+"""A running stream whose budget is spent ends well, as one that came to its max_tokens; by default nothing ends it."""
+
+import asyncio
+import json
+from contextlib import suppress
+
+import anthropic
+import openai
+import pytest
+
+from headgate.core.quantiles import RARE_SAMPLES
+
+LETTERS = "x" * 64
+BUDGET = '[[limit]]\nscope = "account:*"\noutput_tokens_per_lifetime = {}\nhold = "{}"'
+SPENT = "budget_spent:account:{} * output_tokens lifetime"
+
+
+def event(name: str, **data) -> bytes:
+    return f"event: {name}\ndata: {json.dumps({'type': name, **data})}\n\n".encode()
+
+
+START = event(
+    "message_start",
+    message={
+        "id": "m", "type": "message", "role": "assistant", "model": "claude-opus-4-6", "content": [],
+        "stop_reason": None, "stop_sequence": None, "usage": {"input_tokens": 10, "output_tokens": 1},
+    },
+)  # fmt: skip
+MESSAGES = (
+    START + event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    event("content_block_delta", index=0, delta={"type": "text_delta", "text": LETTERS}),
+)
+OF_CHAT = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5"}
+CHAT = tuple(
+    b"data: %b\n\n" % json.dumps({**OF_CHAT, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}).encode()
+    for delta in ({"role": "assistant", "content": ""}, {"content": LETTERS})
+)
+RESPONSE = {"id": "r", "object": "response", "created_at": 1, "model": "gpt-5", "status": "in_progress", "output": [],
+            "parallel_tool_calls": True, "tool_choice": "auto", "tools": []}  # fmt: skip
+ITEM = {"id": "i", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+PART = {"type": "output_text", "text": "", "annotations": []}
+RESPONSES = (
+    event("response.created", sequence_number=0, response=RESPONSE)
+    + event("response.output_item.added", sequence_number=1, output_index=0, item=ITEM)
+    + event(
+        "response.content_part.added", sequence_number=2, item_id="i", output_index=0, content_index=0, part=PART
+    ),
+    event(
+        "response.output_text.delta", sequence_number=3, item_id="i", output_index=0, content_index=0, delta=LETTERS,
+        logprobs=[],
+    ),
+)  # fmt: skip
+
+
+class Endless:
+    """A provider that writes 16 tokens after 16 tokens, `most` times, until its client has gone."""
+
+    def __init__(self, pieces, most: int = 100_000, last: bytes = b"") -> None:
+        self._first, self._next = pieces
+        self._most, self._last = most, last
+        self.left = asyncio.Event()
+
+    async def __call__(self, scope, receive, send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+        head = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": head})
+        gone = asyncio.create_task(receive())
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        for _ in range(self._most):
+            await send({"type": "http.response.body", "body": self._next, "more_body": True})
+            await asyncio.sleep(0)
+            if gone.done():
+                self.left.set()
+                return
+        gone.cancel()
+        with suppress(asyncio.CancelledError):
+            await gone
+        await send({"type": "http.response.body", "body": self._last, "more_body": False})
+
+
+def _teach(stack) -> None:
+    for model in ("claude-opus-4-6", "gpt-5"):
+        stack.house.manager._estimator.recall_longest(model, [20] * RARE_SAMPLES)
+
+
+async def _was_ended(stack, provider: Endless, account: str) -> None:
+    async with asyncio.timeout(10):
+        await provider.left.wait()
+    total = await stack.total()
+    assert 500 <= total["output_tokens"] <= 600, "a little more than its budget at the most, one look of the guard"
+    assert (total["estimated"], total["failed"]) == (1, 0)
+    (row,) = await stack.house.manager._ledger.attempts(None)
+    assert (row.state, row.error_type) == ("done", SPENT.format(account))
+    assert not stack.house.manager.pool.health.circuits_of(account)
+
+
+def test_claude_is_told_that_it_came_to_max_tokens(with_stack):
+    provider = Endless(MESSAGES)
+
+    async def test(stack):
+        _teach(stack)
+        async with (
+            anthropic.AsyncAnthropic(base_url=stack.url, api_key="any", max_retries=0) as client,
+            client.messages.stream(
+                model="claude-opus-4-6", max_tokens=32_000, messages=[{"role": "user", "content": "hi"}]
+            ) as stream,
+        ):
+            message = await stream.get_final_message()
+        assert message.stop_reason == "max_tokens"
+        assert set(message.content[0].text) == {"x"}
+        # What had arrived and was not passed on any more is charged too.
+        told = message.usage.output_tokens
+        assert 500 <= told == len(message.content[0].text) / 4 <= (await stack.total())["output_tokens"]
+        await _was_ended(stack, provider, "claude")
+
+    with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
+
+
+def test_a_chat_ends_with_length(with_stack):
+    provider = Endless(CHAT)
+
+    async def test(stack):
+        _teach(stack)
+        async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key="any", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model="gpt-5", max_completion_tokens=32_000, messages=[{"role": "user", "content": "hi"}], stream=True
+            )
+            chunks = [chunk async for chunk in stream]
+        assert chunks[-1].choices[0].finish_reason == "length"
+        assert {chunk.id for chunk in chunks} == {"c"}
+        await _was_ended(stack, provider, "gpt")
+
+    with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
+
+
+def test_a_response_is_incomplete(with_stack):
+    provider = Endless(RESPONSES)
+
+    async def test(stack):
+        _teach(stack)
+        async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key="any", max_retries=0) as client:
+            stream = await client.responses.create(model="gpt-5", max_output_tokens=32_000, input="hi", stream=True)
+            events = [each async for each in stream]
+        last = events[-1]
+        assert last.type == "response.incomplete"
+        assert last.response.incomplete_details.reason == "max_output_tokens"
+        assert last.response.usage.output_tokens > 0
+        await _was_ended(stack, provider, "gpt")
+
+    with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
+
+
+@pytest.mark.parametrize(("amount", "hold"), [(560, "likely"), (1_000_000, "guarded")])
+def test_not_a_byte_is_changed_where_nobody_asks_for_it_or_enough_is_left(with_stack, amount, hold):
+    last = event("content_block_stop", index=0) + event(
+        "message_delta", delta={"stop_reason": "end_turn", "stop_sequence": None}, usage={"output_tokens": 1_600}
+    ) + event("message_stop")  # fmt: skip
+    provider = Endless(MESSAGES, 100, last)
+
+    async def test(stack):
+        _teach(stack)
+        body = b'{"model":"claude-opus-4-6","max_tokens":32000,"stream":true,"messages":[]}'
+        _, _, got = await stack.send("POST", "/v1/messages", body)
+        assert got == MESSAGES[0] + MESSAGES[1] * 100 + last
+        total = await stack.total()
+        assert (total["output_tokens"], total["estimated"]) == (1_600, 0)
+
+    with_stack(test, limits=BUDGET.format(amount, hold), app=provider)

@@ -229,7 +229,7 @@ def test_what_is_told_early_leaves_a_callers_share_to_be_corrected_at_the_end(ho
             admission = here.manager._admission
             async with here.manager.admit(call()) as grant:
                 admission.lanes._charged[grant.attempt.id] = []
-                early = EarlyCharges(admission, grant.attempt.id, grant.limits, grant.asked, grant.dialect)
+                early = EarlyCharges(admission, grant.attempt.id, grant.limits, grant.asked, grant.counting)
                 early.look(ScriptedAnswer(Reply(), 200, None, usage=Usage(100)))
                 await early.ended()
                 assert grant.attempt.id in admission.lanes._charged

@@ -113,6 +113,7 @@ def test_who_asked_first_may_leave_and_who_leaves_last_ends_it(with_stack):
         ci = await a_standing_key(stack, "ci")
         (first,) = await _sent(stack, [ci])
         second = await _one_more(stack, ci)
+        await _until(lambda: provider.asked == 1)
         first.cancel()
         await _until(lambda: _waiting(stack) == 1)
         assert provider.left == 0

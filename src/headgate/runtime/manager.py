@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from headgate.core.accounts import Account
-from headgate.core.errors import HeadgateError, RuledOutError
+from headgate.core.errors import RuledOutError
 from headgate.core.estimates import Estimator
 from headgate.core.instants import to_ns
 from headgate.core.ledger import Attempt, UsageGroup, UsageQuery
@@ -32,6 +32,7 @@ from headgate.runtime.feed import Feed
 from headgate.runtime.forecasting import Forecasting
 from headgate.runtime.forgetting import forget_idle
 from headgate.runtime.health import Health
+from headgate.runtime.housekeeping import repeat, tried
 from headgate.runtime.keys import Keys, in_force
 from headgate.runtime.learning import REFRESH_EVERY_S, Learning
 from headgate.runtime.limit_news import LimitNews
@@ -198,21 +199,21 @@ class Manager:
     async def start(self) -> Recovered:
         """Clean up after processes that died, and begin the housekeeping."""
         await self.know_keys()
-        await self._try(self._recalling.see_likely)
+        await tried(self._recalling.see_likely)
         await self._planned.refresh()
         await self._learning.take_up()
         recovered = await self._recovery.sweep()
         # Each by itself: a provider that is slow to say what became of a call must not let our own leases lapse.
         often_s = self._lease_s / 6
         work = {
-            "renew": self._repeat(self._renew, often_s, after_s=often_s),
-            "keep unkept": self._repeat(self._calls.keep_unkept, often_s, after_s=often_s),
-            "recover": self._repeat(self.recover, often_s, after_s=often_s),
-            "learn": self._repeat(self._learning.refresh, REFRESH_EVERY_S, after_s=REFRESH_EVERY_S),
-            "forget": self._repeat(lambda: forget_idle(self._levels, self._rules, self.clock), FORGET_EVERY_S),
+            "renew": repeat(self._renew, often_s, after_s=often_s),
+            "keep unkept": repeat(self._calls.keep_unkept, often_s, after_s=often_s),
+            "recover": repeat(self.recover, often_s, after_s=often_s),
+            "learn": repeat(self._learning.refresh, REFRESH_EVERY_S, after_s=REFRESH_EVERY_S),
+            "forget": repeat(lambda: forget_idle(self._levels, self._rules, self.clock), FORGET_EVERY_S),
             "watch limits": self._limit_news.watch(),
-            "recall": self._try(self._recalling.recall),
-            "forecast": self._try(self._learn_to_forecast),
+            "recall": tried(self._recalling.recall),
+            "forecast": tried(self._learn_to_forecast),
         }
         self._housekeeping = [asyncio.create_task(each, name=f"housekeeping: {name}") for name, each in work.items()]
         return recovered
@@ -271,7 +272,7 @@ class Manager:
             limited = key if key.parent is None else await self.keys.parent_of(key) or key
             if self._ruled.get(limited.id) != limited:
                 self._rule(limited)
-                await self._try(self._recalling.see_likely)
+                await tried(self._recalling.see_likely)
         return key
 
     async def needs_key(self) -> bool:
@@ -322,7 +323,7 @@ class Manager:
         """
         await bring_rates_up_to_date(self._levels, self._rules, orders.rules, self.clock)
         more = raised(self._rules.all_configured(), orders.rules)
-        await self._try(lambda: self._limit_news.raised(more))
+        await tried(lambda: self._limit_news.raised(more))
         await agree()
         # Nothing from here on waits or fails.
         self._rules.configure(orders.rules)
@@ -410,18 +411,6 @@ class Manager:
             return
         self._rules.set_key(key.name, self._rules_of_key(key) if in_force(key, self.clock.now_s()) else ())
         self._ruled[key.id] = key
-
-    async def _repeat(self, work: Callable[[], Awaitable[object]], every_s: float, *, after_s: float = 0.0) -> None:
-        await asyncio.sleep(after_s)
-        while True:
-            await self._try(work)
-            await asyncio.sleep(every_s)
-
-    async def _try(self, work: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await work()
-        except HeadgateError as error:
-            log.error("housekeeping: %s", error)  # noqa: TRY400 - one line; it is tried again, or can be done without
 
     async def _learn_to_forecast(self) -> None:
         """Read what windows used in the past weeks: who asks first need not wait for that."""

@@ -122,3 +122,36 @@ def test_a_grace_has_a_bound(grace_s):
             await desk.here.rotate("ci", grace_s)
 
     asyncio.run(test())
+
+
+def test_a_key_ends_at_the_instant_it_expires_without_being_looked_up_anew():
+    async def test():
+        desk = Desk()
+        key = await desk.made("ci", expires_s=desk.clock.now_s() + 60)
+        desk.clock.at_s += 59.9
+        assert await desk.lets_in(key.secret)
+        desk.clock.at_s += 0.1
+        assert not await desk.lets_in(key.secret)
+
+    asyncio.run(test())
+
+
+def test_a_secret_is_compared_whole_and_shown_nowhere():
+    async def test():
+        desk = Desk()
+        key = await desk.made("ci")
+        for wrong in (
+            key.secret[:-1],
+            key.secret + "0",
+            key.secret.upper(),
+            key.secret.replace("hg-", "HG-"),
+            "hg--",
+            "",
+        ):
+            assert not await desk.lets_in(wrong)
+        assert await desk.lets_in(key.secret)
+        secret = key.secret.rpartition("-")[2]
+        assert secret not in repr(key)
+        assert secret not in repr(await desk.here.all())
+
+    asyncio.run(test())

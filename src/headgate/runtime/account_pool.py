@@ -104,7 +104,7 @@ class AccountPool:
     def __init__(self, accounts: Sequence[Account], sight: Sight, health: Health, clock: Clock) -> None:
         """Choose among `accounts`."""
         self._accounts = tuple(accounts)
-        self._counting = {account.name: account.counts for account in self._accounts}
+        self._counting = {each.name: each.counting for each in self._accounts if each.counting is not None}
         self._able: dict[tuple[Dialect, str], list[Account]] = {}
         self._sight = sight
         self._clock = clock
@@ -126,7 +126,7 @@ class AccountPool:
         return able[0].name if len(able) == 1 else None
 
     def counting(self, account: str, dialect: Dialect) -> Counting:
-        """Give how an account's provider counts calls; an account that is not known counts as its dialect does."""
+        """Give how an account's provider counts calls: where nobody says, as the dialect's own vendor does."""
         return self._counting.get(account, dialect)
 
     def able(self, dialect: Dialect, model: str) -> list[Account]:

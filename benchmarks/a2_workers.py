@@ -71,9 +71,7 @@ def run(options: Options) -> Result:
         rival={"CPU us, 1 worker": round(cpu_us[1]), "calls/s, 1 worker": round(per_s[1])},
         target={"scaling by CPU": TARGET},
         met=scaling >= TARGET and not failures(list(by_number.values())),
-        note="; ".join(
-            [f"medians of {rounds} alternating rounds; {HEADGATE}, load and provider share all cores", *notes]
-        ),
+        note="; ".join([f"medians of {rounds} alternating rounds; all share the cores", *notes]),
     )
 
 

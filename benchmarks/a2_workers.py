@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import gateways
 from benchmarks.__main__ import Options, Result
-from benchmarks.a_gateway import HEADGATE, SCENARIOS, Contender, check_ledger, failures, measure, provider
+from benchmarks.a_gateway import SCENARIOS, Contender, check_ledger, failures, measure, provider
 from benchmarks.gateways import PROVIDER_KEY
 
 TITLE = "calls of two workers behind one port for each call of one, by processor time"

@@ -73,6 +73,23 @@ def test_each_connection_goes_where_there_are_fewest():
     with_handing(test)
 
 
+def test_a_worker_that_does_not_answer_is_spared_until_it_does():
+    async def test(handing, connect, worker):
+        one, other = worker(1), worker(2)
+        handing.spare(1, wanted=True)
+        connect(4)
+        await until(lambda: len(other.took) == 4)
+        handing.spare(1, wanted=False)
+        connect(4)
+        await until(lambda: len(one.took) == 4)
+        for number in (1, 2):  # then there is nobody better
+            handing.spare(number, wanted=True)
+        connect(2)
+        await until(lambda: len(one.took) + len(other.took) == 10)
+
+    with_handing(test)
+
+
 def test_without_a_worker_connections_wait_and_one_that_has_gone_gets_none():
     async def test(handing, connect, worker):
         connect(3)

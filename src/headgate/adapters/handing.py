@@ -35,6 +35,7 @@ class Handing:
         self._listeners = list(listeners)
         self._channels: dict[int, socket.socket] = {}
         self._open: dict[int, int] = {}
+        self._spared: set[int] = set()
         self._accepts = False
         self._again: asyncio.TimerHandle | None = None
         self._turn = 0
@@ -54,10 +55,18 @@ class Handing:
         """Hand a worker nothing more; its channel is closed."""
         channel = self._channels.pop(worker, None)
         self._open.pop(worker, None)
+        self._spared.discard(worker)
         if channel is not None:
             self._loop.remove_reader(channel.fileno())
             channel.close()
         self._look()
+
+    def spare(self, worker: int, *, wanted: bool) -> None:
+        """Hand a worker nothing while others can take it: it does not answer; or hand it its part again."""
+        if wanted:
+            self._spared.add(worker)
+        else:
+            self._spared.discard(worker)
 
     @property
     def counts(self) -> dict[int, int]:
@@ -118,7 +127,11 @@ class Handing:
         """Hand a connection to whoever has the fewest and can take it; among equals they take turns."""
         self._turn += 1
         turn, all_of_them = self._turn, len(self._open)
-        for worker in sorted(self._open, key=lambda each: (self._open[each], (each + turn) % all_of_them)):
+
+        def order(worker: int) -> tuple[bool, int, int]:
+            return worker in self._spared, self._open[worker], (worker + turn) % all_of_them
+
+        for worker in sorted(self._open, key=order):
             with suppress(OSError):  # it is full, or has just gone: its end is noticed elsewhere
                 socket.send_fds(self._channels[worker], [_HANDED], [connection.fileno()])
                 self._open[worker] += 1

@@ -191,7 +191,7 @@ class RunningServer:
         try:
             with suppress(OSError):  # it has gone already
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            await self._loop.connect_accepted_socket(lambda: _Handed(self._connections, handed), connection)
+            await self._loop.connect_accepted_socket(lambda: _HandedConnection(self._connections, handed), connection)
         except OSError as error:
             connection.close()
             handed.closed()
@@ -203,7 +203,7 @@ class RunningServer:
         self._sweep_timer = self._loop.call_later(_SWEEP_EVERY_S, self._sweep)
 
 
-class _Handed(Connection):
+class _HandedConnection(Connection):
     """A connection that another process accepted, which is told when it ends."""
 
     __slots__ = ("_handed",)

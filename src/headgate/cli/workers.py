@@ -40,6 +40,8 @@ END_GRACE_S = 15.0
 """Beyond `drain_s`, for what a worker settles and closes at its end; then it is killed."""
 AGREE_WITHIN_S = 5.0
 _CHANGE_BOUND_S = 35.0
+WATCH_EVERY_S = 5.0
+"""How often each worker is asked whether it answers; one that does not gets no new connections until it does."""
 
 _T = TypeVar("_T")
 
@@ -121,6 +123,7 @@ class Parent:
         self._board.on_lost = self._lost
         keeping = [asyncio.create_task(self._keep(number), name=f"worker {number}") for number in self._numbers]
         reloads = asyncio.create_task(reload_on(hung_up, self.reload), name="reload on SIGHUP")
+        watching = asyncio.create_task(self._watch(), name="watch the workers")
         try:
             await self._or_stopped(self._wait_ready(keeping))
             if not self._stopping.is_set():
@@ -136,6 +139,7 @@ class Parent:
             return error.code or 1
         finally:
             reloads.cancel()
+            watching.cancel()
             self._stopping.set()
             self._handing.stop()
             await self._end_all(keeping)
@@ -193,6 +197,20 @@ class Parent:
                 task.result()
         if not self._all_ready.is_set():
             raise NotStartedError(f"the workers were not ready within {READY_WITHIN_S:.0f} s", 1)
+
+    async def _watch(self) -> None:
+        """Hand new connections to no worker that does not answer, for as long as that lasts."""
+        stuck: set[int] = set()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            workers = self._ready
+            answers = await self._ask_all(workers, "here", None)
+            silent = {number for number, answer in zip(workers, answers, strict=True) if isinstance(answer, Exception)}
+            for number in silent - stuck:
+                log.warning("worker %d does not answer: new connections go to the others", number)
+            for number in workers:
+                self._handing.spare(number, wanted=number in silent)
+            stuck = silent
 
     async def _end_all(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         """Let all workers drain and end, and kill those that do not."""

@@ -32,10 +32,9 @@ def merge_metrics(bodies: Mapping[int, bytes], unanswered: Sequence[str]) -> byt
             found = merged.get(family.name)
             if found is None:
                 found = merged[family.name] = Metric(family.name, family.documentation, family.type)
-                is_first = True
-            else:
-                is_first = False
-            _take(found, family, worker, is_first=is_first or not _is_shared(family))
+            elif _is_shared(family):
+                continue
+            _take(found, family, worker)
     up = GaugeMetricFamily("headgate_worker_answers", "Whether a worker answered just now", labels=["worker"])
     for number in bodies:
         up.add_metric([str(number)], 1)
@@ -46,21 +45,18 @@ def merge_metrics(bodies: Mapping[int, bytes], unanswered: Sequence[str]) -> byt
     return generate_latest(registry)
 
 
-def _take(found: Metric, family: Metric, worker: int, *, is_first: bool) -> None:
-    if not is_first:
-        return
+def _take(found: Metric, family: Metric, worker: int) -> None:
+    """Add what a worker tells of a family to what was found of it."""
     adds = family.name in _ADDED_UP or (family.name.startswith(_CONNECTIONS) and family.type == "gauge")
+    own = {} if adds or _is_shared(family) else {"worker": str(worker)}
     for sample in family.samples:
-        if sample.name.endswith("_created"):
-            continue
-        if adds:
-            place = next((at for at, own in enumerate(found.samples) if own.labels == sample.labels), None)
-            if place is not None:
-                found.samples[place] = sample._replace(value=found.samples[place].value + sample.value)
-                continue
-        elif not _is_shared(family):
-            sample = sample._replace(labels={**sample.labels, "worker": str(worker)})  # noqa: PLW2901
-        found.samples.append(sample)
+        labels = {**sample.labels, **own}
+        before = [at for at, each in enumerate(found.samples) if each.labels == labels] if adds else []
+        if before:
+            known = found.samples[before[0]]
+            found.samples[before[0]] = known._replace(value=known.value + sample.value)
+        elif not sample.name.endswith("_created"):
+            found.samples.append(sample._replace(labels=labels))
 
 
 def _is_shared(family: Metric) -> bool:

@@ -243,7 +243,9 @@ def timeouts_of(configured: ConfiguredAccount, config: Config) -> Timeouts:
     """Give an account's time-outs: its own where it has any, else those of all."""
     usual = config.timeouts
     return Timeouts(
+        dns_s=usual.dns_s,
         connect_s=usual.connect_s,
+        tls_s=usual.tls_s,
         first_byte_s=usual.first_byte_s if configured.first_byte_s is None else configured.first_byte_s,
         idle_s=usual.idle_s if configured.idle_s is None else configured.idle_s,
     )

@@ -95,7 +95,7 @@ def test_a_whole_file_is_read(load: Callable[..., Config], tmp_path: Path) -> No
         ),
     )
     assert config.retries == RetryRule(4, 0.5, 30.0)
-    assert config.timeouts == Timeouts(10.0, 600.0, 300.0)
+    assert config.timeouts == Timeouts(10.0, 600.0, 300.0, 5.0, 10.0)
     assert len(config.limits) == 16
     ci_budget = Window("", "key:ci", "micro_usd", 450_000, Calendar("day", UTC))
     assert ci_budget in [rule.template for rule in config.limits]

@@ -237,6 +237,8 @@ def _read_timeouts(table: Table) -> Timeouts:
         connect_s=table.take("connect_s", timeout_s, default.connect_s),
         first_byte_s=table.take("first_byte_s", timeout_s, default.first_byte_s),
         idle_s=table.take("idle_s", timeout_s, default.idle_s),
+        dns_s=table.take("dns_s", timeout_s, default.dns_s),
+        tls_s=table.take("tls_s", timeout_s, default.tls_s),
     )
     table.close()
     return timeouts

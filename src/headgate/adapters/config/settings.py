@@ -159,6 +159,8 @@ class Timeouts:
     connect_s: float = 10.0
     first_byte_s: float = 600.0
     idle_s: float = 300.0
+    dns_s: float = 5.0
+    tls_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

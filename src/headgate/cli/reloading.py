@@ -111,6 +111,7 @@ def said_of_keys(config: Config) -> dict[str, KeyScopes]:
             endpoints=key.endpoints,
             while_waiting=key.while_waiting,
             coalesce=key.coalesce,
+            batch_embeddings=key.batch_embeddings,
         )
         for key in config.keys
     }

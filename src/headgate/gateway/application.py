@@ -34,6 +34,7 @@ from headgate.core.retries import is_late
 from headgate.core.scopes import Scopes
 from headgate.core.usage import Dialect
 from headgate.gateway.asked import Hosts, NothingThereError, Reload
+from headgate.gateway.batched import relay_batched
 from headgate.gateway.callers import (
     Caller,
     KeyScopes,
@@ -159,7 +160,10 @@ class Gateway:
             standing = standing_of(caller, exchange, self._settings.keys)
             terms = terms_of(caller, self._settings.keys, self._settings.terms)
             meant = Meant(endpoint, head, body)
-            relay = relay_shared if terms.coalesces and not head.stream else relay_metered
+            if terms.batches and endpoint.name == "embeddings":
+                relay = relay_batched
+            else:
+                relay = relay_shared if terms.coalesces and not head.stream else relay_metered
             await relay(exchange, self._manager, meant, scopes, self._settings.max_wait_s, standing, terms)
         else:
             await relay_unmetered(exchange, self._manager, endpoint, body, None if head is None else head.model)

@@ -54,6 +54,7 @@ class KeyScopes(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     endpoints: tuple[str, ...] = ()
     while_waiting: WhileWaiting | None = None
     coalesce: bool = False
+    batch_embeddings: bool = False
 
 
 _NOBODY = KeyScopes()
@@ -157,9 +158,10 @@ def standing_of(caller: Caller, exchange: HttpExchange, configured: Mapping[str,
 def terms_of(caller: Caller, configured: Mapping[str, KeyScopes], usual: Terms) -> Terms:
     """Give on which terms a caller's calls are served: as the configuration says of its key, else as usual."""
     owner = configured.get(caller.key.name) if caller.key is not None else None
-    if owner is None or (owner.while_waiting is None and not owner.coalesce):
+    if owner is None or (owner.while_waiting is None and not owner.coalesce and not owner.batch_embeddings):
         return usual
-    return usual._replace(while_waiting=owner.while_waiting or usual.while_waiting, coalesces=owner.coalesce)
+    heard = owner.while_waiting or usual.while_waiting
+    return usual._replace(while_waiting=heard, coalesces=owner.coalesce, batches=owner.batch_embeddings)
 
 
 def _program_tokens(stated: str | None) -> int | None:

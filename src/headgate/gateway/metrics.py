@@ -111,7 +111,12 @@ def _calls(manager: Manager) -> list[Metric]:
     saved = CounterMetricFamily(
         "headgate_coalesced_saved_dollars", "What these saved", value=manager.coalescing.saved_micro_usd / 1e6
     )
-    return [running, waiting, refused, stalled, shared, saved]
+    batched = CounterMetricFamily(
+        "headgate_batched_calls",
+        "Requests for embeddings to this process that were made with others",
+        value=manager.batching.batched,
+    )
+    return [running, waiting, refused, stalled, shared, saved, batched]
 
 
 def _counted(queue: Iterable[WaitView]) -> dict[str, int]:

@@ -16,7 +16,7 @@ MOST_TAGS = 10
 
 ANSWERED = frozenset(
     f"x-headgate-{name}"
-    for name in ("account", "cache", "call-id", "coalesced", "cost-micro-usd", "model-rule", "wait-ms")
+    for name in ("account", "batched", "cache", "call-id", "coalesced", "cost-micro-usd", "model-rule", "wait-ms")
 )
 """What answers carry. A request that has them comes through another Headgate, or echoes an answer: they say nothing."""
 

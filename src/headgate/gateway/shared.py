@@ -13,7 +13,9 @@ from headgate.core.scopes import Scopes
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.relay import CancelledWithClient, Meant, own_head, prepare
 from headgate.gateway.terms import Terms
+from headgate.ports import Request
 from headgate.runtime.coalesce import Answered
+from headgate.runtime.grants import Call
 from headgate.runtime.manager import Manager
 
 MOST_SHARED_BYTES = 64 * 1024 * 1024
@@ -31,6 +33,24 @@ def identity_of(exchange: HttpExchange, scopes: Scopes, body: bytes) -> bytes:
         digest.update(part.encode() + b"\n")
     digest.update(body)
     return digest.digest()
+
+
+async def answered_whole(manager: Manager, call: Call, request: Request) -> Answered:
+    """Carry a call, and give its whole answer.
+
+    Raises:
+        HeadgateError: there is none, or it is too large.
+    """
+    async with manager.carry(call, request) as carried:
+        pieces, size = [], 0
+        async for piece in manager.read(carried):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_SHARED_BYTES:
+                failure = Failure("connection", "broken_too_large", retryable=False)
+                raise ProviderError(f"the answer has more than {MOST_SHARED_BYTES:,} bytes to share", failure)
+        head = own_head(manager, carried, carried.answer)
+    return Answered(carried.answer.status, head, b"".join(pieces), carried.grant)
 
 
 async def relay_shared(
@@ -51,16 +71,7 @@ async def relay_shared(
     came_s = manager.clock.now_s()
 
     async def work() -> Answered:
-        async with manager.carry(call, request) as carried:
-            pieces, size = [], 0
-            async for piece in manager.read(carried):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MOST_SHARED_BYTES:
-                    failure = Failure("connection", "broken_too_large", retryable=False)
-                    raise ProviderError(f"the answer has more than {MOST_SHARED_BYTES:,} bytes to share", failure)
-            head = own_head(manager, carried, carried.answer)
-        return Answered(carried.answer.status, head, b"".join(pieces), carried.grant)
+        return await answered_whole(manager, call, request)
 
     async with CancelledWithClient(exchange):
         answered, is_own = await manager.coalescing.join(identity_of(exchange, scopes, request.body), work)

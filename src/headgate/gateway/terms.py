@@ -16,13 +16,15 @@ at once, where the wait is long."""
 class Terms(NamedTuple):
     """How calls are served. `ping_every_s` and `refuse_after_s` say how `pings` and `refuse` are meant.
 
-    With `coalesces` identical calls that are no streams are made once.
+    With `coalesces` identical calls that are no streams are made once; with `batches` small requests for embeddings
+    that come together are made as one.
     """
 
     while_waiting: WhileWaiting = "hold"
     ping_every_s: float = 15.0
     refuse_after_s: float = 1.0
     coalesces: bool = False
+    batches: bool = False
 
 
 USUAL_TERMS = Terms()

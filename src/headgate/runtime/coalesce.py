@@ -74,10 +74,13 @@ class Coalescing:
                 self._forget(identity, under_way.task)  # nobody may join it any more
                 under_way.task.cancel()
 
-    async def note(self, call: Call, answered: Answered, came_s: float) -> None:
-        """Record a call that shared another's answer: it used and cost nothing, and saved what the other cost."""
+    async def note(self, call: Call, answered: Answered, came_s: float, *, saves: bool = True) -> None:
+        """Record a call that shared another's answer: it used and cost nothing, and saved what the other cost.
+
+        Without `saves` its part of the other's was made for it, and nothing is saved.
+        """
         made = answered.grant.attempt
-        saved = made.cost_micro_usd if made.state == "done" else None
+        saved = made.cost_micro_usd if saves and made.state == "done" else None
         now_s = self._clock.now_s()
         row = Attempt(
             id=f"{call.id}.1",
@@ -95,7 +98,7 @@ class Coalescing:
             saved_micro_usd=saved,
             shared_with=made.call,
         )
-        self.shared += 1
+        self.shared += saves
         self.saved_micro_usd += saved or 0
         with suppress(StoreError, CallerError):  # its client has its answer in any case, and nothing was spent
             await self._ledger.begin(row)

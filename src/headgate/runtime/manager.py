@@ -27,6 +27,7 @@ from headgate.core.usage import Usage
 from headgate.ports import Clock, Cost, Fate, HashedKey, KeyStore, LedgerStore, LevelStore, Prices, Provider, Request
 from headgate.runtime.account_pool import AccountPool
 from headgate.runtime.admission import Admission
+from headgate.runtime.batching import Batching
 from headgate.runtime.calls import Call, Calls, Exchange, Grant
 from headgate.runtime.feed import Feed
 from headgate.runtime.forecasting import Forecasting
@@ -158,6 +159,7 @@ class Manager:
             finished=self._finished,
         )
         self.coalescing = self._calls.coalescing
+        self.batching = Batching()
         self._model_choosing = ModelChoosing(
             rules=tuple(parts.model_rules),
             accounts=self.accounts,

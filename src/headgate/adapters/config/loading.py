@@ -165,6 +165,7 @@ def _read_key(table: Table, rules: list[ReadRule]) -> ConfiguredKey:
         endpoints=table.take("endpoints", endpoint_names, ()),
         while_waiting=table.take("while_waiting", choice(WHILE_WAITING), None),
         coalesce=table.take("coalesce", boolean, default=False),
+        batch_embeddings=table.take("batch_embeddings", boolean, default=False),
     )
     rules += _read_rules(table, f"key:{key.name}", models=None)
     return key

@@ -133,6 +133,7 @@ class ConfiguredKey:
     endpoints: tuple[str, ...] = ()
     while_waiting: WhileWaiting | None = None
     coalesce: bool = False
+    batch_embeddings: bool = False
 
 
 MaintenanceAction = Literal["hold", "refuse"]

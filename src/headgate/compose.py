@@ -160,7 +160,7 @@ async def open_house(
     """
     clock = clock or WallClock()
     owner = owner_name()
-    client = HttpClient(HttpSettings(proxies=_proxies()))
+    client = HttpClient(HttpSettings(proxies=Proxies.of_environment(os.environ)))
 
     def account_provider(configured: ConfiguredAccount) -> Provider:
         return AccountProvider(
@@ -218,13 +218,6 @@ async def open_house(
         finally:
             await manager.close()
             await client.close()
-
-
-def _proxies() -> Proxies:
-    try:
-        return Proxies.of_environment(os.environ)
-    except ValueError as error:
-        raise ConfigError(f"the environment variable {error}") from error
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from http_peers import OK, RUNNERS, Peer, Runner, answering, client_for, figures
 from test_http_tls import certificate, server_tls, trusting
 
 from headgate.adapters.providers.http import HttpSettings, NotSent, Origin, Timeouts
+from headgate.adapters.providers.http_pool import HostPool
 from headgate.adapters.providers.http_proxies import Proxies
 from headgate.testing import virtual_time
 
@@ -138,9 +139,23 @@ def test_what_the_environment_says_of_proxies() -> None:
     assert Proxies.of_environment({"HTTP_PROXY": "from-a-client:1", "REQUEST_METHOD": "GET"}).proxy_for(at) is None
     assert Proxies.of_environment({"https_proxy": ""}).proxy_for(at._replace(scheme="https")) is None
     for wrong in (f"socks5://me:{PASSWORD}@proxy:1", "http://", f"http://me:{PASSWORD}@proxy:port"):
+        found = Proxies.of_environment({"ALL_PROXY": wrong, "no_proxy": "direct.example"})
         with pytest.raises(ValueError, match=r"^ALL_PROXY names no HTTP proxy: expected http://") as caught:
-            Proxies.of_environment({"ALL_PROXY": wrong})
+            found.proxy_for(at)
         assert PASSWORD not in str(caught.value)
+        assert found.proxy_for(Origin("https", "direct.example", 443)) is None  # nobody needs it there
+
+
+def test_a_proxy_that_cannot_be_used_is_told_by_the_call_that_needs_it() -> None:
+    async def main() -> None:
+        proxies = Proxies.of_environment({"all_proxy": f"socks5h://me:{PASSWORD}@proxy:1"})
+        async with playing(answering(OK)) as script, client_for(HttpSettings(proxies=proxies)) as client:
+            assert await post(client, script.origin) == (200, b"hi")
+            with pytest.raises(NotSent, match="all_proxy names no HTTP proxy") as caught:
+                await post(client, Origin("http", "provider.example", 80))
+            assert PASSWORD not in str(caught.value)
+
+    virtual_time.run(main())
 
 
 def _address(port: int) -> tuple[Any, ...]:
@@ -225,6 +240,25 @@ def test_there_may_be_more_connections_when_calls_wait_and_fewer_when_few_are_us
                 await post(client, script.origin)
             assert (stats().bound, stats().open) == (4, 1)
             assert stats().shrunk >= 2
+
+    virtual_time.run(main())
+
+
+def test_what_is_handed_from_call_to_call_counts_as_used() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        settings = HttpSettings(first_connections=4, connections_per_host=40, grow_after_s=0.01, idle_s=300)
+        async with playing(silent) as script:
+            pool = HostPool(script.origin, settings, None)
+            got = list(await asyncio.gather(*[pool.acquire(Timeouts(), loop.time()) for _ in range(12)]))
+            for connection in got:
+                pool.idle(connection)
+            assert pool.stats().grown == 3
+            await asyncio.sleep(200)  # a look at what was used is due in a hundred seconds
+            assert pool.stats().shrunk == 0
+            await asyncio.sleep(150)
+            assert pool.stats().shrunk == 0  # twelve were in use at once since the last one
+            await pool.close()
 
     virtual_time.run(main())
 

@@ -26,6 +26,8 @@ MOST_PIPELINED = 16
 
 _QUIET_SWEEPS = 2  # without a whole head; so a client has one sweep's time for it at the least
 _IDLE_SWEEPS = 4  # between two calls
+STUCK_SWEEPS = 20  # 10 minutes
+"""In which a client took nothing of an answer that it is sent: it holds a slot and its part of limits for as long."""
 LEAST_BODY_BYTES = 1024
 """Of a body, from one sweep to the next, unless it is we who do not read: a modem sends a hundred times as much."""
 
@@ -48,6 +50,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_all",
         "_body_bytes",
+        "_buffered_bytes",
         "_call",
         "_client",
         "_expects",
@@ -87,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._url = b""
         self._sweeps = self._hosts = 0
-        self._body_bytes = self._unread_bytes = 0
+        self._body_bytes = self._unread_bytes = self._buffered_bytes = 0
         self._refusal: bytes | None = None
         self._client: tuple[str, int] | None = None
         self._server: tuple[str, int] | None = None
@@ -324,12 +327,18 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def swept(self) -> None:
-        """Close if there has been neither a call, nor a whole head, nor much of a body for so many sweeps in a row."""
+        """Close where for some sweeps in a row no call came, no whole head, little of a body, or no answer was taken."""
         last = self._pipeline[-1] if self._pipeline else self._call
         if last is None:
             self._sweeps += 1
             if self._sweeps >= (_QUIET_SWEEPS if self._in_head or not self._has_asked else _IDLE_SWEEPS):
                 self.transport.abort()
+        elif self.drained is not None:
+            buffered_bytes = self.transport.get_write_buffer_size()
+            self._sweeps = self._sweeps + 1 if buffered_bytes >= self._buffered_bytes else 0
+            self._buffered_bytes = buffered_bytes
+            if self._sweeps >= STUCK_SWEEPS:
+                self.transport.abort()  # its call ends, and what that holds is settled
         elif not last.is_whole and self.is_reading and not last.expects_continue:
             self._sweeps = self._sweeps + 1 if self._body_bytes < LEAST_BODY_BYTES else 0
             if self._sweeps >= _QUIET_SWEEPS:

@@ -195,7 +195,9 @@ class Manager:
 
     async def know_keys(self) -> None:
         """Take up the limits that keys carry."""
-        for key in await self.keys.all():
+        now_s = self.clock.now_s()
+        # Those in force last: of several keys of one name, such as one that was replaced, they say what holds.
+        for key in sorted(await self.keys.all(), key=lambda each: in_force(each, now_s)):
             self._rule(key)
 
     async def start(self) -> Recovered:

@@ -99,7 +99,10 @@ class HttpClient:
             # Made when it is needed: reading the system's authorities takes 25 ms.
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["http/1.1"])
-        pool = HostPool(origin, self._settings, self._tls if origin.scheme == "https" else None)
+        try:
+            pool = HostPool(origin, self._settings, self._tls if origin.scheme == "https" else None)
+        except ValueError as error:
+            raise NotSent(origin.label, "request", f"the environment variable {error}", elapsed_s=0.0) from error
         self._pools[origin] = pool
         return pool
 

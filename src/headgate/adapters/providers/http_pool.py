@@ -131,8 +131,7 @@ class HostPool:
             connection = self._idle.pop()
             if connection.usable:
                 self.reused += 1
-                in_use = len(self._open) - len(self._idle)
-                self._most_in_use = max(self._most_in_use, in_use)
+                self._note_use()
                 return connection
             connection.abort()
         return None
@@ -153,6 +152,7 @@ class HostPool:
             if isinstance(granted, Connection):
                 if granted.usable:
                     self.reused += 1
+                    self._note_use()
                     return granted
                 granted.abort()
                 fresh = True  # It died on the way here; this call has waited its turn.
@@ -219,6 +219,9 @@ class HostPool:
             self._places -= 1
 
     # --- how many there may be: more when calls wait, fewer when few are used
+
+    def _note_use(self) -> None:
+        self._most_in_use = max(self._most_in_use, len(self._open) - len(self._idle))
 
     def _watch_waiting(self) -> None:
         if self._growing is None and self._bound < self._settings.connections_per_host:
@@ -316,6 +319,7 @@ class HostPool:
                 raise self._not_sent("closed", _CLOSED, started_s)
             raise self._not_sent("connect", "the server closed the connection at once", started_s)
         self.opened += 1
+        self._note_use()
         return connection
 
     async def _shake_hands(self, connection: Connection, dialed: socket.socket, timeouts: Timeouts) -> None:

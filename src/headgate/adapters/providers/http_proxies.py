@@ -41,20 +41,23 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """A variable that names something else, such as a SOCKS proxy: told when a host would be asked by it."""
+
+    variable: str
+
+
+@dataclass(frozen=True, slots=True)
 class Proxies:
     """The proxies by the scheme of what is asked, and the hosts that are asked directly."""
 
-    by_scheme: Mapping[str, Proxy] = field(default_factory=dict)
+    by_scheme: Mapping[str, "Proxy | Unusable"] = field(default_factory=dict)
     direct: tuple[str, ...] = ()
 
     @classmethod
     def of_environment(cls, environ: Mapping[str, str]) -> "Proxies":
-        """Read `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`; the lower-case name goes before the other.
-
-        Raises:
-            ValueError: one names no HTTP proxy; the message has its variable, not its value, which may hold a password.
-        """
-        by_scheme = {}
+        """Read `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy`; the lower-case name goes before the other."""
+        by_scheme: dict[str, Proxy | Unusable] = {}
         for scheme in ("http", "https"):
             for name in (f"{scheme}_proxy", "all_proxy"):
                 # What a web server's scripts find in HTTP_PROXY is a header of their client (httpoxy, 2016).
@@ -67,24 +70,33 @@ class Proxies:
         return cls(by_scheme, tuple(each.strip().lower() for each in listed.split(",") if each.strip()))
 
     def proxy_for(self, origin: Origin) -> Proxy | None:
-        """Give the proxy that a host is asked by; None if it is asked directly."""
+        """Give the proxy that a host is asked by; None if it is asked directly.
+
+        Raises:
+            ValueError: it can be asked by none; the message has the variable that says so, not its value, which may
+                hold a password.
+        """
         proxy = self.by_scheme.get(origin.scheme)
         if proxy is None or _is_loopback(origin.host) or any(_covers(each, origin) for each in self.direct):
             return None
+        if isinstance(proxy, Unusable):
+            raise ValueError(  # noqa: TRY004 - a value of the environment's
+                f"{proxy.variable} names no HTTP proxy: expected http://[user:password@]host:port"
+            )
         return proxy
 
 
 NO_PROXIES = Proxies()
 
 
-def _proxy(value: str, variable: str) -> Proxy:
+def _proxy(value: str, variable: str) -> Proxy | Unusable:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname, parts.port or _DEFAULT_PORT
     except ValueError:
         host = port = None
     if not host or not port or parts.scheme != "http":
-        raise ValueError(f"{variable} names no HTTP proxy: expected http://[user:password@]host:port")
+        return Unusable(variable)
     authorization = None
     if parts.username is not None:
         user = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -41,6 +41,10 @@ def test_a_vendor_of_the_catalogue_is_whole(name: str) -> None:
             "/openai/deployments/gpt-5/chat/completions?api-version=2024-10-21",
         ),
         ("azure", "/openai", "2024-10-21", "/v1/responses?x=1", "/openai/responses?x=1&api-version=2024-10-21"),
+        (
+            "azure", "", "2024-10-21", "/v1/embeddings?api-version=2020-01-01&a=b",
+            "/openai/deployments/gpt-5/embeddings?a=b&api-version=2024-10-21",
+        ),
         ("gemini", "/v1beta/openai", None, "/v1/chat/completions", "/v1beta/openai/chat/completions"),
         ("openrouter", "/api/v1", None, "/v1/chat/completions", "/api/v1/chat/completions"),
         ("ollama", "/v1", None, "/v1/embeddings", "/v1/embeddings"),

@@ -1,4 +1,4 @@
-"""Keys of one name, of which one took another's place: the limits of those in force hold, whatever became of the rest."""
+"""Keys of one name, of which one took another's place: the limits of those in force hold."""
 
 import json
 

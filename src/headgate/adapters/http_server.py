@@ -327,7 +327,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def swept(self) -> None:
-        """Close where for some sweeps in a row no call came, no whole head, little of a body, or no answer was taken."""
+        """Close where for some sweeps in a row no call came, no whole head, little of a body, or no answer was read."""
         last = self._pipeline[-1] if self._pipeline else self._call
         if last is None:
             self._sweeps += 1

@@ -323,17 +323,14 @@ class HostPool:
         return connection
 
     async def _shake_hands(self, connection: Connection, dialed: socket.socket, timeouts: Timeouts) -> None:
-        try:
-            async with asyncio.timeout(timeouts.tls_s):
-                await self._loop.create_connection(
-                    lambda: connection,
-                    sock=dialed,
-                    ssl=self._tls,
-                    server_hostname=self._origin.host if self._tls else None,
-                )
-        except BaseException:
-            dialed.close()
-            raise
+        # From here on the socket is the loop's, which closes it with the transport, whatever goes wrong.
+        async with asyncio.timeout(timeouts.tls_s):
+            await self._loop.create_connection(
+                lambda: connection,
+                sock=dialed,
+                ssl=self._tls,
+                server_hostname=self._origin.host if self._tls else None,
+            )
 
     def _not_sent(self, why: Why, what: str, started_s: float) -> NotSent:
         return NotSent(self._label, why, what, elapsed_s=self._loop.time() - started_s)

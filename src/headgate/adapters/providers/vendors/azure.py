@@ -17,6 +17,7 @@ _OF_DEPLOYMENTS = ("/chat/completions", "/completions", "/embeddings")
 _UNDATED = "/openai/v1"
 _DATED = "/openai"
 _DOTS_OF_TOKEN = 2
+_VERSION = "api-version="
 
 _key = named_header(b"api-key")
 
@@ -37,8 +38,9 @@ def _target(place: Place, target: str, model: str) -> str:
     base = place.path.removesuffix("/v1") or _DATED
     if path in _OF_DEPLOYMENTS:
         path = f"/deployments/{quote(model, safe='')}{path}"
-    version = f"api-version={quote(place.api_version, safe='')}"
-    return f"{base}{path}?{query}&{version}" if query else f"{base}{path}?{version}"
+    # The account's version holds, whatever a client that knows Azure says.
+    said = [word for word in query.split("&") if word and not word.startswith(_VERSION)]
+    return f"{base}{path}?{'&'.join([*said, _VERSION + quote(place.api_version, safe='')])}"
 
 
 AZURE = Vendor(

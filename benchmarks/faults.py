@@ -10,6 +10,7 @@ thought of it counts.
 """
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -238,6 +239,8 @@ def run(options: Options) -> Result:
         f"{'lost rows':>11}{'held':>6}{'files':>7}{'MiB':>6}{'tokens':>10}"
     )
     found = {}
+    # asyncio warns of each piece that the provider sends to a gateway that was killed.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     chosen = list(FAULTS.items())[:: 2 if options.quick else 1]
     for name, inject in chosen:
         found[name] = asyncio.run(_scene(name, inject, QUICK if options.quick else 1.0, options))
@@ -260,7 +263,7 @@ def run(options: Options) -> Result:
 async def _scene(
     name: str, inject: Callable[[Scene], Awaitable[None]], scale: float, options: Options
 ) -> dict[str, Any]:
-    settings = ProviderSettings(latency=Latency(0.01, 20.0, 0.0), deltas_per_stream=400)
+    settings = ProviderSettings(latency=Latency(0.01, 20.0, 0.0), deltas_per_stream=40)
     provider = SimulatedProvider(settings)
     with tempfile.TemporaryDirectory(prefix="headgate-faults-") as place:
         folder = Path(place)

@@ -152,6 +152,11 @@ def test_an_account_says_what_its_vendor_needs(load: Callable[[str], object]) ->
     assert account.account.models == ("anthropic.claude-*", "*.anthropic.claude-*", "claude-sonnet-4-5")  # type: ignore[attr-defined]
     assert account.account.counts == "bedrock"  # type: ignore[attr-defined]
     assert account.base_url == "https://bedrock-mantle.us-east-1.api.aws/anthropic"  # type: ignore[attr-defined]
+    azure = 'provider = "azure"\nbase_url = "https://n.openai.azure.com"\napi_key = "env:KEY"\n'
+    named = load(azure + 'names = { "gpt-5" = "d" }')
+    assert named.account.models == ("gpt-5",)  # type: ignore[attr-defined]
+    gemini = load('provider = "gemini"\nbase_url = "https://proxy.example/v1"\napi_key = "env:KEY"')
+    assert "gemini-*" in gemini.account.models  # type: ignore[attr-defined]
     assert load('provider = "ollama"').api_key is None  # type: ignore[attr-defined]
     assert load('provider = "azure"\nbase_url = "https://n.openai.azure.com"\napi_key = "env:KEY"').account.models == (
         "*",

@@ -125,7 +125,7 @@ def test_a_key_is_replaced_by_one_like_it(config, capsys, monkeypatch, grace):
     ("name", "grace", "told"),
     [
         ("nobody", None, "no key named 'nobody' is in force"),
-        ("ci", "31d", "expected at most 2592000 s"),
+        ("ci", "31d", "expected at most 30 days"),
         ("ci", "soon", "'soon' is no length of time"),
     ],
 )

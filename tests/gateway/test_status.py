@@ -86,7 +86,7 @@ def test_the_command_prints_it_and_says_where_no_gateway_answers(with_stack, tmp
         text = await asyncio.to_thread(printed, stack.url, as_json=False)
         assert text.startswith(f"{stack.url}  headgate ")
         assert "calls: 0 on their way, 0 waiting\n" in text
-        assert "last hour: 1 requests, 0 failed, 0 refused, $0." in text
+        assert "last hour: requests 1, attempts that failed 0, calls refused 0, $0." in text
         assert "account:claude requests/min" in text
         shape = json.loads(await asyncio.to_thread(printed, stack.url, as_json=True))
         assert shape["last_hour"]["requests"] == 1

@@ -69,7 +69,7 @@ def create_key(config_path: Path | None, wishes: KeyWishes, *, as_json: bool) ->
 
     async def add(keys: Keys) -> None:
         if any(key.name == wishes.name and in_force(key, now_s) for key in await keys.all()):
-            raise CallerError(f"there is a key named {wishes.name!r} already; revoke it first, or take another name")
+            raise CallerError(f"there is a key named {wishes.name!r}; rotate it, revoke it, or take another name")
         await keys.add([new.stored])
 
     _with_keys(config, add)
@@ -181,9 +181,10 @@ def revoke_key(config_path: Path | None, id_or_name: str) -> None:
         chosen = [key for key in await keys.all() if id_or_name in (key.id, key.name)]
         return sum([await keys.revoke(key.id) for key in chosen])
 
-    if not _with_keys(read_config(config_path, credentials=False), revoke):
+    ended = _with_keys(read_config(config_path, credentials=False), revoke)
+    if not ended:
         raise CallerError(f"no key {id_or_name!r} is in force; see `headgate keys list`")
-    _say(f"revoked {id_or_name}")
+    _say(f"revoked {id_or_name}" + (f": {ended} keys of this name" if ended > 1 else ""))
 
 
 def _with_keys(config: Config, act: Callable[[Keys], Awaitable[T]], *, make: bool = True) -> T:

@@ -55,21 +55,26 @@ def show_status(config_path: Path | None, gateway: str | None, *, as_json: bool)
 
 def _show(url: str, told: Mapping[str, Any]) -> None:
     from headgate.cli.tables import print_table  # noqa: PLC0415 - heavy
-    from headgate.cli.wording import limit_text, per_text, share_text, usd_text  # noqa: PLC0415 - as the others
+    from headgate.cli.wording import amount_text, limit_text, per_text, share_text, usd_text  # noqa: PLC0415 - as the others
 
     calls, hour, process = told["calls"], told["last_hour"], told["process"]
     _say(f"{url}  headgate {told['version']}")
     if process is not None:
         up_s = _instant_s(told["at"]) - _instant_s(process["since"])
         _say(
-            f"process {process['pid']}: up {_span(up_s)}, {process['memory_bytes'] / 2**20:.0f} MiB, "
+            f"{_who(told, process)}: up {_span(up_s)}, {process['memory_bytes'] / 2**20:.0f} MiB, "
             f"{process['cpu_s']:.1f} s of CPU, {process['open_files']} files"
         )
+        for each in told.get("workers", ()):
+            up_s = _instant_s(told["at"]) - _instant_s(each["since"])
+            _say(f"  process {each['pid']}: up {_span(up_s)}, {each['memory_bytes'] / 2**20:.0f} MiB")
+    for worker in told.get("unanswered", ()):
+        _say(f"  {worker} did not answer: its calls and figures are missing here")
     waits = f", the longest for {_span(calls['longest_wait_s'])}" if calls["waiting"] else ""
     _say(f"calls: {calls['in_flight']:,} on their way, {calls['waiting']:,} waiting{waits}")
     _say(
-        f"last hour: {hour['requests']:,} requests, {hour['failed']:,} failed, {hour['refused']:,} refused, "
-        f"{usd_text(hour['cost_micro_usd'])}"
+        f"last hour: requests {hour['requests']:,}, attempts that failed {hour['failed']:,}, "
+        f"calls refused {hour['refused']:,}, {usd_text(hour['cost_micro_usd'])}"
         + (f" and {hour['unknown_cost']:,} without a known price" if hour["unknown_cost"] else "")
     )
     _say("")
@@ -87,7 +92,7 @@ def _show(url: str, told: Mapping[str, Any]) -> None:
             [
                 limit_text(each["scope"], None, each["dimension"]) + per_text(each["per"]),
                 share_text(each["share"]),
-                f"{each['free']:,}",
+                amount_text(each["dimension"], each["free"]),
             ]
             for each in told["tightest"]
         ]
@@ -99,6 +104,11 @@ def _show(url: str, told: Mapping[str, Any]) -> None:
         print_table(
             columns, [[each["host"], *(f"{each[word]:,}" for word in words)] for each in told["connections"]], names=1
         )
+
+
+def _who(told: Mapping[str, Any], process: Mapping[str, Any]) -> str:
+    workers = told.get("workers", ())
+    return f"{len(workers)} processes" if workers else f"process {process['pid']}"
 
 
 def _instant_s(text: str) -> float:

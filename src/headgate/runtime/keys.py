@@ -193,7 +193,9 @@ class Keys:
             CallerError: no key of this name is in force, or `grace_s` is longer than `MOST_GRACE_S`.
         """
         if not 0 <= grace_s <= MOST_GRACE_S:
-            raise CallerError(f"a grace of {grace_s:.0f} s is too long; expected at most {MOST_GRACE_S:.0f} s")
+            raise CallerError(
+                f"a grace of {grace_s / 86_400:g} days is too long; expected at most {MOST_GRACE_S / 86_400:g} days"
+            )
         now_s = self._clock.now_s()
         old = [key for key in await self._store.all() if key.name == name and in_force(key, now_s)]
         if not old:

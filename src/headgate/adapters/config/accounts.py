@@ -54,8 +54,9 @@ def read_account(table: Table, environ: Mapping[str, str]) -> ConfiguredAccount:
     address = table.take("base_url", base_url, vendor.base_url or vendor.address, required=needs_address)
     names: tuple[tuple[str, str], ...] = table.take("names", _names, ())
     usual = usual_models(vendor, address)
-    # What it calls by names of its own it serves under the names that calls use.
-    called = usual if usual == ("*",) else (*usual, *(word for word, _own in names if word not in usual))
+    # What it calls by names of its own it serves under the names that calls use; whoever serves anything, only that.
+    called = tuple(word for word, _own in names if word not in usual)
+    called = (usual if usual != ("*",) or not called else ()) + called
     version = table.take("api_version", _version, None)
     if version is not None and not vendor.takes_version:
         table.problem("api_version", f'{vendor.name} has none; it is for provider = "azure"')

@@ -83,6 +83,7 @@ class AccountProvider:
         self.vendor = vendor
         self._place = Place(path.decode("ascii").rstrip("/"), api_version)
         self._names = dict(names)
+        self._asked_as = {own: asked for asked, own in names.items()}
         write = credential or vendor.credential
         self._credential = [write(api_key)] if api_key is not None else []
         self._adds_oauth_beta = api_key is not None and vendor.name == "anthropic" and anthropic.is_oauth(api_key)
@@ -134,6 +135,7 @@ class AccountProvider:
                 request_id_header=vendor.request_id_header,
                 hides_usage=hides_usage,
                 read_notices=vendor.read_notices,
+                asked_as=self._asked_as,
             )
 
         if self._compression is not None and request.upload is None and self._compression.takes(body):

@@ -4,7 +4,7 @@ One rule: all that arrives goes on, but for half an event before a break; what i
 It retries and settles nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from http import HTTPStatus
@@ -41,12 +41,18 @@ class AccountAnswer:
     """
 
     __slots__ = (
-        *("_ended", "_meter", "_read_notices", "_reply", "_request_id", "_unread"),
+        *("_asked_as", "_ended", "_meter", "_read_notices", "_reply", "_request_id", "_unread"),
         *("failure", "headers", "status"),
     )
 
     def __init__(
-        self, reply: Reply, headers: Headers, meter: Meter, request_id: str | None, read_notices: ReadNotices
+        self,
+        reply: Reply,
+        headers: Headers,
+        meter: Meter,
+        request_id: str | None,
+        read_notices: ReadNotices,
+        asked_as: Mapping[str, str],
     ) -> None:
         """Stand for a reply whose head is there."""
         self.status = reply.status
@@ -56,6 +62,7 @@ class AccountAnswer:
         self._meter = meter
         self._read_notices = read_notices
         self._request_id = request_id
+        self._asked_as = asked_as
         self._unread: list[bytes] = []
         self._ended = False
 
@@ -71,8 +78,9 @@ class AccountAnswer:
 
     @property
     def model_served(self) -> str | None:
-        """The model that answered."""
-        return self._meter.reading.model
+        """The model that answered, by the name that calls use where the account has one of its own for it."""
+        model = self._meter.reading.model
+        return self._asked_as.get(model, model) if self._asked_as and model is not None else model
 
     @property
     def finish(self) -> str | None:
@@ -149,7 +157,7 @@ class AccountAnswer:
 class Sending:
     """One call's context manager; a class, because a generator's costs three times as much on the hot path."""
 
-    __slots__ = ("_answer", "_call", "_endpoint", "_hides_usage", "_read_notices", "_request_id_header")
+    __slots__ = ("_answer", "_asked_as", "_call", "_endpoint", "_hides_usage", "_read_notices", "_request_id_header")
 
     def __init__(
         self,
@@ -159,8 +167,13 @@ class Sending:
         request_id_header: bytes,
         hides_usage: bool,
         read_notices: ReadNotices,
+        asked_as: Mapping[str, str],
     ) -> None:
-        """Wrap the client's call; `hides_usage` when the body asks for a chunk that the client did not."""
+        """Wrap the client's call; `hides_usage` when the body asks for a chunk that the client did not.
+
+        `asked_as` has the names that calls use of models by those that the account uses.
+        """
+        self._asked_as = asked_as
         self._call = call
         self._endpoint = endpoint
         self._request_id_header = request_id_header
@@ -198,7 +211,7 @@ class Sending:
             hides_usage=hides_usage,
         )
         headers = _passed_on(reply.headers, without_length=hides_usage)
-        answer = AccountAnswer(reply, headers, meter, request_id, self._read_notices)
+        answer = AccountAnswer(reply, headers, meter, request_id, self._read_notices, self._asked_as)
         if not ok:
             await answer.read_error()
         return answer

@@ -24,11 +24,14 @@ CREDENTIALS: Mapping[str, Credential] = {
 }
 """How an account's key goes, where its owner says so: other servers that speak a dialect want it elsewhere."""
 
+_SPOKEN_BY_OTHERS = frozenset({"anthropic", "openai"})
+"""Whose name stands for whoever speaks the dialect, at an address of their own."""
+
 
 def usual_models(vendor: Vendor, base_url: str) -> tuple[str, ...]:
     """Give the models that an account serves where nobody says: a vendor its own, who else speaks its dialect any."""
-    own = vendor.base_url is None or _place(base_url) == _place(vendor.base_url)
-    return vendor.models if own else ("*",)
+    is_elsewhere = vendor.base_url is not None and _place(base_url) != _place(vendor.base_url)
+    return ("*",) if is_elsewhere and vendor.name in _SPOKEN_BY_OTHERS else vendor.models
 
 
 def _place(base_url: str) -> str:

@@ -203,8 +203,8 @@ def test_events_for_one_that_died_end_at_once_and_never_reach_the_one_started_in
         seen = asyncio.Queue()
         following = asyncio.create_task(follow(anew, "key", seen))
         assert await begun.get() == "key"
-        for who in more:
-            more[who].set()
+        for each in more.values():
+            each.set()
         assert await seen.get() == "what key may see"
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -149,21 +149,26 @@ class Parent:
     # --- starting and ending
 
     async def _keep(self, number: int) -> None:
-        """Run a worker, and another in its place when it ends, until they end too soon too often."""
-        ends = 0
+        """Run a worker, and another in its place when it ends or cannot be started, until that was too often."""
+        loop, ends = asyncio.get_running_loop(), 0
         while not self._stopping.is_set():
-            worker = await self._start(number)
-            code = await worker.process.wait()
-            self._workers.pop(number, None)
-            self._handing.remove(number)
-            worker.connections.close()
+            began_s, code, was_ready = loop.time(), 1, False
+            try:
+                worker = await self._start(number)
+            except OSError as error:  # too many processes or open files, or no memory: it may pass
+                how = f"worker {number} could not be started ({error})"
+            else:
+                began_s, code = worker.began_s, await worker.process.wait()
+                was_ready = worker.ready.is_set()
+                how = f"worker {number} (process {worker.process.pid}) {_how(code)}"
+                self._workers.pop(number, None)
+                self._handing.remove(number)
+                worker.connections.close()
             if self._stopping.is_set():
                 return
-            how = f"worker {number} (process {worker.process.pid}) {_how(code)}"
-            if not self._have_served and not worker.ready.is_set():
+            if not self._have_served and not was_ready:
                 raise NotStartedError(how, code)
-            lived_s = asyncio.get_running_loop().time() - worker.began_s
-            ends = 1 if lived_s > SOUND_S else ends + 1
+            ends = 1 if loop.time() - began_s > SOUND_S else ends + 1
             pause_s = pause_after_s(ends)
             if pause_s is None:
                 log.error("%s, %d times in a row: it stays down, and the others go on", how, ends)
@@ -172,9 +177,10 @@ class Parent:
             await self._or_stopped(asyncio.sleep(pause_s))
 
     async def _start(self, number: int) -> _Worker:
-        messages, its_messages = socket.socketpair()
-        connections, its_connections = socket.socketpair()
-        with its_messages, its_connections:
+        """Start a worker; raises OSError, and keeps nothing open then."""
+        with ExitStack() as ours:
+            messages, its_messages = map(ours.enter_context, socket.socketpair())
+            connections, its_connections = map(ours.enter_context, socket.socketpair())
             theirs = (its_messages.fileno(), its_connections.fileno())
             arguments = map(str, (number, len(self._numbers), *theirs))
             process = await asyncio.create_subprocess_exec(
@@ -183,8 +189,13 @@ class Parent:
                 stdin=subprocess.DEVNULL,
                 pass_fds=theirs,
             )
-        worker = self._workers[number] = _Worker(process, connections, asyncio.get_running_loop().time())
-        await self._board.connect(number, messages)
+            ours.callback(process.kill)
+            worker = self._workers[number] = _Worker(process, connections, asyncio.get_running_loop().time())
+            ours.callback(self._workers.pop, number)
+            await self._board.connect(number, messages)
+            ours.pop_all()
+        its_messages.close()
+        its_connections.close()
         return worker
 
     async def _wait_ready(self, keeping: Sequence[asyncio.Task[None]]) -> None:

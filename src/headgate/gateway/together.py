@@ -227,20 +227,21 @@ def streams_of(gateway: App) -> dict[str, Callable[[Any], AsyncIterator[bytes]]]
 
     async def events(asked: Any) -> AsyncIterator[bytes]:
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-        status = 0
+        status, is_read = 0, True
 
         async def send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif status == _OK:
+            elif status == _OK and is_read:
                 await pieces.put(message.get("body", b""))
 
         async def run() -> None:
             try:
                 await gateway(unpacked(asked), _nobody_leaves, send)
-            finally:
-                await pieces.put(None)
+            except Exception:  # the boundary of a task: whoever reads hears of the end, and the log why
+                log.exception("events for another worker broke off")
+            await pieces.put(None)  # not in `finally`: one who reads no more leaves no room for it
 
         running = asyncio.create_task(run(), name="events for another worker")
         try:
@@ -248,6 +249,7 @@ def streams_of(gateway: App) -> dict[str, Callable[[Any], AsyncIterator[bytes]]]
                 # Comments are signs of life, of which each worker gives its own; the first says that it has begun.
                 yield b"" if piece.startswith(b":") else piece
         finally:
+            is_read = False
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 

@@ -105,8 +105,12 @@ class Switchboard:
         for task in self._working.values():
             task.cancel()
 
-    async def ask(self, to: int, word: str, body: Any = None, *, within_s: float = ANSWER_WITHIN_S) -> Any:
+    async def ask(
+        self, to: int, word: str, body: Any = None, *, within_s: float = ANSWER_WITHIN_S, or_never: bool = False
+    ) -> Any:
         """Ask a process, and give its answer.
+
+        `or_never`: what was asked is not to be done any more once nobody waits for it.
 
         Raises:
             UnansweredError: it does not answer in time, or has an error of its own.
@@ -119,7 +123,11 @@ class Switchboard:
             self._send(_Message(to, self.me, "ask", number, self._life, word, body))
             async with asyncio.timeout(within_s):
                 return await answer
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if or_never:
+                self._send(_Message(to, self.me, "stop", number, self._life))
+            if isinstance(error, asyncio.CancelledError):
+                raise
             raise UnansweredError(f"{_named(to)} did not answer within {within_s:g} s") from None
         finally:
             del self._asked[number]

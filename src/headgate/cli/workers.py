@@ -100,7 +100,8 @@ class Parent:
         self._all_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._changer: int | None = None
+        self._changer: tuple[int, int] | None = None
+        """Which worker changes something, and which of its changes that is."""
         self._change_bound: asyncio.TimerHandle | None = None
 
     async def serve(self, found: Sequence[socket.socket]) -> int:
@@ -293,36 +294,47 @@ class Parent:
         told = [each for each in done if not isinstance(each, Exception)]
         return [*(told[0] if told else answers[0][0]), *_late(done)]
 
-    async def _begin_change(self, number: int) -> bool:
+    async def _begin_change(self, asked: Any) -> bool:
         """Let a worker be the only one that changes something, if all are there to follow it."""
+        number, which = asked
+        change = (number, which)
         await self._changing.acquire()
-        self._changer = number
-        answers = await self._ask_all([each for each in self._ready if each != number], "here", None)
+        self._changer = change
+        try:
+            answers = await self._ask_all([each for each in self._ready if each != number], "here", None)
+        except asyncio.CancelledError:  # the worker has given up meanwhile
+            self._change_over(change)
+            raise
         faults = [each for each in answers if isinstance(each, Exception)]
         if faults:
-            self._lost(number)
+            self._change_over(change)
             raise _worst(faults)
-        self._change_bound = asyncio.get_running_loop().call_later(_CHANGE_BOUND_S, self._lost, number)
+        self._change_bound = asyncio.get_running_loop().call_later(_CHANGE_BOUND_S, self._change_over, change)
         return True
 
     async def _end_change(self, told: Any) -> bool:
         """Let all go by the scheduler that a worker has changed to, or (None) by what they did."""
-        number, scheduling = told
-        if self._changer != number:
+        number, which, scheduling = told
+        if self._changer != (number, which):
             raise UnansweredError("the change took too long, and the others did not follow it; make it again")
         if scheduling is not None:
             others = [each for each in self._ready if each != number]
             self._go_by([number, *others], text=self._in_force.text, scheduling=msgspec.convert(scheduling, Scheduling))
             _late(await self._ask_all(others, "schedule", scheduling))
-        self._lost(number)
+        self._change_over((number, which))
         return True
 
     def _lost(self, number: int) -> None:
-        """Let others change something: the change of a worker is made, or will not be."""
-        if self._changer == number:
+        if self._changer is not None and self._changer[0] == number:
+            self._change_over(self._changer)
+
+    def _change_over(self, change: tuple[int, int]) -> None:
+        """Let others change something: this change is made, or will not be."""
+        if self._changer == change:
             self._changer = None
             if self._change_bound is not None:
                 self._change_bound.cancel()
+                self._change_bound = None
             self._changing.release()
 
     def _go_by(self, workers: Sequence[int], *, text: str | None, scheduling: Scheduling) -> None:

@@ -128,3 +128,103 @@ def test_a_stream_that_nobody_reads_any_more_is_stopped():
             await stopped.wait()
 
     with_boards(test)
+
+
+async def started_in_place_of(board, middle, streams=None):
+    """Kill a process, and start another that has its number and counts from 1 again."""
+    for way in list(board._ways.values()):
+        way.transport.abort()
+    while middle.has(board.me):  # noqa: ASYNC110 - sockets set no event
+        await asyncio.sleep(0)
+    anew = Switchboard(board.me, ANSWERS, streams)
+    here, there = socket.socketpair()
+    await middle.connect(board.me, here)
+    await anew.connect(MIDDLE, there)
+    return anew
+
+
+def test_an_answer_to_one_that_died_is_not_given_to_the_one_started_in_its_place():
+    async def test(middle, one, other):
+        asked, answer = asyncio.Queue(), {"admin": asyncio.Event(), "key": asyncio.Event()}
+
+        async def what_may_be_seen(who):
+            asked.put_nowait(who)
+            try:
+                await answer[who].wait()
+            except asyncio.CancelledError:
+                await answer[who].wait()  # it cannot be ended at once, as what a thread does
+            return f"what {who} may see"
+
+        other.answers["see"] = what_may_be_seen
+        lost = asyncio.create_task(one.ask(2, "see", "admin", within_s=60))
+        assert await asked.get() == "admin"
+        anew = await started_in_place_of(one, middle)
+        with pytest.raises(UnansweredError):
+            await lost
+        seen = asyncio.create_task(anew.ask(2, "see", "key", within_s=60))
+        assert await asked.get() == "key"
+        answer["admin"].set()
+        assert await anew.ask(2, "echo", "what came before has arrived") == "what came before has arrived"
+        answer["key"].set()
+        assert await seen == "what key may see"
+        anew.close()
+
+    with_boards(test)
+
+
+def test_events_for_one_that_died_end_at_once_and_never_reach_the_one_started_in_its_place():
+    async def test(middle, one, other):
+        begun, ended = asyncio.Queue(), asyncio.Queue()
+        more = {"admin": asyncio.Event(), "key": asyncio.Event()}
+
+        async def events(who):
+            begun.put_nowait(who)
+            try:
+                while True:
+                    await more[who].wait()
+                    more[who].clear()
+                    yield f"what {who} may see"
+            finally:
+                ended.put_nowait(who)
+
+        other.streams["events"] = events
+
+        async def follow(board, who, found):
+            async with board.follow(2, "events", who) as pieces:
+                async for piece in pieces:
+                    found.put_nowait(piece)
+
+        lost = asyncio.create_task(follow(one, "admin", asyncio.Queue()))
+        assert await begun.get() == "admin"
+        anew = await started_in_place_of(one, middle)
+        async with asyncio.timeout(10):
+            await lost
+            assert await ended.get() == "admin", "nothing is told to one that died"
+        seen = asyncio.Queue()
+        following = asyncio.create_task(follow(anew, "key", seen))
+        assert await begun.get() == "key"
+        for each in more.values():
+            each.set()
+        assert await seen.get() == "what key may see"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        anew.close()
+
+    with_boards(test)
+
+
+def test_nobody_speaks_for_another():
+    async def test(middle, _one, other):
+        noted = []
+
+        async def note(body):
+            noted.append(body)
+
+        middle.answers["note"] = note
+        other.me = 1  # as it says
+        other.tell(MIDDLE, "note", "forged")
+        other.me = 2
+        await other.ask(MIDDLE, "note", "its own")
+        assert noted == ["its own"]
+
+    with_boards(test)

@@ -1,7 +1,10 @@
 """The answers of several workers made one: nothing is told twice, nothing is left out."""
 
 import msgspec
+import pytest
 
+from headgate.gateway import metrics
+from headgate.gateway.merged_metrics import SHARED
 from headgate.gateway.merging import MERGED, is_told_by_each, merge_accounts, merge_capacity
 
 
@@ -110,6 +113,31 @@ def test_metrics_add_gauges_up_label_counters_and_tell_the_stores_figures_once()
         'headgate_worker_answers{worker="3"} 1.0',
         'headgate_worker_answers{worker="2"} 0.0',
     ]
+
+
+PROCESS_COUNTERS = (
+    "headgate_provider_refusals",
+    "headgate_coalesced_calls",
+    "headgate_coalesced_saved_dollars",
+    "headgate_batched_calls",
+    "headgate_stalled_answers",
+    "headgate_upstream_opened",
+    "headgate_store_transactions",
+    "headgate_one_that_comes_later",
+)
+
+
+@pytest.mark.parametrize("name", PROCESS_COUNTERS)
+def test_what_each_process_counts_alone_is_told_of_each(name):
+    def told(value: int) -> bytes:
+        return f"# HELP {name}_total What\n# TYPE {name}_total counter\n{name}_total {value}.0\n".encode()
+
+    text = MERGED["/metrics"]({1: told(1), 2: told(5)}, ()).decode()
+    assert f'{name}_total{{worker="1"}} 1.0\n{name}_total{{worker="2"}} 5.0\n' in text
+
+
+def test_what_is_in_the_store_and_no_more_is_told_once():
+    assert {family.name for family in (*metrics._ledger(()), *metrics._limits(()))} == SHARED
 
 
 def test_what_each_worker_tells_of_learned_limits_is_told_once():

@@ -7,6 +7,7 @@ Run as `python -m headgate.cli.worker NUMBER WORKERS MESSAGES CONNECTIONS`, the 
 """
 
 import asyncio
+import itertools
 import signal
 import socket
 import sys
@@ -52,6 +53,7 @@ class Worker:
         self.me = me
         self.others: Sequence[int] = [each for each in range(1, workers + 1) if each != me]
         self._board = board
+        self._changes = itertools.count(1)
         self._reloading: asyncio.Task[list[str]] | None = None
         self._decision: asyncio.Future[None] | None = None
 
@@ -65,13 +67,17 @@ class Worker:
 
     async def change_scheduler(self, change: Callable[[], Awaitable[bool]]) -> None:
         """Change this worker's scheduler while nobody else changes anything, and let the others go by it."""
-        await self._board.ask(MIDDLE, "begin a change", self.me, within_s=CHANGE_WITHIN_S)
-        scheduling = None
+        which, scheduling = [self.me, next(self._changes)], None
+        try:
+            await self._board.ask(MIDDLE, "begin a change", which, within_s=CHANGE_WITHIN_S, or_never=True)
+        except BaseException:
+            self._board.tell(MIDDLE, "end a change", [*which, None])  # the word to begin may be on its way
+            raise
         try:
             if await change():
                 scheduling = msgspec.to_builtins(self._manager.scheduling)
         finally:
-            await self._board.ask(MIDDLE, "end a change", [self.me, scheduling], within_s=CHANGE_WITHIN_S)
+            await self._board.ask(MIDDLE, "end a change", [*which, scheduling], within_s=CHANGE_WITHIN_S)
 
     async def reload(self) -> list[str]:
         """Let all workers read the configuration again, or none."""

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -100,7 +100,8 @@ class Parent:
         self._all_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._changing = asyncio.Lock()
-        self._changer: int | None = None
+        self._changer: tuple[int, int] | None = None
+        """Which worker changes something, and which of its changes that is."""
         self._change_bound: asyncio.TimerHandle | None = None
 
     async def serve(self, found: Sequence[socket.socket]) -> int:
@@ -149,21 +150,26 @@ class Parent:
     # --- starting and ending
 
     async def _keep(self, number: int) -> None:
-        """Run a worker, and another in its place when it ends, until they end too soon too often."""
-        ends = 0
+        """Run a worker, and another in its place when it ends or cannot be started, until that was too often."""
+        loop, ends = asyncio.get_running_loop(), 0
         while not self._stopping.is_set():
-            worker = await self._start(number)
-            code = await worker.process.wait()
-            self._workers.pop(number, None)
-            self._handing.remove(number)
-            worker.connections.close()
+            began_s, code, was_ready = loop.time(), 1, False
+            try:
+                worker = await self._start(number)
+            except OSError as error:  # too many processes or open files, or no memory: it may pass
+                how = f"worker {number} could not be started ({error})"
+            else:
+                began_s, code = worker.began_s, await worker.process.wait()
+                was_ready = worker.ready.is_set()
+                how = f"worker {number} (process {worker.process.pid}) {_how(code)}"
+                self._workers.pop(number, None)
+                self._handing.remove(number)
+                worker.connections.close()
             if self._stopping.is_set():
                 return
-            how = f"worker {number} (process {worker.process.pid}) {_how(code)}"
-            if not self._have_served and not worker.ready.is_set():
+            if not self._have_served and not was_ready:
                 raise NotStartedError(how, code)
-            lived_s = asyncio.get_running_loop().time() - worker.began_s
-            ends = 1 if lived_s > SOUND_S else ends + 1
+            ends = 1 if loop.time() - began_s > SOUND_S else ends + 1
             pause_s = pause_after_s(ends)
             if pause_s is None:
                 log.error("%s, %d times in a row: it stays down, and the others go on", how, ends)
@@ -172,9 +178,10 @@ class Parent:
             await self._or_stopped(asyncio.sleep(pause_s))
 
     async def _start(self, number: int) -> _Worker:
-        messages, its_messages = socket.socketpair()
-        connections, its_connections = socket.socketpair()
-        with its_messages, its_connections:
+        """Start a worker; raises OSError, and keeps nothing open then."""
+        with ExitStack() as ours:
+            messages, its_messages = map(ours.enter_context, socket.socketpair())
+            connections, its_connections = map(ours.enter_context, socket.socketpair())
             theirs = (its_messages.fileno(), its_connections.fileno())
             arguments = map(str, (number, len(self._numbers), *theirs))
             process = await asyncio.create_subprocess_exec(
@@ -183,8 +190,13 @@ class Parent:
                 stdin=subprocess.DEVNULL,
                 pass_fds=theirs,
             )
-        worker = self._workers[number] = _Worker(process, connections, asyncio.get_running_loop().time())
-        await self._board.connect(number, messages)
+            ours.callback(process.kill)
+            worker = self._workers[number] = _Worker(process, connections, asyncio.get_running_loop().time())
+            ours.callback(self._workers.pop, number)
+            await self._board.connect(number, messages)
+            ours.pop_all()
+        its_messages.close()
+        its_connections.close()
         return worker
 
     async def _wait_ready(self, keeping: Sequence[asyncio.Task[None]]) -> None:
@@ -282,36 +294,47 @@ class Parent:
         told = [each for each in done if not isinstance(each, Exception)]
         return [*(told[0] if told else answers[0][0]), *_late(done)]
 
-    async def _begin_change(self, number: int) -> bool:
+    async def _begin_change(self, asked: Any) -> bool:
         """Let a worker be the only one that changes something, if all are there to follow it."""
+        number, which = asked
+        change = (number, which)
         await self._changing.acquire()
-        self._changer = number
-        answers = await self._ask_all([each for each in self._ready if each != number], "here", None)
+        self._changer = change
+        try:
+            answers = await self._ask_all([each for each in self._ready if each != number], "here", None)
+        except asyncio.CancelledError:  # the worker has given up meanwhile
+            self._change_over(change)
+            raise
         faults = [each for each in answers if isinstance(each, Exception)]
         if faults:
-            self._lost(number)
+            self._change_over(change)
             raise _worst(faults)
-        self._change_bound = asyncio.get_running_loop().call_later(_CHANGE_BOUND_S, self._lost, number)
+        self._change_bound = asyncio.get_running_loop().call_later(_CHANGE_BOUND_S, self._change_over, change)
         return True
 
     async def _end_change(self, told: Any) -> bool:
         """Let all go by the scheduler that a worker has changed to, or (None) by what they did."""
-        number, scheduling = told
-        if self._changer != number:
+        number, which, scheduling = told
+        if self._changer != (number, which):
             raise UnansweredError("the change took too long, and the others did not follow it; make it again")
         if scheduling is not None:
             others = [each for each in self._ready if each != number]
             self._go_by([number, *others], text=self._in_force.text, scheduling=msgspec.convert(scheduling, Scheduling))
             _late(await self._ask_all(others, "schedule", scheduling))
-        self._lost(number)
+        self._change_over((number, which))
         return True
 
     def _lost(self, number: int) -> None:
-        """Let others change something: the change of a worker is made, or will not be."""
-        if self._changer == number:
+        if self._changer is not None and self._changer[0] == number:
+            self._change_over(self._changer)
+
+    def _change_over(self, change: tuple[int, int]) -> None:
+        """Let others change something: this change is made, or will not be."""
+        if self._changer == change:
             self._changer = None
             if self._change_bound is not None:
                 self._change_bound.cancel()
+                self._change_bound = None
             self._changing.release()
 
     def _go_by(self, workers: Sequence[int], *, text: str | None, scheduling: Scheduling) -> None:

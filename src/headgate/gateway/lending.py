@@ -4,14 +4,14 @@ One rule: a key is made under its asker's, sees no more and ends no later; its s
 """
 
 from collections import Counter
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
 from headgate.core.errors import CallerError
 from headgate.core.scopes import MOST_NAME_CHARS, scope_name, unfit_name
 from headgate.gateway.asked import Asked, NothingThereError
-from headgate.gateway.operations import Instant, Operation
+from headgate.gateway.operations import Instant, Operation, Unanswered
 from headgate.gateway.parameters import rfc3339
 from headgate.runtime.keys import MOST_LENT_S, Holder
 
@@ -48,6 +48,7 @@ class LentKeysTold(TypedDict):
 
     under: str | None
     keys: list[LentKeyTold]
+    unanswered: NotRequired[Unanswered]
 
 
 class KeyEnded(TypedDict):
@@ -55,6 +56,7 @@ class KeyEnded(TypedDict):
 
     id: str
     ended: Literal[True]
+    unanswered: NotRequired[Unanswered]
 
 
 async def lend_keys(asked: Asked) -> LentKeysTold:

@@ -1,7 +1,7 @@
 """Metrics of several workers as one answer.
 
-One rule: what counts all processes is taken from the first; gauges of one process are added up; its counters keep the
-worker in a label, so that one that begins anew begins its own anew and no sum goes back.
+One rule: what is in the store is taken from the first; gauges of a process are added up; its counters keep the worker
+in a label, so that one that begins anew begins its own anew and no sum goes back. What is not known is a process's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,9 +11,14 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-_ADDED_UP = {"headgate_calls_in_flight", "headgate_calls_waiting"}
-_ALONE = ("headgate_provider_refusals", "headgate_store_", "process_")
-_CONNECTIONS = "headgate_upstream_"
+SHARED = frozenset(
+    f"headgate_{name}"
+    for name in (
+        *("attempts", "requests", "tokens", "cost_dollars", "unknown_cost", "wait_seconds"),
+        *("limit_amount", "limit_used", "limit_held", "limit_learned"),
+    )
+)
+"""What every worker tells the same of: the ledger's sums and the limits."""
 
 
 class _Found(Collector):
@@ -32,7 +37,7 @@ def merge_metrics(bodies: Mapping[int, bytes], unanswered: Sequence[str]) -> byt
             found = merged.get(family.name)
             if found is None:
                 found = merged[family.name] = Metric(family.name, family.documentation, family.type)
-            elif _is_shared(family):
+            elif family.name in SHARED:
                 continue
             _take(found, family, worker)
     up = GaugeMetricFamily("headgate_worker_answers", "Whether a worker answered just now", labels=["worker"])
@@ -47,8 +52,9 @@ def merge_metrics(bodies: Mapping[int, bytes], unanswered: Sequence[str]) -> byt
 
 def _take(found: Metric, family: Metric, worker: int) -> None:
     """Add what a worker tells of a family to what was found of it."""
-    adds = family.name in _ADDED_UP or (family.name.startswith(_CONNECTIONS) and family.type == "gauge")
-    own = {} if adds or _is_shared(family) else {"worker": str(worker)}
+    is_shared = family.name in SHARED
+    adds = not is_shared and family.type == "gauge" and family.name.startswith("headgate_")
+    own = {} if adds or is_shared else {"worker": str(worker)}
     for sample in family.samples:
         labels = {**sample.labels, **own}
         before = [at for at, each in enumerate(found.samples) if each.labels == labels] if adds else []
@@ -57,8 +63,3 @@ def _take(found: Metric, family: Metric, worker: int) -> None:
             found.samples[before[0]] = known._replace(value=known.value + sample.value)
         elif not sample.name.endswith("_created"):
             found.samples.append(sample._replace(labels=labels))
-
-
-def _is_shared(family: Metric) -> bool:
-    """Whether every worker tells the same of it: what is in the store."""
-    return family.name not in _ADDED_UP and not family.name.startswith((*_ALONE, _CONNECTIONS))

@@ -1,7 +1,7 @@
 """Workers together: what one process of several knows alone is asked of all, whichever of them a request reaches.
 
-One rule: who asks is identified by each worker anew, with the credentials that came, and each tells only what that one
-may see; a worker that does not answer is named. What all find in the store that they share is answered by one.
+One rule: who asks is identified before any other worker is troubled, and by each of them anew, with the credentials
+that came; each tells only what that one may see. One that does not answer is named. What is in the store, one tells.
 """
 
 import asyncio
@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Mutable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from headgate.adapters.providers.refusals import error_answer
 from headgate.adapters.switchboard import UnansweredError
@@ -33,7 +35,7 @@ FOLLOW_AGAIN_S = 0.5
 """After a worker's events have ended, how long until they are asked for again: it is started anew meanwhile."""
 
 BEGIN_WITHIN_S = 2.0
-_OK = 200
+_OK, _MADE = 200, 201
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -99,31 +101,35 @@ class Together:
             await self._merged(scope, receive, send)
         elif path == SCHEDULER_PATH and method == "PUT":
             await self._change_scheduler(scope, receive, send)
-        elif path.startswith(KEYS_PATH) and method in _CHANGES:
-            answer = await whole(self._gateway, scope, receive)
-            await self._of_others("forget keys", None)  # a key that has ended has ended everywhere before it is told
-            await _give(send, answer)
+        elif (path == KEYS_PATH or path.startswith(f"{KEYS_PATH}/")) and method in _CHANGES:
+            await self._change_keys(scope, receive, send)
         else:
             await self._gateway(scope, receive, send)
 
     async def _merged(self, scope: Message, receive: Receive, send: Send) -> None:
-        asked = packed(scope)
-        own, (told, missing) = await asyncio.gather(
-            whole(self._gateway, scope, receive), self._of_others("http", asked)
-        )
+        own = await whole(self._gateway, scope, receive)
         if own.status == _OK:  # what is refused here is refused by all
+            told, missing = await self._of_others("http", packed(scope))
             bodies = {self._siblings.me: own.body}
             for worker, (status, body) in told.items():
                 if status == _OK:
                     bodies[worker] = body
                 else:
                     missing.append(worker)
-            names = [f"worker {worker}" for worker in sorted(missing)]
+            names = _names(missing)
             # A page of many calls is milliseconds of work, for which no stream should stand still.
             own.body = await asyncio.to_thread(MERGED[scope["path"]], dict(sorted(bodies.items())), names)
-            kept = [(name, value) for name, value in own.headers if name != b"content-length"]
-            named = [(f"x-headgate-{UNANSWERED}".encode(), ", ".join(names).encode())] if names else []
-            own.headers = [*kept, *named, (b"content-length", b"%d" % len(own.body))]
+            _name_unanswered(own, names)
+        await _give(send, own)
+
+    async def _change_keys(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Lend or end keys: one that has ended has ended in all workers that answer before it is told."""
+        own = await whole(self._gateway, scope, receive)
+        if own.status in {_OK, _MADE}:
+            names = _names((await self._of_others("forget keys", None))[1])
+            if names:
+                own.body = msgspec.json.encode({**msgspec.json.decode(own.body), UNANSWERED: names})
+                _name_unanswered(own, names)
         await _give(send, own)
 
     async def _of_others(self, word: str, body: Any) -> tuple[dict[int, Any], list[int]]:
@@ -142,6 +148,11 @@ class Together:
         return told, [worker for worker in others if worker not in told]
 
     async def _change_scheduler(self, scope: Message, receive: Receive, send: Send) -> None:
+        # Whoever may not is refused before the body is read; whoever may gets no answer, for here the client has left.
+        own = await whole(self._gateway, scope, _has_left)
+        if own.status:
+            await _give(send, own)
+            return
         # Read before anybody waits for it: a slow client must not keep others from changing anything.
         try:
             body = await HttpExchange.of(scope, receive, send).body(MOST_CHANGE_BYTES)
@@ -149,7 +160,6 @@ class Together:
             return
         except BodyTooLargeError:
             body = bytes(MOST_CHANGE_BYTES + 1)  # for the gateway to refuse in its own words
-        own = Answer()
 
         async def change() -> bool:
             nonlocal own
@@ -227,20 +237,21 @@ def streams_of(gateway: App) -> dict[str, Callable[[Any], AsyncIterator[bytes]]]
 
     async def events(asked: Any) -> AsyncIterator[bytes]:
         pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-        status = 0
+        status, is_read = 0, True
 
         async def send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            elif status == _OK:
+            elif status == _OK and is_read:
                 await pieces.put(message.get("body", b""))
 
         async def run() -> None:
             try:
                 await gateway(unpacked(asked), _nobody_leaves, send)
-            finally:
-                await pieces.put(None)
+            except Exception:  # the boundary of a task: whoever reads hears of the end, and the log why
+                log.exception("events for another worker broke off")
+            await pieces.put(None)  # not in `finally`: one who reads no more leaves no room for it
 
         running = asyncio.create_task(run(), name="events for another worker")
         try:
@@ -248,6 +259,7 @@ def streams_of(gateway: App) -> dict[str, Callable[[Any], AsyncIterator[bytes]]]
                 # Comments are signs of life, of which each worker gives its own; the first says that it has begun.
                 yield b"" if piece.startswith(b":") else piece
         finally:
+            is_read = False
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
@@ -291,6 +303,17 @@ async def whole(gateway: App, scope: Mapping[str, Any], receive: Receive) -> Ans
     return answer
 
 
+def _names(workers: Sequence[int]) -> list[str]:
+    return [f"worker {worker}" for worker in sorted(workers)]
+
+
+def _name_unanswered(answer: Answer, names: Sequence[str]) -> None:
+    """Say in the head of an answer who did not, and how long its new body is."""
+    kept = [(name, value) for name, value in answer.headers if name != b"content-length"]
+    named = [(f"x-headgate-{UNANSWERED}".encode(), ", ".join(names).encode())] if names else []
+    answer.headers = [*kept, *named, (b"content-length", b"%d" % len(answer.body))]
+
+
 async def _give(send: Send, answer: Answer) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})
@@ -301,6 +324,10 @@ def _replayed(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+async def _has_left() -> Message:
+    return {"type": "http.disconnect"}
 
 
 async def _nobody_leaves() -> Message:

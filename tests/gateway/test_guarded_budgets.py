@@ -7,6 +7,8 @@ from contextlib import suppress
 import anthropic
 import openai
 import pytest
+from standing_keys import a_standing_key, bearing
+from test_reservations import WITH_ADMIN, ask
 
 from headgate.core.quantiles import RARE_SAMPLES
 
@@ -167,3 +169,52 @@ def test_not_a_byte_is_changed_where_nobody_asks_for_it_or_enough_is_left(with_s
         assert (total["output_tokens"], total["estimated"]) == (1_600, 0)
 
     with_stack(test, limits=BUDGET.format(amount, hold), app=provider)
+
+
+def test_the_budget_says_what_the_ledger_says_where_the_end_tells_of_a_prompt_that_was_cached(with_stack):
+    usage = {"prompt_tokens": 20_000, "completion_tokens": 400, "total_tokens": 20_400,
+             "prompt_tokens_details": {"cached_tokens": 19_000}}  # fmt: skip
+    last = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps({**OF_CHAT, "choices": [], "usage": usage}).encode()
+
+    async def test(stack):
+        _teach(stack)
+        asked = {"model": "gpt-5", "max_completion_tokens": 32_000, "stream": True,
+                 "messages": [{"role": "user", "content": "word " * 20_000}]}  # fmt: skip
+        status, _, _ = await stack.send("POST", "/v1/chat/completions", json.dumps(asked).encode())
+        assert status == 200
+        cost = (await stack.total())["cost_micro_usd"]
+        limits = (await stack.get("/api/v1/limits"))["limits"]
+        [(used, held)] = [(each["used"], each["held"]) for each in limits if each["scope"] == "account:gpt"]
+        assert (used, held) == (cost, 0)
+        assert cost > 0
+
+    budget = '[[limit]]\nscope = "account:*"\nusd_per_lifetime = 50\nhold = "guarded"\n'
+    with_stack(test, limits=budget, app=Endless(CHAT, 100, last))
+
+
+@pytest.mark.parametrize("is_planned_elsewhere", [False, True])
+def test_a_stream_leaves_alone_what_is_set_aside_for_others(with_stack, is_planned_elsewhere):
+    provider = Endless(MESSAGES)
+    wish = {"scope": "key:ci", "of": "account:claude", "dimension": "output_tokens", "amount": 2_000, "until": "1h"}
+
+    async def test(stack):
+        _teach(stack)
+        await a_standing_key(stack, "ci")
+        other = await a_standing_key(stack, "other")
+        status, made = await ask(stack, "POST", wish=wish)
+        assert status == 201, made
+        body = b'{"model":"claude-opus-4-6","max_tokens":32000,"stream":true,"messages":[]}'
+        sending = asyncio.create_task(stack.send("POST", "/v1/messages", body, bearing(other.secret)))
+        if is_planned_elsewhere:
+            planned = stack.house.manager._admission.planned
+            async with asyncio.timeout(10):
+                while not stack.house.manager.in_flight():  # noqa: ASYNC110 - who is admitted has no event
+                    await asyncio.sleep(0)
+            planned._serial, planned.standing = 0, ()
+        await sending
+        await provider.left.wait()
+        [row] = await stack.house.manager._ledger.attempts(None)
+        assert 900 <= row.usage.output_tokens <= 1_100
+
+    limits = '[[limit]]\nscope = "account:claude"\noutput_tokens_per_day = 3000\nhold = "guarded"\n'
+    with_stack(test, limits=limits, server=WITH_ADMIN, app=provider)

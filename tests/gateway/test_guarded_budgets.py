@@ -136,6 +136,36 @@ def test_a_chat_ends_with_length(with_stack):
     with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_chat_of_several_choices_ends_each_that_is_open_and_tells_its_usage_to_who_asked(with_stack, asks):
+    def chunk(index: int, reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": {"content": LETTERS[:32]}, "finish_reason": reason}
+        return b"data: %b\n\n" % json.dumps({**OF_CHAT, "choices": [choice]}).encode()
+
+    provider = Endless((chunk(0) + chunk(1) + chunk(2) + chunk(1, "stop"), chunk(0) + chunk(2)))
+
+    async def test(stack):
+        _teach(stack)
+        options = {"stream_options": {"include_usage": True}} if asks else {}
+        async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key="any", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model="gpt-5", max_completion_tokens=32_000, messages=[{"role": "user", "content": "hi"}], stream=True,
+                n=3, **options,
+            )  # fmt: skip
+            chunks = [chunk async for chunk in stream]
+        ends = [(each.index, each.finish_reason) for chunk in chunks for each in chunk.choices if each.finish_reason]
+        assert ends == [(1, "stop"), (0, "length"), (2, "length")]
+        told = [chunk.usage for chunk in chunks if chunk.usage is not None]
+        assert len(told) == asks
+        if asks:
+            assert (chunks[-1].choices, chunks[-1].usage) == ([], told[0])
+            assert told[0].completion_tokens > 400
+            assert told[0].total_tokens == told[0].prompt_tokens + told[0].completion_tokens
+        await _was_ended(stack, provider, "gpt")
+
+    with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
+
+
 def test_a_response_is_incomplete(with_stack):
     provider = Endless(RESPONSES)
 

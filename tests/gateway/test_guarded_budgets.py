@@ -7,6 +7,8 @@ from contextlib import suppress
 import anthropic
 import openai
 import pytest
+from standing_keys import a_standing_key, bearing
+from test_reservations import WITH_ADMIN, ask
 
 from headgate.core.quantiles import RARE_SAMPLES
 
@@ -134,6 +136,36 @@ def test_a_chat_ends_with_length(with_stack):
     with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
 
 
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_chat_of_several_choices_ends_each_that_is_open_and_tells_its_usage_to_who_asked(with_stack, asks):
+    def chunk(index: int, reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": {"content": LETTERS[:32]}, "finish_reason": reason}
+        return b"data: %b\n\n" % json.dumps({**OF_CHAT, "choices": [choice]}).encode()
+
+    provider = Endless((chunk(0) + chunk(1) + chunk(2) + chunk(1, "stop"), chunk(0) + chunk(2)))
+
+    async def test(stack):
+        _teach(stack)
+        options = {"stream_options": {"include_usage": True}} if asks else {}
+        async with openai.AsyncOpenAI(base_url=stack.url + "/v1", api_key="any", max_retries=0) as client:
+            stream = await client.chat.completions.create(
+                model="gpt-5", max_completion_tokens=32_000, messages=[{"role": "user", "content": "hi"}], stream=True,
+                n=3, **options,
+            )  # fmt: skip
+            chunks = [chunk async for chunk in stream]
+        ends = [(each.index, each.finish_reason) for chunk in chunks for each in chunk.choices if each.finish_reason]
+        assert ends == [(1, "stop"), (0, "length"), (2, "length")]
+        told = [chunk.usage for chunk in chunks if chunk.usage is not None]
+        assert len(told) == asks
+        if asks:
+            assert (chunks[-1].choices, chunks[-1].usage) == ([], told[0])
+            assert told[0].completion_tokens > 400
+            assert told[0].total_tokens == told[0].prompt_tokens + told[0].completion_tokens
+        await _was_ended(stack, provider, "gpt")
+
+    with_stack(test, limits=BUDGET.format(560, "guarded"), app=provider)
+
+
 def test_a_response_is_incomplete(with_stack):
     provider = Endless(RESPONSES)
 
@@ -167,3 +199,52 @@ def test_not_a_byte_is_changed_where_nobody_asks_for_it_or_enough_is_left(with_s
         assert (total["output_tokens"], total["estimated"]) == (1_600, 0)
 
     with_stack(test, limits=BUDGET.format(amount, hold), app=provider)
+
+
+def test_the_budget_says_what_the_ledger_says_where_the_end_tells_of_a_prompt_that_was_cached(with_stack):
+    usage = {"prompt_tokens": 20_000, "completion_tokens": 400, "total_tokens": 20_400,
+             "prompt_tokens_details": {"cached_tokens": 19_000}}  # fmt: skip
+    last = b"data: %b\n\ndata: [DONE]\n\n" % json.dumps({**OF_CHAT, "choices": [], "usage": usage}).encode()
+
+    async def test(stack):
+        _teach(stack)
+        asked = {"model": "gpt-5", "max_completion_tokens": 32_000, "stream": True,
+                 "messages": [{"role": "user", "content": "word " * 20_000}]}  # fmt: skip
+        status, _, _ = await stack.send("POST", "/v1/chat/completions", json.dumps(asked).encode())
+        assert status == 200
+        cost = (await stack.total())["cost_micro_usd"]
+        limits = (await stack.get("/api/v1/limits"))["limits"]
+        [(used, held)] = [(each["used"], each["held"]) for each in limits if each["scope"] == "account:gpt"]
+        assert (used, held) == (cost, 0)
+        assert cost > 0
+
+    budget = '[[limit]]\nscope = "account:*"\nusd_per_lifetime = 50\nhold = "guarded"\n'
+    with_stack(test, limits=budget, app=Endless(CHAT, 100, last))
+
+
+@pytest.mark.parametrize("is_planned_elsewhere", [False, True])
+def test_a_stream_leaves_alone_what_is_set_aside_for_others(with_stack, is_planned_elsewhere):
+    provider = Endless(MESSAGES)
+    wish = {"scope": "key:ci", "of": "account:claude", "dimension": "output_tokens", "amount": 2_000, "until": "1h"}
+
+    async def test(stack):
+        _teach(stack)
+        await a_standing_key(stack, "ci")
+        other = await a_standing_key(stack, "other")
+        status, made = await ask(stack, "POST", wish=wish)
+        assert status == 201, made
+        body = b'{"model":"claude-opus-4-6","max_tokens":32000,"stream":true,"messages":[]}'
+        sending = asyncio.create_task(stack.send("POST", "/v1/messages", body, bearing(other.secret)))
+        if is_planned_elsewhere:
+            planned = stack.house.manager._admission.planned
+            async with asyncio.timeout(10):
+                while not stack.house.manager.in_flight():  # noqa: ASYNC110 - who is admitted has no event
+                    await asyncio.sleep(0)
+            planned._serial, planned.standing = 0, ()
+        await sending
+        await provider.left.wait()
+        [row] = await stack.house.manager._ledger.attempts(None)
+        assert 900 <= row.usage.output_tokens <= 1_100
+
+    limits = '[[limit]]\nscope = "account:claude"\noutput_tokens_per_day = 3000\nhold = "guarded"\n'
+    with_stack(test, limits=limits, server=WITH_ADMIN, app=provider)

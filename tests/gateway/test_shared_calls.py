@@ -7,6 +7,7 @@ import anthropic
 import pytest
 from standing_keys import a_standing_key, bearing
 
+from headgate.core.errors import StoreError
 from headgate.core.ledger import UsageQuery
 
 SAID = json.dumps(
@@ -153,3 +154,85 @@ def test_what_goes_wrong_is_told_to_all(with_stack):
         assert [(row.state, row.saved_micro_usd) for row in rows] == [("failed", None)] * 2
 
     with_stack(test, limits=SHARES, app=provider)
+
+
+class Failing:
+    """A ledger whose rows are begun, after which something happens, and finished, or not at first."""
+
+    def __init__(self, ledger, happens=lambda: None, fails: int = 0) -> None:
+        self._ledger, self._happens, self.fails = ledger, happens, fails
+
+    async def begin(self, row, when=None):
+        begun = await self._ledger.begin(row, when)
+        if row.shared_with is not None:
+            self._happens()
+            await asyncio.sleep(0)
+        return begun
+
+    async def finish(self, row):
+        if row.shared_with is not None and self.fails:
+            self.fails -= 1
+            raise StoreError("the disk is full")
+        return await self._ledger.finish(row)
+
+
+@pytest.mark.parametrize("trouble", ["its client leaves", "the store fails"])
+def test_a_shared_calls_row_gets_its_outcome_whatever_comes_between(with_stack, trouble):
+    provider = Patient()
+
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        tasks = await _sent(stack, [ci, ci])
+        settlements = stack.house.manager._calls._settlements
+        noting = asyncio.Event()
+
+        def happens() -> None:
+            noting.set()
+            if trouble == "its client leaves":
+                for task in asyncio.all_tasks():
+                    if task.get_name() == "noting":
+                        task.cancel()
+
+        kept = settlements._ledger
+        settlements._ledger = Failing(kept, happens, fails=trouble == "the store fails")
+        note = stack.house.manager.coalescing.note
+
+        async def noted(*args, **more):
+            asyncio.current_task().set_name("noting")
+            await note(*args, **more)
+
+        stack.house.manager.coalescing.note = noted
+        provider.may_answer.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait_for(noting.wait(), 10)
+        await settlements.close()
+        assert await stack.house.manager._calls.keep_unkept() == 0
+        rows = await kept.attempts(None)
+        assert sorted((row.state, row.shared_with is None) for row in rows) == [("done", False), ("done", True)]
+
+    with_stack(test, limits=SHARES, app=provider)
+
+
+@pytest.mark.parametrize("kind", [b"agent", b"session"])
+def test_nobody_waits_under_anothers_limits(with_stack, kind):
+    provider = Patient()
+
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+
+        def send(who: bytes, body: bytes) -> asyncio.Task:
+            headers = [*bearing(ci.secret), (b"x-headgate-" + kind, who)]
+            return asyncio.create_task(stack.send("POST", "/v1/messages", body, headers))
+
+        first = send(b"a", BODY + b" ")
+        await _until(lambda: provider.asked == 1)
+        second = send(b"a", BODY)  # waits for the one slot of its own
+        await _until(lambda: _waiting(stack) == 2)
+        other = send(b"b", BODY)
+        await _until(lambda: provider.asked == 2)
+        provider.may_answer.set()
+        answers = await asyncio.gather(first, second, other)
+        assert [status for status, _, _ in answers] == [200, 200, 200]
+
+    slots = f'[[limit]]\nscope = "{kind.decode()}:*"\nslots = 1\n'
+    with_stack(test, limits=SHARES + slots, app=provider)

@@ -68,6 +68,13 @@ class Window:
             return (serial, end_ns, used + actual, all_held, pending - held)
         return (serial, end_ns, used + actual, all_held - held, pending)
 
+    def grown(self, level: Level | None, more: int, token: int, now_ns: int) -> Level | None:
+        """Let a hold be so much larger where it was taken, whether that fits or not; None: that window is over."""
+        if level is None or level[0] != token or now_ns >= level[1]:
+            return None
+        serial, end_ns, used, held, pending = level
+        return (serial, end_ns, used, held + more, pending)
+
     def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:  # noqa: ARG002 - one face for all limits
         """Keep a lost hold as pending."""
         if level is None or level[0] != token:
@@ -173,6 +180,15 @@ class Rolling:
                 left = (all_held, pending - held) if lapsed else (all_held - held, pending)
                 slices[position] = (index, used + actual, *left)
         return _flat(slices)
+
+    def grown(self, level: Level | None, more: int, token: int, now_ns: int) -> Level | None:
+        """Let a hold be so much larger where it was taken, whether that fits or not; None: that slice has left."""
+        slices = self._live(level, now_ns)
+        for position, (index, used, held, pending) in enumerate(slices):
+            if index == token:
+                slices[position] = (index, used, held + more, pending)
+                return _flat(slices)
+        return None
 
     def lapse(self, level: Level | None, held: int, token: int, now_ns: int) -> Level:
         """Keep a lost hold as pending."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from headgate.adapters.providers.body import ask_for_usage
 from headgate.adapters.providers.call_head import CallHead
 from headgate.adapters.providers.early_end import EarlyEnd
 from headgate.adapters.providers.endpoints import Endpoint
@@ -83,13 +84,13 @@ async def relay_metered(
         ):
             await kept.end()
             if kept.is_begun:
-                await _go_on(ending, kept, manager, endpoint, carried)
+                await _go_on(ending, kept, manager, meant, carried)
             else:
-                await _pass_on(exchange, ending, manager, endpoint, carried, stream=True)
+                await _pass_on(exchange, ending, manager, meant, carried, stream=True)
             await ending.whole()
         return
     async with Ending(exchange) as ending, CancelledWithClient(exchange), manager.carry(call, request) as carried:
-        await _pass_on(exchange, ending, manager, endpoint, carried, stream=head.stream)
+        await _pass_on(exchange, ending, manager, meant, carried, stream=head.stream)
         await ending.whole()
 
 
@@ -171,7 +172,7 @@ def describe_call(
 
 
 async def _pass_on(
-    exchange: HttpExchange, ending: Ending, manager: Manager, endpoint: Endpoint, carried: Exchange, *, stream: bool
+    exchange: HttpExchange, ending: Ending, manager: Manager, meant: Meant, carried: Exchange, *, stream: bool
 ) -> None:
     answer, chunks = carried.answer, manager.read(carried)
     if not stream or answer.failure is not None:
@@ -183,15 +184,15 @@ async def _pass_on(
             await ending.hold(first[-1])
     else:
         await exchange.start(answer.status, own_head(manager, carried, None))
-    await _pass_body(ending, endpoint, carried, chunks, stream=stream)
+    await _pass_body(ending, meant, carried, chunks, stream=stream)
 
 
-async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, endpoint: Endpoint, carried: Exchange) -> None:
+async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, meant: Meant, carried: Exchange) -> None:
     """Pass an answer on behind a head and signs of life: what is no stream is told as an event of an error."""
     answer, chunks = carried.answer, manager.read(carried)
     if answer.failure is None and is_event_stream(answer):
         kept.begin_answer()
-        await _pass_body(ending, endpoint, carried, chunks, stream=True)
+        await _pass_body(ending, meant, carried, chunks, stream=True)
         return
     body = b"".join([chunk async for chunk in _bounded(chunks)])
     kept.begin_answer()
@@ -199,11 +200,11 @@ async def _go_on(ending: Ending, kept: KeptOpen, manager: Manager, endpoint: End
 
 
 async def _pass_body(
-    ending: Ending, endpoint: Endpoint, carried: Exchange, chunks: AsyncIterator[bytes], *, stream: bool
+    ending: Ending, meant: Meant, carried: Exchange, chunks: AsyncIterator[bytes], *, stream: bool
 ) -> None:
     answer, guard = carried.answer, carried.grant.guard
     if guard is not None and stream and is_event_stream(answer):
-        chunks = guarded(chunks, guard, answer, endpoint)
+        chunks = guarded(chunks, guard, answer, meant)
     try:
         async for chunk in chunks:
             # All is told with the last event or the last but one, so that no more than these are ever held.
@@ -218,18 +219,19 @@ async def _pass_body(
             raise
         carried.grant.failed(error.failure)
         kind: RefusalKind = "upstream_timeout" if is_late(error.failure) else "upstream_failed"
-        await ending.hold(error_event(endpoint, kind, str(error), request_id=carried.grant.call_id))
+        await ending.hold(error_event(meant.endpoint, kind, str(error), request_id=carried.grant.call_id))
 
 
 async def guarded(
-    chunks: AsyncIterator[bytes], guard: BudgetGuard, answer: Answer, endpoint: Endpoint
+    chunks: AsyncIterator[bytes], guard: BudgetGuard, answer: Answer, meant: Meant
 ) -> AsyncIterator[bytes]:
     """Give the pieces of a stream until its budget is spent.
 
     Raises:
         BudgetEndedError: it is; with the events that end the stream well.
     """
-    end = EarlyEnd(endpoint)
+    is_chat = meant.endpoint.name in ("chat", "completions")
+    end = EarlyEnd(meant.endpoint, tells_usage=is_chat and ask_for_usage(meant.body) is None)
     async for chunk in chunks:
         end.follow(chunk)
         yield chunk

@@ -1,7 +1,7 @@
 """Shared calls: one answer for all clients of a key that ask for the same thing at the same time.
 
-One rule: only what is the same byte for byte, from bearers of the same key, is shared; a stream never is. An answer
-that was shared says so.
+One rule: only what is the same byte for byte, from bearers of the same scopes, is shared, so that nobody waits or is
+refused under another's limits; a stream never is. An answer that was shared says so.
 """
 
 from hashlib import blake2b
@@ -26,10 +26,10 @@ _TELLING = (b"anthropic-", b"openai-", b"x-stainless-timeout", b"x-stainless-rea
 
 
 def identity_of(exchange: HttpExchange, scopes: Scopes, body: bytes) -> bytes:
-    """Give what calls have in common that can share an answer."""
+    """Give what calls have in common that can share an answer: what they ask, and every limit that they may meet."""
     named = sorted((name.lower(), value) for name, value in exchange.headers if name.lower().startswith(_TELLING))
     digest = blake2b(digest_size=32)
-    for part in (repr((scopes.key, scopes.team, scopes.run)), exchange.method, exchange.target, repr(named)):
+    for part in (repr(scopes.path()), exchange.method, exchange.target, repr(named)):
         digest.update(part.encode() + b"\n")
     digest.update(body)
     return digest.digest()

@@ -135,9 +135,9 @@ class Admission:
         # What was not sent gives back what was charged at its start too, and no wait reckons with that.
         self.nudge(limits, came_back=actual is None or actual.requests > 0)
 
-    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder) -> None:
+    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder, reads: Sequence[str] = ()) -> None:
         """Change what an attempt that goes on holds, by a step of the core's."""
-        if await self._reservations.change(attempt, limits, step):
+        if await self._reservations.change(attempt, limits, step, reads):
             self.nudge(limits, came_back=True)
 
     def nudge(self, limits: Sequence[Limit] | None = None, *, came_back: bool = False, but: Lane | None = None) -> None:

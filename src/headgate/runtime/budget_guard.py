@@ -13,6 +13,7 @@ from headgate.core.limits import Limit
 from headgate.core.quota import Reservation, units_of
 from headgate.core.usage import CHARGES, Counting, Usage
 from headgate.runtime.admission import Admission
+from headgate.runtime.planning import MOST_TRIES, PLANS, serial_of
 from headgate.runtime.streaming import Telling
 
 STEP_TOKENS = 64
@@ -87,16 +88,25 @@ class BudgetGuard:
         self._held = {name: (place, max(held, ahead[place] or 0)) for name, (place, held) in self._held.items()}
 
     async def _extended(self, so_far: Amounts, ahead: Amounts) -> Limit | None:
+        planned = self._admission.planned
         spent: Limit | None = None
+        is_known = True
 
         def step(
             limits: Sequence[Limit], levels: Mapping[str, Level], reserved: Reservation, now_s: float
         ) -> tuple[dict[str, Level], Reservation | None]:
-            nonlocal spent
-            changed, rest, spent = extend(limits, levels, reserved, so_far, ahead, now_s)
+            nonlocal spent, is_known
+            is_known = PLANS not in levels or serial_of(levels) == planned.serial
+            if not is_known:
+                return {}, reserved
+            changed, rest, spent = extend(limits, levels, reserved, so_far, ahead, now_s, planned.parts_of(limits))
             return changed, rest
 
-        await self._admission.change(self._attempt, self._limits, step)
+        for _ in range(MOST_TRIES):
+            await self._admission.change(self._attempt, self._limits, step, reads=(PLANS,))
+            if is_known:
+                break
+            await planned.refresh()  # another process has planned
         return spent
 
     def _charged(self, told: Usage, more: int) -> Amounts:

@@ -83,7 +83,7 @@ class Calls:
         self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for)
         self._warming = warming or Warming(clock)
         self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
-        self.coalescing = Coalescing(ledger, clock, owner)
+        self.coalescing = Coalescing(self._settlements, clock, owner)
         self._in_flight: dict[str, Grant] = {}
         self._taken: set[str] = set()
         self.refused_by_providers = 0

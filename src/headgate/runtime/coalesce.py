@@ -6,16 +6,15 @@ has a row of its own in the ledger, of which one alone has a cost. What is ident
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headgate.core.errors import CallerError, StoreError
 from headgate.core.ledger import Attempt
 from headgate.core.scopes import fit
 from headgate.core.usage import NO_USAGE
-from headgate.ports import Clock, Headers, LedgerStore
+from headgate.ports import Clock, Headers
 from headgate.runtime.grants import Call, Grant
+from headgate.runtime.settlements import Settlements
 
 MOST_SHARING = 1_000
 """Calls that wait for one answer; whoever comes then makes a call of its own."""
@@ -45,9 +44,9 @@ class _UnderWay:
 class Coalescing:
     """The calls of one process that others may share."""
 
-    def __init__(self, ledger: LedgerStore, clock: Clock, owner: str) -> None:
+    def __init__(self, settlements: Settlements, clock: Clock, owner: str) -> None:
         """Begin with none."""
-        self._ledger = ledger
+        self._settlements = settlements
         self._clock = clock
         self._owner = owner
         self._under_way: dict[bytes, _UnderWay] = {}
@@ -100,19 +99,16 @@ class Coalescing:
         )
         self.shared += saves
         self.saved_micro_usd += saved or 0
-        with suppress(StoreError, CallerError):  # its client has its answer in any case, and nothing was spent
-            await self._ledger.begin(row)
-            await self._ledger.finish(
-                replace(
-                    row,
-                    state=made.state,
-                    status=made.status,
-                    error_type=made.error_type,
-                    model_served=made.model_served,
-                    provider_request=made.provider_request,
-                    done_s=now_s,
-                )
-            )
+        ended = replace(
+            row,
+            state=made.state,
+            status=made.status,
+            error_type=made.error_type,
+            model_served=made.model_served,
+            provider_request=made.provider_request,
+            done_s=now_s,
+        )
+        await self._settlements.note(row, ended)
 
     def _ended(self, identity: bytes, task: "asyncio.Task[Answered]") -> None:
         self._forget(identity, task)

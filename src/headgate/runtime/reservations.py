@@ -305,11 +305,12 @@ class Reservations:
 
         return self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
 
-    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder) -> bool:
+    async def change(self, attempt: str, limits: Sequence[Limit], step: StepUnder, reads: Sequence[str] = ()) -> bool:
         """Change what an attempt holds by a step of the core's; False if nothing is held any more."""
         met = self._planned.with_parts(self._in_force(limits))
         now_s = self._clock.now_s()
-        return await self._change(self._hold_prefix + attempt, met, lambda found, held: step(met, found, held, now_s))
+        hold_name = self._hold_prefix + attempt
+        return await self._change(hold_name, met, lambda found, held: step(met, found, held, now_s), reads)
 
     async def renew(self, attempt: str, limits: Sequence[Limit]) -> bool:
         """Say that an attempt lives."""
@@ -412,7 +413,9 @@ class Reservations:
         limits = self._in_force(limits)
         return await self._change(hold_name, limits, lambda levels, reserved: change(limits, levels, reserved))
 
-    async def _change(self, hold_name: str, limits: Sequence[Limit], change: _Change) -> bool:
+    async def _change(
+        self, hold_name: str, limits: Sequence[Limit], change: _Change, reads: Sequence[str] = ()
+    ) -> bool:
         def step(records: _Records) -> _Whether:
             record = records.get(hold_name)
             if record is None:
@@ -423,7 +426,7 @@ class Reservations:
             self._left_by(levels)
             return {**levels, hold_name: rest}, True
 
-        return await self._store.transact(chain((hold_name,), map(_name_of, limits)), step)
+        return await self._store.transact(chain((hold_name, *reads), map(_name_of, limits)), step)
 
 
 def _unchanged(limits: Sequence[Limit]) -> Sequence[Limit]:

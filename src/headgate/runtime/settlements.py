@@ -19,6 +19,9 @@ from headgate.runtime.grants import Grant
 from headgate.runtime.taking import let_be
 from headgate.runtime.used import cost_of, used
 
+MOST_UNNOTED = 10_000
+"""Rows that are kept to be written later while the store fails; of what is beyond nothing is lost but the row."""
+
 
 class Settlements:
     """The settlements of one process."""
@@ -43,6 +46,7 @@ class Settlements:
         self._under_way = 0
         self._all_done = asyncio.Event()
         self._unkept: dict[str, Grant] = {}
+        self._unnoted: dict[str, tuple[Attempt, Attempt]] = {}
 
     async def settle(self, grant: Grant) -> None:
         """Settle and record an attempt that has ended; cancelled, it goes on, and `close` waits for it."""
@@ -69,7 +73,9 @@ class Settlements:
         """Try again to record what could not be recorded; give how many are left."""
         for grant in list(self._unkept.values()):
             await self._keep(grant)
-        return len(self._unkept)
+        for begun, ended in list(self._unnoted.values()):
+            await self._note(begun, ended)
+        return len(self._unkept) + len(self._unnoted)
 
     async def close(self) -> None:
         """Wait until all that has ended is settled and recorded, or could not be."""
@@ -105,6 +111,25 @@ class Settlements:
         if keeps_reserved(grant.counting):  # what was reserved at the start is not given back, failed calls count too
             return actual._replace(tokens=max(actual.tokens, grant.asked.expected.tokens))
         return actual
+
+    async def note(self, begun: Attempt, ended: Attempt) -> None:
+        """Record a call of which nothing is held, and that has ended; cancelled, that goes on, and `close` waits."""
+        await asyncio.shield(self.go_on(self._note(begun, ended), f"note {begun.id}"))
+
+    async def _note(self, begun: Attempt, ended: Attempt) -> None:
+        beginning, finishing = self._ledger.begin(begun), self._ledger.finish(ended)
+        try:
+            try:
+                with suppress(CallerError):  # tried again: it was begun
+                    await beginning
+                await finishing
+            finally:
+                let_be(finishing)
+        except StoreError:
+            if len(self._unnoted) < MOST_UNNOTED:
+                self._unnoted[begun.id] = begun, ended
+        else:
+            self._unnoted.pop(begun.id, None)
 
     async def note_refused(self, row: Attempt, limit: str) -> None:
         """Record that a call was not admitted: whoever wonders why its agents do nothing has to find it."""

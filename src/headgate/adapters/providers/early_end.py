@@ -20,9 +20,12 @@ _MOST_ITEMS = 1_000
 class EarlyEnd:
     """Follows one stream, event by event, to know how it could end at any time."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        """Begin before its first event."""
+    def __init__(self, endpoint: Endpoint, *, tells_usage: bool = False) -> None:
+        """Begin before its first event; `tells_usage` of a chat whose client asked for its usage at the end."""
         self._endpoint = endpoint
+        self._tells_usage = tells_usage
+        self._open_choices: dict[int, None] = {}
+        self._begun = False
         self._open_blocks: list[int] = []
         self._first: dict[str, Any] = {}
         self._items: list[Any] = []
@@ -50,10 +53,7 @@ class EarlyEnd:
             return b"".join([*stopped, _named(told), _named({"type": "message_stop"})])
         if self._endpoint.name == "responses":
             return self._incomplete(used)
-        choice: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "length"}
-        if self._endpoint.name == "completions":
-            choice = {"index": 0, "text": "", "logprobs": None, "finish_reason": "length"}
-        return b"data: %b\n\ndata: [DONE]\n\n" % msgspec.json.encode({**self._first, "choices": [choice]})
+        return self._with_length(used)
 
     def _take(self, data: dict[str, Any]) -> None:
         match data.get("type"):
@@ -65,10 +65,43 @@ class EarlyEnd:
                 self._first = fields_of(data.get("response"))
             case "response.output_item.done" if len(self._items) < _MOST_ITEMS:
                 self._items.append(data.get("item"))
-            case None if not self._first:
-                self._first = {name: value for name, value in data.items() if name not in ("choices", "usage")}
+            case None:
+                self._take_chunk(data)
         if isinstance(number := data.get("sequence_number"), int):
             self._sequence = number
+
+    def _take_chunk(self, data: dict[str, Any]) -> None:
+        if not self._first:
+            self._first = {name: value for name, value in data.items() if name not in ("choices", "usage")}
+        choices = data.get("choices")
+        for choice in map(fields_of, choices if isinstance(choices, list) else ()):
+            index = choice.get("index")
+            if not isinstance(index, int):
+                continue
+            self._begun = True
+            if choice.get("finish_reason") is not None:
+                self._open_choices.pop(index, None)
+            elif len(self._open_choices) < _MOST_ITEMS:
+                self._open_choices[index] = None
+
+    def _with_length(self, used: Usage) -> bytes:
+        text: dict[str, Any] = {"text": "", "logprobs": None} if self._endpoint.name == "completions" else {"delta": {}}
+        ends = [{"index": index, **text, "finish_reason": "length"} for index in self._open_choices]
+        if not self._begun:
+            ends = [{"index": 0, **text, "finish_reason": "length"}]
+        no_usage = {"usage": None} if self._tells_usage else {}
+        chunks = [{**self._first, "choices": [each], **no_usage} for each in ends]
+        if self._tells_usage:
+            prompt, output = used.prompt_tokens, used.output_tokens
+            told = {
+                "prompt_tokens": prompt,
+                "completion_tokens": output,
+                "total_tokens": prompt + output,
+                "prompt_tokens_details": {"cached_tokens": used.cache_read_tokens},
+                "completion_tokens_details": {"reasoning_tokens": used.reasoning_tokens},
+            }
+            chunks.append({**self._first, "choices": [], "usage": told})
+        return b"".join(b"data: %b\n\n" % msgspec.json.encode(chunk) for chunk in chunks) + b"data: [DONE]\n\n"
 
     def _incomplete(self, used: Usage) -> bytes:
         prompt, output = used.prompt_tokens, used.output_tokens

@@ -91,13 +91,12 @@ class Learning:
     # -- the life of a call ------------------------------------------------------------------------------------------
 
     def coming(self, account: str, model: str, limits: Sequence[Limit]) -> bool:
-        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` changed by that."""
+        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` are more now."""
         traffic = self._traffics.of(account, model)
         if not traffic.is_new:
             return False
         traffic.is_new = False
-        is_told = any(each[:2] in ((account, traffic.models), (account, "")) for each in self.limits.known)
-        if is_told or any(_is_of_account(limit) for limit in limits):
+        if any(_is_of_account(limit) for limit in limits):  # those that were learned, here or elsewhere, are among them
             return False
         traffic.begins = True
         now_s = self._clock.now_s()

@@ -80,3 +80,16 @@ def test_nobody_is_tried_where_nothing_changes_before_its_time_comes():
     assert turns.look_again_s == 50.0
     assert turns.next_few(lambda: [call], 4, 40.0, 0.1) == []
     assert turns.next_few(lambda: [call], 4, 50.0, 0.1) == [call]
+
+
+def test_one_that_is_due_before_the_next_may_be_tried_is_looked_for_no_sooner():
+    """A lane asked again and again at one instant: an endless loop in virtual time, a busy tenth of a second in real."""
+    turns: Turns[Waits] = Turns()
+    call = Waits(1)
+    turns.comes(call)
+    assert turns.next_few(lambda: [call], 4, 10.0, 0.1) == [call]
+    call.again_s = 10.05
+    turns.was_tried(call)
+    assert turns.next_few(lambda: [call], 4, 10.05, 0.1) == []
+    assert turns.look_again_s == 10.1
+    assert turns.next_few(lambda: [call], 4, turns.look_again_s, 0.1) == [call]

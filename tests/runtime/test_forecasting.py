@@ -343,6 +343,20 @@ def test_how_many_more_agents_fit() -> None:
     asyncio.run(check())
 
 
+def test_that_the_threads_of_a_key_which_name_no_agent_count_as_one_is_said() -> None:
+    """Thirty threads of one key were one agent that used thirty times as much, and nothing said so."""
+
+    async def told(names: Sequence[str | None]) -> str:
+        scene = Scene(Rate("", "account:main", "input_tokens", 100, 60, 100))
+        for name in names:
+            await scene.call(scene.clock.at_s - 600, scopes=MAIN._replace(agent=name))
+            await scene.call(scene.clock.at_s - 600, scopes=MAIN._replace(session=name))
+        return (await scene.forecasting.capacity(scene.views(), MAIN, MODEL)).assumed
+
+    assert "named neither agent nor session" in asyncio.run(told(["a", None]))
+    assert "named neither" not in asyncio.run(told(["a", "b"]))
+
+
 def test_a_rate_that_has_been_used_up_for_a_minute_has_nothing_to_spare() -> None:
     """The mean of a quarter of an hour said that most of it was free."""
 

@@ -58,12 +58,14 @@ class AgentNeed:
     """What one agent of the kind uses on average: units per second of work, and of slots how many at once.
 
     A dimension that is absent is unknown. `at_work` is the mean number of such agents that were measured, `per_call`
-    what one of their calls used on average.
+    what one of their calls used on average. With `some_unnamed` calls were among them that name no agent and no session:
+    all of a key's are taken for those of one agent, which may be many.
     """
 
     per_s: Mapping[Dimension, float]
     at_work: float = 0.0
     per_call: Mapping[Dimension, float] = field(default_factory=dict)
+    some_unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,11 @@ def _assumed(rooms: Sequence[Room], need: AgentNeed | None, unjudged: Sequence[s
             f"a new agent uses as much as one of those that were measured ({need.at_work:.2g} at work at a time), and "
             "these go on as they do"
         )
+        if need.some_unnamed:
+            said.append(
+                "some calls named neither agent nor session: all that a key makes so counts as one agent, so more of "
+                "them may fit than is told"
+            )
         said.append(f"rates and what never resets must bear it for {horizon_s:g} s, windows until they reset")
         if unjudged:
             said.append(f"not judged, for its use is unknown: {', '.join(map(level_text, unjudged))}")

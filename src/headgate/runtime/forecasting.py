@@ -308,7 +308,8 @@ class Forecasting:
             if rate is not None:
                 per_s[dimension] = rate
                 per_call[dimension] = rate * agent_s / max(1, used.attempts)
-        return AgentNeed(per_s, agent_s / MEASURED_S, per_call)
+        unnamed = any(group.attempts and not (group.group["agent"] or group.group["session"]) for group in every)
+        return AgentNeed(per_s, agent_s / MEASURED_S, per_call, unnamed)
 
 
 def _who(group: UsageGroup) -> str:

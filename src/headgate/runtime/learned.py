@@ -180,14 +180,18 @@ class LearnedLimits:
     # -- in the store ------------------------------------------------------------------------------------------------
 
     def unwritten(self) -> dict[str, Record | None]:
-        """Give the records that differ noticeably from what was written, and count them as written."""
+        """Give the records that differ noticeably from what was written, and count them as written.
+
+        A slow start is each process's own: another would be bounded by it after it has ended here.
+        """
         records: dict[str, Record | None] = {}
-        for key in self.bounding:
-            learned, written = self.known[key], self._written.get(key)
+        kept = {key: learned for key in self.bounding if (learned := self.known[key]).source != "start"}
+        for key, learned in kept.items():
+            written = self._written.get(key)
             if written is None or _differs(learned, written):
                 self._written[key] = learned
                 records[_record_name(key)] = astuple(learned)
-        for key in [key for key in self._written if key not in self.bounding]:
+        for key in [key for key in self._written if key not in kept]:
             del self._written[key]
             records[_record_name(key)] = None
         return records

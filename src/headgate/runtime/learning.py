@@ -47,6 +47,9 @@ REFRESH_EVERY_S = 10.0
 MEASURED_AFTER_S = 0.5
 """How long after a 429 it is counted what was admitted before: others were refused with it, and are none."""
 
+BEGUN_AFTER_S = 2.0
+"""Calls that are under way for so long were not refused: that is an answer too, where whole ones take minutes."""
+
 _NOT_ADMITTED = ("failed", "refused")
 
 
@@ -87,6 +90,20 @@ class Learning:
 
     # -- the life of a call ------------------------------------------------------------------------------------------
 
+    def coming(self, account: str, model: str, limits: Sequence[Limit]) -> bool:
+        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` are more now."""
+        traffic = self._traffics.of(account, model)
+        if not traffic.is_new:
+            return False
+        traffic.is_new = False
+        if any(_is_of_account(limit) for limit in limits):  # those that were learned, here or elsewhere, are among them
+            return False
+        traffic.begins = True
+        now_s = self._clock.now_s()
+        self._keep_bound(traffic, concurrency.starting(now_s), now_s)
+        self._restate()
+        return True
+
     def began(
         self,
         account: str,
@@ -101,6 +118,8 @@ class Learning:
         now_s = self._clock.now_s()
         traffic = self._traffics.of(account, model)
         traffic.in_flight += 1
+        if traffic.begins and traffic.in_flight == 1:
+            traffic.busy_s = now_s
         if first:
             self._budgets[account] = (self._budgets.get(account) or RetryBudget()).earned()
         return Sent(traffic, limits, asked, now_s, is_streamed, self._hearing.began(traffic, asked, now_s))
@@ -128,6 +147,8 @@ class Learning:
         if notices.plans:
             self.plan_shares.hear(traffic.account, traffic.models, notices.plans)
         corrections = self._hearing.take_up(sent, notices, now_s)
+        if traffic.begins and notices.rates:  # from now on what is told bounds it
+            self._end_beginning(traffic, now_s)
         self._start_slowly(now_s)
         self._closings.grow(traffic, now_s)
         # More is in force only when the level says that it is not there yet: a bucket that grew is not fuller.
@@ -155,6 +176,7 @@ class Learning:
     def troubled(self, sent: Sent) -> None:
         """Halve how many calls go at once: the provider is overloaded, or does not answer in time."""
         traffic, now_s = sent.traffic, self._clock.now_s()
+        traffic.begins = False
         self._bound(traffic, concurrency.troubled(traffic.concurrency, traffic.in_flight, sent.at_s, now_s), now_s)
 
     def may_retry(self, account: str) -> bool:
@@ -176,6 +198,8 @@ class Learning:
         for traffic in self._traffics.all():
             if traffic.concurrency is not None and traffic.key(SLOTS) not in self.limits.known:
                 traffic.concurrency = None  # trouble that is forgotten bounds nothing when calls come again
+            if traffic.begins and traffic.in_flight and abs(self._clock.now_s() - traffic.busy_s) >= BEGUN_AFTER_S:
+                self._end_beginning(traffic, self._clock.now_s())
             if self._closings.taught(traffic):
                 await self._count_others(traffic)
             self._closings.grow(traffic, self._clock.now_s())
@@ -271,7 +295,14 @@ class Learning:
             key = self.limits.newly_closed.pop()
             traffic, opens_s = self._traffics.of_class(key.account, key.models), self.limits.known[key].closed_until_s
             in_flight = sum(each.in_flight for each in self._traffics.all() if each.is_within(traffic))
+            traffic.begins = False
             self._keep_bound(traffic, concurrency.reopening(in_flight, now_s, opens_s), now_s)
+
+    def _end_beginning(self, traffic: Traffic, now_s: float) -> None:
+        """Bound what began by nothing but what is told of it."""
+        traffic.begins = False
+        if traffic.concurrency is not None and traffic.concurrency.starts:
+            self._keep_bound(traffic, None, now_s)
 
     def _adopted(self, traffic: Traffic, now_s: float) -> Concurrency | None:
         """Give what another process learned: whoever gets answers lets it grow back."""
@@ -365,3 +396,8 @@ class Learning:
             self._nudge(fell)  # who waits was told to wait for more
         self._restate()
         return True
+
+
+def _is_of_account(limit: Limit) -> bool:
+    """Whether a limit says what an account bears; what may be spent there does not."""
+    return limit.scope.startswith("account:") and limit.dimension != "micro_usd"

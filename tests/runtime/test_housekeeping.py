@@ -33,7 +33,8 @@ def call(session: str) -> Call:
 
 
 async def names(levels) -> list[str]:
-    return [name for name in await levels.names("") if name.startswith("session:")]
+    # How many calls go at once where nobody told a limit is kept beside them.
+    return [name for name in await levels.names("") if name not in {"health", "account:main claude-test slots gauge"}]
 
 
 def test_levels_of_sessions_that_are_over_leave_the_store_but_for_lifetime_budgets(house):

@@ -83,7 +83,7 @@ def test_nobody_is_tried_where_nothing_changes_before_its_time_comes():
 
 
 def test_one_that_is_due_before_the_next_may_be_tried_is_looked_for_no_sooner():
-    """A lane asked again and again at one instant: an endless loop in virtual time, a busy moment in real."""
+    """A lane asked again and again at one instant: endless in virtual time, a busy tenth of a second in real."""
     turns: Turns[Waits] = Turns()
     call = Waits(1)
     turns.comes(call)

@@ -58,8 +58,8 @@ class AgentNeed:
     """What one agent of the kind uses on average: units per second of work, and of slots how many at once.
 
     A dimension that is absent is unknown. `at_work` is the mean number of such agents that were measured, `per_call`
-    what one of their calls used on average. With `some_unnamed` calls were among them that name no agent and no
-    session: all of a key's are taken for those of one agent, which may be many.
+    what one of their calls used on average. With `some_unnamed` some calls named neither agent nor session:
+    all such calls of a key are taken for one agent's.
     """
 
     per_s: Mapping[Dimension, float]

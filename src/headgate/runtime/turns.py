@@ -39,7 +39,7 @@ class Turns(Generic[T]):
 
     @property
     def look_again_s(self) -> float:
-        """When some are to be tried that have not been; never before the next may be, else who asks asks for ever."""
+        """When some are to be tried that have not been; never before the next may be, or who waits never would."""
         return self._next_s if self._left or self._changed else max(self._next_s, self._due_s)
 
     def comes(self, one: T) -> None:

@@ -252,8 +252,8 @@ class Switchboard:
             self._work(key, self._answer(message))
         elif message.kind == "stream":
             self._work(key, self._stream(message))
-        elif (working := self._working.get(key)) is not None:
-            working.cancel()
+        elif (unwanted := self._working.get(key)) is not None:
+            unwanted.cancel()
 
     def _work(self, key: _Key, work: Any) -> None:
         task = asyncio.create_task(work, name="switchboard")

@@ -110,6 +110,21 @@ def test_a_client_that_leaves_takes_nothing_from_the_others(with_stack):
     with_stack(test, limits=BATCHES)
 
 
+@pytest.mark.parametrize(("most_bytes", "asked"), [(100, 3), (0, 2)])
+def test_beyond_what_a_process_holds_each_is_made_by_itself(with_stack, most_bytes, asked):
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        held = stack.house.manager.coalescing.held
+        held.most_bytes = most_bytes
+        sent = [stack.send("POST", "/v1/embeddings", _body(word), bearing(ci.secret)) for word in ("a", "b")]
+        answers = await asyncio.gather(*sent)
+        assert [(status, len(json.loads(body)["data"])) for status, _, body in answers] == [(200, 1), (200, 1)]
+        assert stack.provider.usage()["total"]["requests_served"] == asked
+        assert held.held_bytes == 0
+
+    with_stack(test, limits=BATCHES)
+
+
 def test_without_the_word_nothing_is_joined(with_stack):
     async def test(stack):
         other = await a_standing_key(stack, "other")

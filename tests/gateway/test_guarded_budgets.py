@@ -244,7 +244,8 @@ def test_a_stream_leaves_alone_what_is_set_aside_for_others(with_stack, is_plann
         await sending
         await provider.left.wait()
         [row] = await stack.house.manager._ledger.attempts(None)
-        assert 900 <= row.usage.output_tokens <= 1_100
+        # What the provider writes while the guard looks comes on top; without the plans it would be 3,000.
+        assert 900 <= row.usage.output_tokens <= 2_000
 
     limits = '[[limit]]\nscope = "account:claude"\noutput_tokens_per_day = 3000\nhold = "guarded"\n'
     with_stack(test, limits=limits, server=WITH_ADMIN, app=provider)

@@ -236,3 +236,32 @@ def test_nobody_waits_under_anothers_limits(with_stack, kind):
 
     slots = f'[[limit]]\nscope = "{kind.decode()}:*"\nslots = 1\n'
     with_stack(test, limits=SHARES + slots, app=provider)
+
+
+def test_beyond_what_a_process_holds_each_call_is_made_by_itself(with_stack):
+    provider = Patient()
+
+    async def test(stack):
+        ci = await a_standing_key(stack, "ci")
+        held = stack.house.manager.coalescing.held
+
+        async def send_two() -> None:
+            tasks = await _sent(stack, [ci, ci])
+            provider.may_answer.set()
+            answers = await asyncio.gather(*tasks)
+            assert {(status, body) for status, _, body in answers} == {(200, SAID)}
+            await _until(lambda: not held.held_bytes)
+            provider.may_answer.clear()
+
+        await send_two()
+        assert provider.asked == 1
+        held.most_bytes = len(SAID) - 1
+        await send_two()
+        assert provider.asked == 1 + 3, "the one that could not be held, and one for each"
+        held.most_bytes = 0
+        tasks = [asyncio.create_task(stack.send("POST", "/v1/messages", BODY, bearing(ci.secret))) for _ in range(2)]
+        await _until(lambda: provider.asked == 1 + 3 + 2)
+        provider.may_answer.set()
+        assert [status for status, _, _ in await asyncio.gather(*tasks)] == [200, 200]
+
+    with_stack(test, limits=SHARES, app=provider)

@@ -5,6 +5,7 @@ a refusal, which may be one input's fault, each is made by itself.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from itertools import chain
 
@@ -18,6 +19,7 @@ from headgate.gateway.shared import answered_whole, identity_of
 from headgate.gateway.terms import Terms
 from headgate.runtime.batching import MOST_INPUTS
 from headgate.runtime.coalesce import Answered
+from headgate.runtime.held_answers import NoRoomError
 from headgate.runtime.manager import Manager
 
 __all__ = ["MOST_BATCHED_BYTES", "relay_batched"]
@@ -41,7 +43,7 @@ async def relay_batched(
         HeadgateError: nothing of an answer has gone to the client yet.
     """
     own = inputs_of(meant.body) if len(meant.body) <= MOST_BATCHED_BYTES else None
-    if own is None or len(own.each) > MOST_INPUTS:
+    if own is None or len(own.each) > MOST_INPUTS or not manager.coalescing.held.has_room:
         await relay_metered(exchange, manager, meant, scopes, max_wait_s, standing, terms)
         return
     came_s = manager.clock.now_s()
@@ -53,34 +55,38 @@ async def relay_batched(
         call, request = await prepare(exchange, manager, whole, scopes, max_wait_s, standing, terms)
         return await answered_whole(manager, call, request)
 
-    async with CancelledWithClient(exchange):
-        group = identity_of(exchange, scopes, _kind(own))
-        answered, inputs, place = await manager.batching.join(group, own.each, work)
-        body: bytes | None = answered.body
-        if len(inputs) > 1:
-            parts = parts_of(answered.body, inputs) if answered.status == HTTPStatus.OK else None
-            body = None if parts is None else parts[place]
-        if body is not None:
-            headers = answered.headers
-            if place:
-                call, _ = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
-                await manager.coalescing.note(call, answered, came_s, saves=False)
-                headers = [(name, value) for name, value in headers if not name.startswith(b"x-headgate-")]
-                headers += [
-                    (b"x-headgate-call-id", call.id.encode()),
-                    (b"x-headgate-account", answered.grant.account.encode()),
-                    (b"x-headgate-cost-micro-usd", b"0"),
-                ]
-            if len(inputs) > 1:
-                headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
-                headers += [
-                    (b"content-length", str(len(body)).encode()),
-                    (b"x-headgate-batched", answered.grant.call_id.encode()),
-                ]
-            await exchange.start(answered.status, headers)
-            await exchange.write(body, more=False)
-            return
+    with suppress(NoRoomError):
+        async with CancelledWithClient(exchange):
+            group = identity_of(exchange, scopes, _kind(own))
+            answered, inputs, place = await manager.batching.join(group, own.each, work)
+            body = answered.body if len(inputs) == 1 else _part(answered, inputs, place)
+            if body is not None:
+                headers = answered.headers
+                if place:
+                    call, _ = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+                    await manager.coalescing.note(call, answered, came_s, saves=False)
+                    headers = [(name, value) for name, value in headers if not name.startswith(b"x-headgate-")]
+                    headers += [
+                        (b"x-headgate-call-id", call.id.encode()),
+                        (b"x-headgate-account", answered.grant.account.encode()),
+                        (b"x-headgate-cost-micro-usd", b"0"),
+                    ]
+                if len(inputs) > 1:
+                    headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+                    headers += [
+                        (b"content-length", str(len(body)).encode()),
+                        (b"x-headgate-batched", answered.grant.call_id.encode()),
+                    ]
+                await exchange.start(answered.status, headers)
+                await exchange.write(body, more=False)
+                return
     await relay_metered(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+
+
+def _part(answered: Answered, inputs: Sequence[Sequence[bytes]], place: int) -> bytes | None:
+    """Cut out what one has asked for; the others' parts are not kept while it is told."""
+    parts = parts_of(answered.body, inputs) if answered.status == HTTPStatus.OK else None
+    return None if parts is None else parts[place]
 
 
 def _kind(own: Inputs) -> bytes:

@@ -4,6 +4,7 @@ One rule: only what is the same byte for byte, from bearers of the same scopes, 
 refused under another's limits; a stream never is. An answer that was shared says so.
 """
 
+from contextlib import suppress
 from hashlib import blake2b
 
 from headgate.core.errors import ProviderError
@@ -11,11 +12,12 @@ from headgate.core.retries import Failure
 from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.exchange import HttpExchange
-from headgate.gateway.relay import CancelledWithClient, Meant, own_head, prepare
+from headgate.gateway.relay import CancelledWithClient, Meant, own_head, prepare, relay_metered
 from headgate.gateway.terms import Terms
 from headgate.ports import Request
 from headgate.runtime.coalesce import Answered
 from headgate.runtime.grants import Call
+from headgate.runtime.held_answers import NoRoomError
 from headgate.runtime.manager import Manager
 
 MOST_SHARED_BYTES = 64 * 1024 * 1024
@@ -40,17 +42,17 @@ async def answered_whole(manager: Manager, call: Call, request: Request) -> Answ
 
     Raises:
         HeadgateError: there is none, or it is too large.
+        NoRoomError: with it too much would be held; it is cut, and was charged.
     """
     async with manager.carry(call, request) as carried:
-        pieces, size = [], 0
+        held = manager.coalescing.held.begin()
         async for piece in manager.read(carried):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MOST_SHARED_BYTES:
+            if held.add(piece) > MOST_SHARED_BYTES:
+                held.drop()
                 failure = Failure("connection", "broken_too_large", retryable=False)
                 raise ProviderError(f"the answer has more than {MOST_SHARED_BYTES:,} bytes to share", failure)
         head = own_head(manager, carried, carried.answer)
-    return Answered(carried.answer.status, head, b"".join(pieces), carried.grant)
+    return Answered(carried.answer.status, head, held, carried.grant)
 
 
 async def relay_shared(
@@ -67,6 +69,24 @@ async def relay_shared(
     Raises:
         HeadgateError: nothing of an answer has gone to the client yet.
     """
+    if not manager.coalescing.held.has_room:
+        await relay_metered(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+        return
+    with suppress(NoRoomError):
+        await _relay_shared(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+        return
+    await relay_metered(exchange, manager, meant, scopes, max_wait_s, standing, terms)
+
+
+async def _relay_shared(
+    exchange: HttpExchange,
+    manager: Manager,
+    meant: Meant,
+    scopes: Scopes,
+    max_wait_s: float,
+    standing: Standing,
+    terms: Terms,
+) -> None:
     call, request = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
     came_s = manager.clock.now_s()
 

@@ -14,6 +14,7 @@ from headgate.core.scopes import fit
 from headgate.core.usage import NO_USAGE
 from headgate.ports import Clock, Headers
 from headgate.runtime.grants import Call, Grant
+from headgate.runtime.held_answers import HeldAnswer, HeldAnswers
 from headgate.runtime.settlements import Settlements
 
 MOST_SHARING = 1_000
@@ -26,8 +27,13 @@ class Answered:
 
     status: int
     headers: Headers
-    body: bytes
+    held: HeldAnswer
     grant: Grant
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return self.held.whole()
 
 
 Work = Callable[[], Coroutine[Any, Any, Answered]]
@@ -50,6 +56,8 @@ class Coalescing:
         self._clock = clock
         self._owner = owner
         self._under_way: dict[bytes, _UnderWay] = {}
+        self.held = HeldAnswers()
+        """The answers that clients of this process share, batched ones too."""
         self.shared = 0
         """Calls that were answered with another's answer."""
         self.saved_micro_usd = 0

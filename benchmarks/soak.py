@@ -25,8 +25,8 @@ KINDS = ((SCENARIOS[0], 0.90), (SCENARIOS[2], 0.08), (SCENARIOS[4], 0.02))
 
 WARM_STEPS = 2
 MOST_GROWTH_MIB = 8.0
-MOST_FILES = 2
-"""Connections to the provider that a burst opened, and that are kept for five minutes."""
+MOST_FILES = 64
+"""Connections to the provider that a burst opened, and that are kept for five minutes: as many as calls are at once."""
 _STEP_BOUND_S = 110.0
 
 

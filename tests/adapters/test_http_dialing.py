@@ -158,6 +158,17 @@ def test_a_proxy_that_cannot_be_used_is_told_by_the_call_that_needs_it() -> None
     virtual_time.run(main())
 
 
+@pytest.mark.parametrize("host", ["a" * 64 + ".example", "a..example"])
+def test_a_host_that_cannot_be_a_name_was_not_sent(host: str) -> None:
+    async def main() -> None:
+        async with client_for() as client:
+            with pytest.raises(NotSent, match="it is no name") as caught:
+                await post(client, Origin("http", host, 80))
+            assert caught.value.why == "dns"
+
+    virtual_time.run(main())
+
+
 def _address(port: int) -> tuple[Any, ...]:
     return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))
 

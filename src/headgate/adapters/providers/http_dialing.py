@@ -71,6 +71,8 @@ async def _look_up(host: str, port: int, *, dns_s: float, by: str) -> list[_Addr
         raise DialError("dns", f"{by}the name was not looked up within {dns_s:g} s") from error
     except socket.gaierror as error:
         raise DialError("dns", f"{by}the name has no address: {error.strerror}") from error
+    except UnicodeError as error:  # a part of it is empty, or longer than 63 characters
+        raise DialError("dns", f"{by}it is no name that could have an address") from error
     return list(_alternating(found))[:_MOST_ADDRESSES]
 
 

@@ -214,8 +214,8 @@ def test_the_budget_says_what_the_ledger_says_where_the_end_tells_of_a_prompt_th
         assert status == 200
         cost = (await stack.total())["cost_micro_usd"]
         limits = (await stack.get("/api/v1/limits"))["limits"]
-        [(used, held)] = [(each["used"], each["held"]) for each in limits if each["scope"] == "account:gpt"]
-        assert (used, held) == (cost, 0)
+        of_money = [each for each in limits if (each["scope"], each["dimension"]) == ("account:gpt", "micro_usd")]
+        assert [(each["used"], each["held"]) for each in of_money] == [(cost, 0)]
         assert cost > 0
 
     budget = '[[limit]]\nscope = "account:*"\nusd_per_lifetime = 50\nhold = "guarded"\n'

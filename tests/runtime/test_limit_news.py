@@ -75,8 +75,7 @@ def test_a_restart_does_not_warn_again_and_nobody_else_does(caplog):
         async with open_small_house(DAILY, stores=stores, owner="two") as here:
             await spend(here, 10)
             await asyncio.sleep(2 * LOOK_EVERY_S)
-            limits = [view.name for view in await here.manager.limits() if view.configured]
-            assert limits == ["key:ci * output_tokens day"]
+            assert [view.name for view in await here.manager.limits()] == ["key:ci * output_tokens day"]
         assert len(warned(caplog)) == 1
 
     with caplog.at_level(logging.WARNING):
@@ -88,7 +87,6 @@ def test_a_settled_call_and_a_passed_threshold_are_told_to_those_who_follow(capl
         async with open_small_house(DAILY) as here:
             with here.manager.feed.follow() as events:
                 await spend(here, 960)
-                assert (await anext(events)).facts["what"] == "learned", "that its traffic begins with few at once"
                 told = [await anext(events) for _ in range(3)]
             assert [event.kind for event in told] == ["admitted", "settled", "limit"]
             settled, passed = told[1], told[2]

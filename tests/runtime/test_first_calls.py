@@ -24,17 +24,6 @@ def call_at_once(stage: LearningStage, agents: int, **facts) -> list[asyncio.Tas
     return [asyncio.create_task(stage.ask(max_wait_s=3_600, **facts)) for _ in range(agents)]
 
 
-async def call_behind_one(stage: LearningStage, agents: int) -> list[asyncio.Task[int]]:
-    """Let agents call once the first of all is under way; give their calls when that one was answered."""
-    first = asyncio.create_task(stage.ask())
-    await asyncio.sleep(0.3)
-    calls = call_at_once(stage, agents)
-    assert await first == 200
-    await asyncio.sleep(0.01)
-    assert stage.done == 1
-    return calls
-
-
 @pytest.mark.parametrize(
     ("kind", "most_refused"),
     [(SimulatedProvider, 8), (Silent, 30), (SilentOnWaits, 30)],
@@ -67,16 +56,6 @@ def test_five_hundred_agents_in_front_of_much_room_wait_for_one_answer_and_no_lo
             call_at_once(stage, 500)
             await asyncio.sleep(0.1)
             assert under_way(stage) == 500, "it is no beginning any more"
-
-    run(main())
-
-
-def test_the_first_answer_that_tells_a_limit_lets_all_go():
-    async def main():
-        async with open_learning_stage(requests_per_minute=100_000) as stage:
-            calls = await call_behind_one(stage, 100)
-            assert under_way(stage) == 100
-            await asyncio.gather(*calls)
 
     run(main())
 
@@ -131,15 +110,15 @@ def test_how_one_process_begins_bounds_no_other_that_has_begun():
             open_learning_stage(**facts, simulated=first.simulated, owner="other") as second,
         ):
             await asyncio.gather(*call_at_once(first, 40))
-            beginning = await call_behind_one(second, 100)
-            assert under_way(second) == 17, "each begins on its own"
-            assert [name for name in await stores[0].names("learned/") if " slots " in name] == []
+            beginning = call_at_once(second, 100)
+            await asyncio.sleep(0.1)
+            assert under_way(second) == 16, "each begins on its own"
             await first.manager._learning.refresh()
-            await second.manager._learning.refresh()
             calls = call_at_once(first, 100)
             await asyncio.sleep(0.1)
             assert under_way(first) == 100
             await asyncio.gather(*beginning, *calls)
+            assert [name for name in await stores[0].names("learned/") if " slots " in name] == []
 
     run(main())
 

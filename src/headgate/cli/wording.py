@@ -102,7 +102,7 @@ _SOURCES = {
     "429": "429s",
     "latency": "overload or slow answers",
     "plan": "the plan is spent",
-    "start": "slow start",
+    "start": "slow start after a closing",
 }
 
 

@@ -206,7 +206,7 @@ class LearnedLimits:
     async def take_up(self) -> None:
         """Take up what this and other processes wrote; the newer word counts, a later closing in any case.
 
-        Records that are too old count as written, so that whoever writes next deletes them.
+        Records that are too old, or of another's slow start, count as written: whoever writes next deletes them.
         """
         names = await self._store.names(LEARNED_PREFIX)
         for first in range(0, len(names), MOST_LEARNED):
@@ -222,7 +222,7 @@ class LearnedLimits:
             if (ahead_s := told.moved_s - now_s) > LEAST_STEP_S:  # the clock was set back since
                 told = told.set_back(ahead_s)
             known = self.known.get(key)
-            if told.is_old(now_s):
+            if told.is_old(now_s) or told.source == "start":
                 if known is None:
                     self._written[key] = told
                 continue

@@ -91,12 +91,13 @@ class Learning:
     # -- the life of a call ------------------------------------------------------------------------------------------
 
     def coming(self, account: str, model: str, limits: Sequence[Limit]) -> bool:
-        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` are more now."""
+        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` changed by that."""
         traffic = self._traffics.of(account, model)
         if not traffic.is_new:
             return False
         traffic.is_new = False
-        if any(_is_of_account(limit) for limit in limits):  # those that were learned, here or elsewhere, are among them
+        is_told = any(each[:2] in ((account, traffic.models), (account, "")) for each in self.limits.known)
+        if is_told or any(_is_of_account(limit) for limit in limits):
             return False
         traffic.begins = True
         now_s = self._clock.now_s()

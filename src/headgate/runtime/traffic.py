@@ -25,7 +25,7 @@ class Traffic:
     """One process's calls to one account and class of models."""
 
     __slots__ = (
-        *("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
+*("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
         *("refusals", "refused_s", "sampled_s", "speed", "is_new", "begins", "busy_s"),
     )
 

@@ -84,7 +84,7 @@ def reopening(in_flight: int, now_s: float, opens_s: float) -> Concurrency:
 
 
 def starting(now_s: float) -> Concurrency:
-    """Give the slots of what nobody has told a limit of: few go at once, one more with each answer, then all."""
+    """Give the slots of what nobody has told a limit of: few go at once until answers came, one more with each."""
     return Concurrency(_STARTED, now_s, now_s, 2 * _STARTED, starts=True)
 
 

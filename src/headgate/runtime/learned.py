@@ -180,18 +180,14 @@ class LearnedLimits:
     # -- in the store ------------------------------------------------------------------------------------------------
 
     def unwritten(self) -> dict[str, Record | None]:
-        """Give the records that differ noticeably from what was written, and count them as written.
-
-        A slow start is each process's own: another would be bounded by it after it has ended here.
-        """
+        """Give the records that differ noticeably from what was written, and count them as written."""
         records: dict[str, Record | None] = {}
-        kept = {key: learned for key in self.bounding if (learned := self.known[key]).source != "start"}
-        for key, learned in kept.items():
-            written = self._written.get(key)
+        for key in self.bounding:
+            learned, written = self.known[key], self._written.get(key)
             if written is None or _differs(learned, written):
                 self._written[key] = learned
                 records[_record_name(key)] = astuple(learned)
-        for key in [key for key in self._written if key not in kept]:
+        for key in [key for key in self._written if key not in self.bounding]:
             del self._written[key]
             records[_record_name(key)] = None
         return records
@@ -206,7 +202,7 @@ class LearnedLimits:
     async def take_up(self) -> None:
         """Take up what this and other processes wrote; the newer word counts, a later closing in any case.
 
-        Records that are too old, or of another's slow start, count as written: whoever writes next deletes them.
+        Records that are too old count as written, so that whoever writes next deletes them.
         """
         names = await self._store.names(LEARNED_PREFIX)
         for first in range(0, len(names), MOST_LEARNED):
@@ -222,7 +218,7 @@ class LearnedLimits:
             if (ahead_s := told.moved_s - now_s) > LEAST_STEP_S:  # the clock was set back since
                 told = told.set_back(ahead_s)
             known = self.known.get(key)
-            if told.is_old(now_s) or told.source == "start":
+            if told.is_old(now_s):
                 if known is None:
                     self._written[key] = told
                 continue

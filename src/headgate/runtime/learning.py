@@ -19,7 +19,7 @@ from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.learned_limits import SLOTS
 from headgate.core.ledger import UsageQuery
-from headgate.core.limits import Level, Limit
+from headgate.core.limits import Gauge, Level, Limit, Rate
 from headgate.core.meter import Meter
 from headgate.core.notices import MINUTE_S
 from headgate.core.retries import Failure, RetryBudget
@@ -46,9 +46,6 @@ REFRESH_EVERY_S = 10.0
 
 MEASURED_AFTER_S = 0.5
 """How long after a 429 it is counted what was admitted before: others were refused with it, and are none."""
-
-BEGUN_AFTER_S = 2.0
-"""Calls that are under way for so long were not refused: that is an answer too, where whole ones take minutes."""
 
 _NOT_ADMITTED = ("failed", "refused")
 
@@ -91,13 +88,13 @@ class Learning:
     # -- the life of a call ------------------------------------------------------------------------------------------
 
     def coming(self, account: str, model: str, limits: Sequence[Limit]) -> bool:
-        """Let a traffic begin with few calls at once where nobody has told a limit; whether `limits` changed by that."""
+        """Let the first calls of a traffic begin with few at once where no limit is told; whether that is news."""
         traffic = self._traffics.of(account, model)
-        if not traffic.is_new:
+        if traffic.has_begun:
             return False
-        traffic.is_new = False
-        is_told = any(each[:2] in ((account, traffic.models), (account, "")) for each in self.limits.known)
-        if is_told or any(_is_of_account(limit) for limit in limits):
+        traffic.has_begun = True
+        told = any(each[:2] in ((account, traffic.models), (account, "")) for each in self.limits.known)
+        if told or traffic.concurrency is not None or any(_bounds_account(limit) for limit in limits):
             return False
         traffic.begins = True
         now_s = self._clock.now_s()
@@ -119,8 +116,6 @@ class Learning:
         now_s = self._clock.now_s()
         traffic = self._traffics.of(account, model)
         traffic.in_flight += 1
-        if traffic.begins and traffic.in_flight == 1:
-            traffic.busy_s = now_s
         if first:
             self._budgets[account] = (self._budgets.get(account) or RetryBudget()).earned()
         return Sent(traffic, limits, asked, now_s, is_streamed, self._hearing.began(traffic, asked, now_s))
@@ -149,7 +144,9 @@ class Learning:
             self.plan_shares.hear(traffic.account, traffic.models, notices.plans)
         corrections = self._hearing.take_up(sent, notices, now_s)
         if traffic.begins and notices.rates:  # from now on what is told bounds it
-            self._end_beginning(traffic, now_s)
+            traffic.begins = False
+            if traffic.concurrency is not None and traffic.concurrency.starts:
+                self._keep_bound(traffic, None, now_s)
         self._start_slowly(now_s)
         self._closings.grow(traffic, now_s)
         # More is in force only when the level says that it is not there yet: a bucket that grew is not fuller.
@@ -177,7 +174,6 @@ class Learning:
     def troubled(self, sent: Sent) -> None:
         """Halve how many calls go at once: the provider is overloaded, or does not answer in time."""
         traffic, now_s = sent.traffic, self._clock.now_s()
-        traffic.begins = False
         self._bound(traffic, concurrency.troubled(traffic.concurrency, traffic.in_flight, sent.at_s, now_s), now_s)
 
     def may_retry(self, account: str) -> bool:
@@ -199,8 +195,6 @@ class Learning:
         for traffic in self._traffics.all():
             if traffic.concurrency is not None and traffic.key(SLOTS) not in self.limits.known:
                 traffic.concurrency = None  # trouble that is forgotten bounds nothing when calls come again
-            if traffic.begins and traffic.in_flight and abs(self._clock.now_s() - traffic.busy_s) >= BEGUN_AFTER_S:
-                self._end_beginning(traffic, self._clock.now_s())
             if self._closings.taught(traffic):
                 await self._count_others(traffic)
             self._closings.grow(traffic, self._clock.now_s())
@@ -296,14 +290,7 @@ class Learning:
             key = self.limits.newly_closed.pop()
             traffic, opens_s = self._traffics.of_class(key.account, key.models), self.limits.known[key].closed_until_s
             in_flight = sum(each.in_flight for each in self._traffics.all() if each.is_within(traffic))
-            traffic.begins = False
             self._keep_bound(traffic, concurrency.reopening(in_flight, now_s, opens_s), now_s)
-
-    def _end_beginning(self, traffic: Traffic, now_s: float) -> None:
-        """Bound what began by nothing but what is told of it."""
-        traffic.begins = False
-        if traffic.concurrency is not None and traffic.concurrency.starts:
-            self._keep_bound(traffic, None, now_s)
 
     def _adopted(self, traffic: Traffic, now_s: float) -> Concurrency | None:
         """Give what another process learned: whoever gets answers lets it grow back."""
@@ -399,6 +386,6 @@ class Learning:
         return True
 
 
-def _is_of_account(limit: Limit) -> bool:
-    """Whether a limit says what an account bears; what may be spent there does not."""
-    return limit.scope.startswith("account:") and limit.dimension != "micro_usd"
+def _bounds_account(limit: Limit) -> bool:
+    """Whether a limit says what an account bears: a rate, or how many at once."""
+    return limit.scope.startswith("account:") and isinstance(limit, Rate | Gauge)

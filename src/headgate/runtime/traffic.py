@@ -26,7 +26,7 @@ class Traffic:
 
     __slots__ = (
 *("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
-        *("refusals", "refused_s", "sampled_s", "speed", "is_new", "begins", "busy_s"),
+        *("refusals", "refused_s", "sampled_s", "speed", "begins", "has_begun"),
     )
 
     def __init__(self, account: str, models: str) -> None:
@@ -45,12 +45,9 @@ class Traffic:
         """The 429s in a row; those of calls that were on their way together are one."""
         self.refused_s = 0.0
         self.speed = Speed()
-        self.is_new = True
-        """Whether nobody has looked yet at how it begins: with few calls at once where nothing tells of its limits."""
+        self.has_begun = False
+        """Whether it was looked at how it begins: with few calls at once where nothing is known of its limits."""
         self.begins = False
-        """Whether it is bounded because it began, and for no other reason."""
-        self.busy_s = 0.0
-        """Since when calls are under way without a break, as long as it begins."""
         self.concurrency: Concurrency | None = None
         self._keys: dict[tuple[str, int], Key] = {}
 

@@ -83,11 +83,6 @@ def reopening(in_flight: int, now_s: float, opens_s: float) -> Concurrency:
     return Concurrency(1.0, now_s, opens_s, max(_STARTED, float(in_flight)), starts=True)
 
 
-def starting(now_s: float) -> Concurrency:
-    """Give the slots of what nobody has told a limit of: few go at once until answers came, one more with each."""
-    return Concurrency(_STARTED, now_s, now_s, 2 * _STARTED, starts=True)
-
-
 def slowed(slowness: float, in_flight: int, now_s: float) -> Concurrency | None:
     """Begin to bound calls whose answers begin much more slowly than usual; None if that is not so."""
     if slowness < _SLOW or in_flight < _LEAST_SLOWED:

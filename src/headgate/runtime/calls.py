@@ -80,7 +80,7 @@ class Calls:
         self._chooser = chooser
         self._learning = learning
         self._estimator = estimator or Estimator()
-        self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for, learning.coming)
+        self._wishes = Wishes(pool, self._estimator, prices, clock, limits_for)
         self._warming = warming or Warming(clock)
         self._settlements = Settlements(admission, ledger, prices, clock, finished, self._settled)
         self.coalescing = Coalescing(self._settlements, clock, owner)

@@ -19,7 +19,7 @@ from headgate.core.errors import StoreError
 from headgate.core.instants import to_ns
 from headgate.core.learned_limits import SLOTS
 from headgate.core.ledger import UsageQuery
-from headgate.core.limits import Gauge, Level, Limit, Rate
+from headgate.core.limits import Level, Limit
 from headgate.core.meter import Meter
 from headgate.core.notices import MINUTE_S
 from headgate.core.retries import Failure, RetryBudget
@@ -87,21 +87,6 @@ class Learning:
 
     # -- the life of a call ------------------------------------------------------------------------------------------
 
-    def coming(self, account: str, model: str, limits: Sequence[Limit]) -> bool:
-        """Let the first calls of a traffic begin with few at once where no limit is told; whether that is news."""
-        traffic = self._traffics.of(account, model)
-        if traffic.has_begun:
-            return False
-        traffic.has_begun = True
-        told = any(each[:2] in ((account, traffic.models), (account, "")) for each in self.limits.known)
-        if told or traffic.concurrency is not None or any(_bounds_account(limit) for limit in limits):
-            return False
-        traffic.begins = True
-        now_s = self._clock.now_s()
-        self._keep_bound(traffic, concurrency.starting(now_s), now_s)
-        self._restate()
-        return True
-
     def began(
         self,
         account: str,
@@ -143,10 +128,6 @@ class Learning:
         if notices.plans:
             self.plan_shares.hear(traffic.account, traffic.models, notices.plans)
         corrections = self._hearing.take_up(sent, notices, now_s)
-        if traffic.begins and notices.rates:  # from now on what is told bounds it
-            traffic.begins = False
-            if traffic.concurrency is not None and traffic.concurrency.starts:
-                self._keep_bound(traffic, None, now_s)
         self._start_slowly(now_s)
         self._closings.grow(traffic, now_s)
         # More is in force only when the level says that it is not there yet: a bucket that grew is not fuller.
@@ -384,8 +365,3 @@ class Learning:
             self._nudge(fell)  # who waits was told to wait for more
         self._restate()
         return True
-
-
-def _bounds_account(limit: Limit) -> bool:
-    """Whether a limit says what an account bears: a rate, or how many at once."""
-    return limit.scope.startswith("account:") and isinstance(limit, Rate | Gauge)

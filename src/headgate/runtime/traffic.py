@@ -25,8 +25,8 @@ class Traffic:
     """One process's calls to one account and class of models."""
 
     __slots__ = (
-*("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
-        *("refusals", "refused_s", "sampled_s", "speed", "begins", "has_begun"),
+        *("_keys", "account", "begun", "concurrency", "in_flight", "looked_s", "meter", "models", "others"),
+        *("refusals", "refused_s", "sampled_s", "speed"),
     )
 
     def __init__(self, account: str, models: str) -> None:
@@ -45,9 +45,6 @@ class Traffic:
         """The 429s in a row; those of calls that were on their way together are one."""
         self.refused_s = 0.0
         self.speed = Speed()
-        self.has_begun = False
-        """Whether it was looked at how it begins: with few calls at once where nothing is known of its limits."""
-        self.begins = False
         self.concurrency: Concurrency | None = None
         self._keys: dict[tuple[str, int], Key] = {}
 

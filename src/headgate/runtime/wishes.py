@@ -4,7 +4,7 @@ One rule: a wish is reckoned once, when its call comes; only the limits and the 
 account.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -56,8 +56,6 @@ class Wishes:
     prices: Prices
     clock: Clock
     limits_for: Callable[[Scopes, str], tuple[Limit, ...]]
-    coming: Callable[[str, str, Sequence[Limit]], bool] = lambda _account, _model, _limits: False
-    """Hears what a call is about to meet at an account; whether it meets something else by that."""
 
     def wish(
         self, call: Call, attempt: str, queued_s: float, came: tuple[float, int | None], *, is_read_here: bool
@@ -80,8 +78,6 @@ class Wishes:
         call, now_s = wish.call, self.clock.now_s()
         scopes = wish.scopes if wish.scopes.account == account else wish.scopes.at(account)
         limits = self.limits_for(scopes, call.model)
-        if self.coming(account, call.model, limits):
-            limits = self.limits_for(scopes, call.model)
         counting = self.pool.counting(account, call.dialect)
         ask = Question(call, self.estimator, self.prices, call.standing, is_warm, wish.is_drawn, counting).ask
         is_fresh = now_s < wish.now_s + ASK_AGAIN_S

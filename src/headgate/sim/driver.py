@@ -195,7 +195,7 @@ class _Driver:
             admitted=self.admitted,
             accounts=self.pool,
             warming=Warming(self.clock),
-            wishes=Wishes(self.pool, estimator, asked, self.clock, rules.limits_for, self.learning.coming),
+            wishes=Wishes(self.pool, estimator, asked, self.clock, rules.limits_for),
             estimator=estimator,
             prices=stage.prices,
             retries=stage.config.retries,

@@ -15,7 +15,7 @@ from headgate.core.scheduling import Standing
 from headgate.core.scopes import Scopes
 from headgate.gateway.exchange import HttpExchange
 from headgate.gateway.relay import CancelledWithClient, Meant, prepare, relay_metered
-from headgate.gateway.shared import answered_whole, identity_of
+from headgate.gateway.shared import answered_whole, head_of_another, identity_of
 from headgate.gateway.terms import Terms
 from headgate.runtime.batching import MOST_INPUTS
 from headgate.runtime.coalesce import Answered
@@ -65,12 +65,7 @@ async def relay_batched(
                 if place:
                     call, _ = await prepare(exchange, manager, meant, scopes, max_wait_s, standing, terms)
                     await manager.coalescing.note(call, answered, came_s, saves=False)
-                    headers = [(name, value) for name, value in headers if not name.startswith(b"x-headgate-")]
-                    headers += [
-                        (b"x-headgate-call-id", call.id.encode()),
-                        (b"x-headgate-account", answered.grant.account.encode()),
-                        (b"x-headgate-cost-micro-usd", b"0"),
-                    ]
+                    headers = head_of_another(call, answered)
                 if len(inputs) > 1:
                     headers = [(name, value) for name, value in headers if name.lower() != b"content-length"]
                     headers += [

@@ -44,9 +44,9 @@ class HttpExchange:
     ended: bool = False
     named: dict[bytes, bytes] = field(default_factory=dict)
     when_gone: WhenGone | None = None
+    """Says whom to call when the client goes; None where the server only tells who asks for it (`receive`)."""
     kept_open: "KeepsOpen | None" = None
     """Says how an error looks while nothing but signs of life has gone to the client."""
-    """Says whom to call when the client goes; None where the server only tells who asks for it (`receive`)."""
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> "HttpExchange":

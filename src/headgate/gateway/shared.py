@@ -55,6 +55,16 @@ async def answered_whole(manager: Manager, call: Call, request: Request) -> Answ
     return Answered(carried.answer.status, head, held, carried.grant)
 
 
+def head_of_another(call: Call, answered: Answered) -> list[tuple[bytes, bytes]]:
+    """Give the head of an answer that another call got, as it is for one that shares it and pays nothing."""
+    return [
+        *((name, value) for name, value in answered.headers if not name.startswith(b"x-headgate-")),
+        (b"x-headgate-call-id", call.id.encode()),
+        (b"x-headgate-account", answered.grant.account.encode()),
+        (b"x-headgate-cost-micro-usd", b"0"),
+    ]
+
+
 async def relay_shared(
     exchange: HttpExchange,
     manager: Manager,
@@ -98,12 +108,6 @@ async def _relay_shared(
         headers = answered.headers
         if not is_own:
             await manager.coalescing.note(call, answered, came_s)
-            headers = [(name, value) for name, value in headers if not name.startswith(b"x-headgate-")]
-            headers += [
-                (b"x-headgate-call-id", call.id.encode()),
-                (b"x-headgate-account", answered.grant.account.encode()),
-                (b"x-headgate-cost-micro-usd", b"0"),
-                (b"x-headgate-coalesced", answered.grant.call_id.encode()),
-            ]
+            headers = [*head_of_another(call, answered), (b"x-headgate-coalesced", answered.grant.call_id.encode())]
         await exchange.start(answered.status, headers)
         await exchange.write(answered.body, more=False)
